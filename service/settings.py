@@ -1,0 +1,178 @@
+"""Everything an operator can set. Read by ``service.cli`` and ``service.api.app`` only, handed down as arguments.
+
+Sources, the first one that names a setting wins: arguments of the command line, environment variables
+(``AUTOENCODER_`` and the name in capitals), the TOML file that ``AUTOENCODER_SETTINGS_FILE`` names, the defaults here.
+"""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from service.errors import ConfigurationError
+
+ENV_PREFIX = "AUTOENCODER_"
+FILE_VARIABLE = f"{ENV_PREFIX}SETTINGS_FILE"
+
+KeyHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _listed(value: object) -> object:
+    """``a,b`` from the environment as ``["a", "b"]``."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+class Settings(BaseSettings):
+    """Settings of ``autoencoder serve``. Sizes are in bytes, times in the unit that the name ends with."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    store: Path = Field(Path("model_store"), description="Folder of the model store.")
+    default_model: str | None = Field(
+        None, description="Model that `/encode` and the other routes without a model use; unset: the only one."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(1, ge=1, le=64, description="Server processes; each loads the models for itself.")
+    root_path: str = Field("", description="Path prefix that a proxy in front strips.")
+
+    watch_interval_s: PositiveFloat = Field(2.0, description="How often the store is looked at for new versions.")
+    keep_versions: PositiveInt = Field(
+        2, description="Newest versions of each model that stay loaded beside those that aliases name."
+    )
+    max_loaded_bytes: PositiveInt = Field(
+        1024 * 2**20, description="Size on disk of all versions that may be loaded at once."
+    )
+    failed_retry_s: PositiveFloat = Field(60.0, description="Wait before a version that failed to load is tried again.")
+
+    model_threads: int = Field(1, ge=1, le=64, description="Threads that run the model.")
+    max_batch_rows: PositiveInt = Field(4096, description="Rows in one call of the model.")
+    max_batch_bytes: PositiveInt = Field(16 * 2**20, description="Input bytes in one call of the model.")
+    slice_rows: PositiveInt = Field(256, description="Rows of one request in a batch before others have theirs.")
+    max_queue_requests: PositiveInt = Field(1024, description="Requests that may wait for the model.")
+    max_queue_rows: PositiveInt = Field(131_072, description="Rows that may wait for the model.")
+    max_queue_bytes: PositiveInt = Field(256 * 2**20, description="Input bytes that may wait for the model.")
+
+    max_json_bytes: PositiveInt = Field(8 * 2**20, description="Largest JSON body.")
+    max_body_bytes: PositiveInt = Field(64 * 2**20, description="Largest body of any other kind.")
+    max_decoded_bytes: PositiveInt = Field(64 * 2**20, description="Largest body after decompression, and its arrays.")
+    max_received_bytes: PositiveInt = Field(
+        256 * 2**20, description="Bodies that may be in memory at once over all requests; beyond it 429."
+    )
+    max_rows: PositiveInt = Field(65_536, description="Rows in one request; NDJSON streams have no limit.")
+    max_explain_rows: PositiveInt = Field(1024, description="Rows in one request with `explain`.")
+    max_depth: PositiveInt = Field(32, description="Nesting depth of a JSON body.")
+    max_line_bytes: PositiveInt = Field(1 * 2**20, description="Longest line of an NDJSON body.")
+    max_pixels: PositiveInt = Field(16 * 2**20, description="Pixels of an image body.")
+    max_header_bytes: PositiveInt = Field(16 * 2**10, description="Request line and headers together.")
+    max_connections: PositiveInt = Field(2048, description="Open connections; beyond it 503 at once.")
+
+    request_timeout_ms: PositiveInt = Field(
+        10_000, description="Deadline of a request; `X-Timeout-Ms` of the request may shorten it."
+    )
+    header_timeout_s: PositiveFloat = Field(10.0, description="Time to receive the headers of a request.")
+    body_timeout_s: PositiveFloat = Field(30.0, description="Time to receive a body (NDJSON: its next bytes).")
+    drain_timeout_s: NonNegativeFloat = Field(20.0, description="Time for accepted requests after SIGTERM.")
+
+    key_hashes: Annotated[tuple[KeyHash, ...], NoDecode] = Field(
+        (), description="SHA-256 of the API keys that may use the operations; several for rotation."
+    )
+    admin_key_hashes: Annotated[tuple[KeyHash, ...], NoDecode] = Field(
+        (), description="SHA-256 of the keys that may also change aliases."
+    )
+    allow_anonymous: bool = Field(
+        False, description="Serve without keys although the address is not loopback, where something else guards it."
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Host names that requests may name; unset: any."
+    )
+
+    shadow_share: float = Field(
+        0.1, ge=0, le=1, description="Share of scored requests that the version behind `candidate` scores as well."
+    )
+    drift_window_rows: PositiveInt = Field(
+        100_000, description="Rows after which the live distribution counts half; older traffic fades."
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or text for people.")
+    access_log: bool = Field(True, description="Log a line for each request.")
+    otlp_endpoint: str | None = Field(
+        None, description="OpenTelemetry collector (OTLP over HTTP) that traces go to; unset: none."
+    )
+    trace_share: float = Field(0.1, ge=0, le=1, description="Share of requests traced, unless the caller says.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = os.environ.get(FILE_VARIABLE)
+        toml = (TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ()
+        return (init_settings, env_settings, *toml)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
+        lists = ("key_hashes", "admin_key_hashes", "allowed_hosts")
+        return {name: _listed(value) if name in lists else value for name, value in values.items()}
+
+    @property
+    def keys_required(self) -> bool:
+        return bool(self.key_hashes or self.admin_key_hashes)
+
+    @property
+    def on_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def check_access(self) -> None:
+        """Refuse to serve strangers by accident.
+
+        Raises:
+            ConfigurationError: no key is set and the address can be reached from other machines.
+        """
+        if not (self.keys_required or self.on_loopback or self.allow_anonymous):
+            raise ConfigurationError(
+                f"{self.host} can be reached from other machines: set {ENV_PREFIX}KEY_HASHES (see `autoencoder key`), "
+                f"or {ENV_PREFIX}ALLOW_ANONYMOUS=true where something else guards the service."
+            )
+
+
+def load_settings(**arguments: Any) -> Settings:
+    """Settings from arguments (None = not given), environment, file and defaults.
+
+    Raises:
+        ConfigurationError: one sentence that names the first wrong setting.
+    """
+    file = os.environ.get(FILE_VARIABLE)
+    if file and not Path(file).is_file():
+        raise ConfigurationError(f"{FILE_VARIABLE} names a file that does not exist: {file}")
+    given = {name: value for name, value in arguments.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        raise ConfigurationError(f"Setting '{name}' ({ENV_PREFIX}{name.upper()}): {first['msg']}.") from error
+    except ValueError as error:  # a TOML file that does not parse
+        raise ConfigurationError(f"The settings file cannot be read: {error}") from error

@@ -1,0 +1,198 @@
+"""Metrics, logs and traces. Knows nothing of models or HTTP: it is told names, numbers and seconds.
+
+Label sets are bounded: operations, stages and reasons are fixed lists, models and versions come from the store.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import MutableMapping
+from contextvars import ContextVar
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+import structlog
+from numpy.typing import NDArray
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
+
+LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+P_VALUE_EDGES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
+_P_VALUE_EDGES = np.asarray(P_VALUE_EDGES, np.float32)
+
+METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+Stage = Literal["decode", "queue", "model", "encode"]
+
+request_id_of_context: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+
+class Telemetry:
+    """All metrics of one process. In several worker processes prometheus_client adds them up through files."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        r = self.registry
+        self._requests = Counter(
+            "autoencoder_requests", "Answered requests.", ["operation", "model", "status"], registry=r
+        )
+        self._request_seconds = Histogram(
+            "autoencoder_request_seconds",
+            "Time from the first byte of a request to its answer.",
+            ["operation"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=r,
+        )
+        self._stage_seconds = Histogram(
+            "autoencoder_stage_seconds",
+            "Time of a request by stage; model: time of a batch.",
+            ["stage"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=r,
+        )
+        self._rows = Counter("autoencoder_rows", "Rows answered.", ["operation", "model"], registry=r)
+        self._batch_rows = Histogram(
+            "autoencoder_batch_rows", "Rows in one call of the model.", buckets=ROW_BUCKETS, registry=r
+        )
+        self._queue_requests = _gauge("autoencoder_queue_requests", "Requests that wait for the model.", r)
+        self._queue_rows = _gauge("autoencoder_queue_rows", "Rows that wait for the model.", r)
+        self._queue_bytes = _gauge("autoencoder_queue_bytes", "Input bytes that wait for the model.", r)
+        self._refusals = Counter("autoencoder_refusals", "Requests refused for load.", ["reason"], registry=r)
+        self._loaded = Gauge(
+            "autoencoder_version_loaded",
+            "1 for every version in memory.",
+            ["model", "version"],
+            registry=r,
+            multiprocess_mode="max",
+        )
+        self._ready = _gauge("autoencoder_ready", "1 when the default model answers.", r, mode="min")
+        self._scored = Counter(
+            "autoencoder_scored_rows",
+            "Scored rows by p-value; `p_value_up_to` is the upper edge of a bucket.",
+            ["model", "version", "p_value_up_to"],
+            registry=r,
+        )
+        self._anomalies = Counter(
+            "autoencoder_anomalies", "Scored rows over the version's threshold.", ["model", "version"], registry=r
+        )
+        self._loop_lag = Histogram(
+            "autoencoder_event_loop_lag_seconds",
+            "How late the event loop runs a timer.",
+            buckets=LATENCY_BUCKETS_S,
+            registry=r,
+        )
+        stages: tuple[Stage, ...] = ("decode", "queue", "model", "encode")
+        self._stages = {stage: self._stage_seconds.labels(stage) for stage in stages}
+        self._request_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._row_children: dict[tuple[str, str], Counter] = {}
+
+    def request_finished(self, operation: str, model: str, status: int, seconds: float) -> None:
+        key = operation, model, status
+        children = self._request_children.get(key)
+        if children is None:
+            children = self._requests.labels(operation, model, status), self._request_seconds.labels(operation)
+            self._request_children[key] = children
+        children[0].inc()
+        children[1].observe(seconds)
+
+    def rows_answered(self, operation: str, model: str, rows: int) -> None:
+        child = self._row_children.get((operation, model))
+        if child is None:
+            child = self._row_children[operation, model] = self._rows.labels(operation, model)
+        child.inc(rows)
+
+    def stage_took(self, stage: Stage, seconds: float) -> None:
+        self._stages[stage].observe(seconds)
+
+    def batch_ran(self, rows: int, model_s: float) -> None:
+        self._batch_rows.observe(rows)
+        self._stages["model"].observe(model_s)
+
+    def job_started(self, queue_s: float) -> None:
+        self._stages["queue"].observe(queue_s)
+
+    def queue_changed(self, requests: int, rows: int, size_bytes: int) -> None:
+        self._queue_requests.set(requests)
+        self._queue_rows.set(rows)
+        self._queue_bytes.set(size_bytes)
+
+    def refused(self, reason: str) -> None:
+        self._refusals.labels(reason).inc()
+
+    def rows_scored(
+        self, model: str, version: int, p_values: NDArray[np.float32], is_anomaly: NDArray[np.bool_]
+    ) -> None:
+        """Count the p-values (rows,) and flags (rows,) of one batch. May be called on any thread."""
+        counts = np.bincount(np.searchsorted(_P_VALUE_EDGES, p_values), minlength=len(P_VALUE_EDGES))
+        for bucket in np.flatnonzero(counts[: len(P_VALUE_EDGES)]):
+            self._scored.labels(model, version, P_VALUE_EDGES[bucket]).inc(int(counts[bucket]))
+        anomalies = int(np.count_nonzero(is_anomaly))
+        if anomalies:
+            self._anomalies.labels(model, version).inc(anomalies)
+
+    def loop_lagged(self, seconds: float) -> None:
+        self._loop_lag.observe(seconds)
+
+    def models_changed(self, loaded: set[tuple[str, int]], *, ready: bool) -> None:
+        self._ready.set(ready)
+        self._loaded.clear()
+        for model, version in loaded:
+            self._loaded.labels(model, version).set(1)
+
+    def exposition(self) -> bytes:
+        """The metrics in Prometheus' text format, over all worker processes."""
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+
+def _gauge(
+    name: str, text: str, registry: CollectorRegistry, *, mode: Literal["livesum", "min", "max"] = "livesum"
+) -> Gauge:
+    return Gauge(name, text, registry=registry, multiprocess_mode=mode)
+
+
+def _add_request_id(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    request_id = request_id_of_context.get()
+    if request_id is not None:
+        event.setdefault("request_id", request_id)
+    return event
+
+
+def _as_json(event: Any, **_options: Any) -> str:
+    return orjson.dumps(event, default=str).decode()
+
+
+def configure_logging(level: str, log_format: Literal["json", "console"]) -> None:
+    """Send every log record, ours and the libraries', to standard error as one JSON object or one line of text."""
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.stdlib.ExtraAdder(),
+        _add_request_id,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if log_format == "json":
+        last: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_as_json)]
+    else:
+        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
+    )
+    to_stderr = logging.StreamHandler(sys.stderr)
+    to_stderr.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [to_stderr]
+    root.setLevel(level.upper())
