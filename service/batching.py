@@ -1,0 +1,350 @@
+"""Dynamic batching: rows of many requests become one call of the model.
+
+The event loop owns the queue, so nothing here needs a lock; worker threads run batches. A batch starts as soon as a
+worker is free, with whatever is queued by then: an idle service adds no waiting, a busy one fills its batches by
+itself. Keys (a loaded version and one of its signatures) never share a batch. Within a key every job first gets a
+slice, so that a big request cannot starve small ones; the room that is left goes to the oldest.
+"""
+
+import asyncio
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from service.errors import AutoencoderError, DeadlineExceeded, Draining, ModelFailed, QueueFull
+from service.schemas import Results, Rows, row_count
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    max_batch_rows: int = 4096
+    max_batch_bytes: int = 16 * 2**20
+    slice_rows: int = 256
+    """Rows that one job gets before the others have had theirs."""
+    max_queue_requests: int = 1024
+    max_queue_rows: int = 131_072
+    max_queue_bytes: int = 256 * 2**20
+
+
+class BatchObserver(Protocol):
+    """What the batcher reports; called on the event loop."""
+
+    def batch_ran(self, rows: int, model_s: float) -> None: ...
+    def job_started(self, queue_s: float) -> None: ...
+    def queue_changed(self, requests: int, rows: int, size_bytes: int) -> None: ...
+
+
+class _Silent:
+    def batch_ran(self, rows: int, model_s: float) -> None:
+        pass
+
+    def job_started(self, queue_s: float) -> None:
+        pass
+
+    def queue_changed(self, requests: int, rows: int, size_bytes: int) -> None:
+        pass
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    rows: Rows
+    count: int
+    size_bytes: int
+    row_cost: int
+    future: asyncio.Future[Results]
+    queued_at: float
+    taken: int = 0
+    answered: int = 0
+    parts: dict[int, Results] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    job: _Job
+    start: int
+    stop: int
+
+    def rows(self) -> Rows:
+        if self.stop - self.start == self.job.count:
+            return self.job.rows
+        return {name: array[self.start : self.stop] for name, array in self.job.rows.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch(Generic[K]):
+    key: K
+    slices: list[_Slice]
+
+
+class Batcher(Generic[K]):
+    """Collects rows from coroutines of one event loop and runs them in batches on worker threads.
+
+    ``run_batch(key, rows)`` is called on a worker thread and returns arrays with one entry a row. Create and use the
+    batcher on the event loop; ``close`` ends its threads.
+    """
+
+    def __init__(
+        self,
+        run_batch: Callable[[K, Rows], Results],
+        *,
+        limits: BatchLimits | None = None,
+        threads: int = 1,
+        observer: BatchObserver | None = None,
+    ) -> None:
+        self._run_batch = run_batch
+        self._limits = limits or BatchLimits()
+        self._observer = observer or _Silent()
+        self._loop = asyncio.get_running_loop()
+        self._queues: OrderedDict[K, deque[_Job]] = OrderedDict()
+        self._requests = self._rows = self._bytes = 0
+        self._idle = threads
+        self._running = 0
+        self._dispatch_due = False
+        self._draining = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._batches: SimpleQueue[_Batch[K] | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"model-{number}", daemon=True) for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def queued_rows(self) -> int:
+        return self._rows
+
+    def check_room(self) -> None:
+        """Refuse at once, before a body is read or decoded, when nothing more can be queued.
+
+        Raises:
+            QueueFull: the queue holds as many requests, rows or bytes as it may.
+            Draining: the service is stopping.
+        """
+        limits = self._limits
+        if self._draining:
+            raise Draining("The service is stopping.")
+        if (
+            self._requests >= limits.max_queue_requests
+            or self._rows >= limits.max_queue_rows
+            or self._bytes >= limits.max_queue_bytes
+        ):
+            raise QueueFull("The queue is full.")
+
+    async def submit(self, key: K, rows: Rows, *, deadline: float | None = None, row_cost: int = 1) -> Results:
+        """Run ``rows`` under ``key`` and give the results, one entry a row, in order.
+
+        ``deadline`` is an instant of the event loop's clock. ``row_cost`` says how many ordinary rows one of these is
+        worth, so that expensive ones come in smaller batches.
+
+        Raises:
+            QueueFull, Draining: refused at once.
+            DeadlineExceeded: the deadline passed; the rows are not run any more.
+            ModelFailed: the model failed for these very rows, or answered with non-finite numbers.
+        """
+        job = self._enqueue(key, rows, row_cost)
+        if deadline is None:
+            return await job.future
+        timer = self._loop.call_at(deadline, _expire, job)
+        try:
+            return await job.future
+        finally:
+            timer.cancel()
+
+    def _enqueue(self, key: K, rows: Rows, row_cost: int) -> _Job:
+        self.check_room()
+        count = row_count(rows)
+        size = sum(array.nbytes for array in rows.values())
+        limits = self._limits
+        over = self._rows + count > limits.max_queue_rows or self._bytes + size > limits.max_queue_bytes
+        if over and self._requests:
+            raise QueueFull("The queue has no room for so many rows now.")
+        job = _Job(rows, count, size, row_cost, self._loop.create_future(), time.monotonic())
+        self._queues.setdefault(key, deque()).append(job)
+        self._requests += 1
+        self._count(count, size)
+        self._empty.clear()
+        if self._idle:
+            self._dispatch_soon()
+        return job
+
+    def _count(self, rows: int, size: int) -> None:
+        self._rows += rows
+        self._bytes += size
+        self._observer.queue_changed(self._requests, self._rows, self._bytes)
+
+    def _dispatch_soon(self) -> None:
+        # After the callbacks that are ready now: requests that arrived together share a batch at no wait.
+        if not self._dispatch_due:
+            self._dispatch_due = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._dispatch_due = False
+        while self._idle and self._queues:
+            batch = self._next_batch()
+            if batch is None:
+                continue
+            self._idle -= 1
+            self._running += 1
+            self._batches.put(batch)
+        if not self._queues and not self._running:
+            self._empty.set()
+
+    def _next_batch(self) -> _Batch[K] | None:
+        """The next batch of the key whose turn it is; None when all its jobs were given up."""
+        key, queue = next(iter(self._queues.items()))
+        room = self._room(queue[0])
+        slices: list[_Slice] = []
+        # A slice for everybody, oldest first; then what is left of the batch to the oldest.
+        for share in (self._limits.slice_rows, room):
+            for job in queue:
+                if room <= 0:
+                    break
+                rows = min(max(1, share // job.row_cost), room, job.count - job.taken)
+                if rows > 0 and not job.future.done():
+                    slices.append(self._take(job, rows))
+                    room -= rows
+        self._rotate(key, queue)
+        return _Batch(key, _merged(slices)) if slices else None
+
+    def _room(self, job: _Job) -> int:
+        by_bytes = self._limits.max_batch_bytes * job.count // max(1, job.size_bytes)
+        return max(1, min(self._limits.max_batch_rows // job.row_cost, by_bytes))
+
+    def _take(self, job: _Job, rows: int) -> _Slice:
+        if not job.taken:
+            self._observer.job_started(time.monotonic() - job.queued_at)
+        taken = _Slice(job, job.taken, job.taken + rows)
+        job.taken += rows
+        return taken
+
+    def _rotate(self, key: K, queue: deque[_Job]) -> None:
+        """Drop what is taken whole or given up; the key goes behind the others."""
+        kept: deque[_Job] = deque()
+        for job in queue:
+            if job.taken < job.count and not job.future.done():
+                kept.append(job)
+            else:
+                self._requests -= 1
+                self._count(-job.count, -job.size_bytes)
+        del self._queues[key]
+        if kept:
+            self._queues[key] = kept
+
+    def _work(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            started = time.monotonic()
+            outcomes = self._run(batch)
+            try:
+                self._loop.call_soon_threadsafe(self._finish, batch, outcomes, time.monotonic() - started)
+            except RuntimeError:
+                return  # the loop is closed: nobody waits any more
+
+    def _run(self, batch: _Batch[K]) -> list[Results | AutoencoderError]:
+        """Outcome of every slice. When a batch of several fails, each slice runs alone: only the bad one fails."""
+        parts = [part.rows() for part in batch.slices]
+        try:
+            results = self._run_batch(batch.key, _joined(parts))
+            return [_checked(part) for part in _split(results, batch.slices)]
+        except Exception as error:  # noqa: BLE001 - whatever the model raises is the answer of this batch
+            if len(parts) == 1:
+                return [_as_model_failure(error)]
+        return [self._run_alone(batch.key, part) for part in parts]
+
+    def _run_alone(self, key: K, rows: Rows) -> Results | AutoencoderError:
+        try:
+            return _checked(self._run_batch(key, rows))
+        except Exception as error:  # noqa: BLE001
+            return _as_model_failure(error)
+
+    def _finish(self, batch: _Batch[K], outcomes: list[Results | AutoencoderError], model_s: float) -> None:
+        self._idle += 1
+        self._running -= 1
+        self._observer.batch_ran(sum(part.stop - part.start for part in batch.slices), model_s)
+        # The next batch first: the worker should not wait while answers are handed out.
+        self._dispatch()
+        for part, outcome in zip(batch.slices, outcomes, strict=True):
+            _deliver(part, outcome)
+
+    async def drain(self) -> None:
+        """Refuse new rows from now on and wait until every accepted row is answered."""
+        self._draining = True
+        self._dispatch()
+        await self._empty.wait()
+
+    def close(self) -> None:
+        """End the worker threads after the batch that each is running."""
+        self._draining = True
+        for _ in self._threads:
+            self._batches.put(None)
+
+
+def _expire(job: _Job) -> None:
+    if not job.future.done():
+        job.future.set_exception(DeadlineExceeded("The deadline passed before the rows were answered."))
+
+
+def _merged(slices: list[_Slice]) -> list[_Slice]:
+    """Slices of the same job that follow each other become one."""
+    by_job: dict[int, _Slice] = {}
+    for part in slices:
+        seen = by_job.get(id(part.job))
+        by_job[id(part.job)] = _Slice(part.job, seen.start, part.stop) if seen else part
+    return list(by_job.values())
+
+
+def _joined(parts: list[Rows]) -> Rows:
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _split(results: Results, slices: list[_Slice]) -> list[Results]:
+    if len(slices) == 1:
+        return [results]
+    split, start = [], 0
+    for part in slices:
+        stop = start + part.stop - part.start
+        split.append({name: array[start:stop] for name, array in results.items()})
+        start = stop
+    return split
+
+
+def _checked(results: Results) -> Results | AutoencoderError:
+    for name, array in results.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            return ModelFailed(f"The model answered with non-finite numbers in '{name}'.")
+    return results
+
+
+def _as_model_failure(error: Exception) -> AutoencoderError:
+    if isinstance(error, AutoencoderError):
+        return error
+    failure = ModelFailed("The model failed on these rows.")
+    failure.__cause__ = error
+    return failure
+
+
+def _deliver(part: _Slice, outcome: Results | AutoencoderError) -> None:
+    job = part.job
+    if job.future.done():
+        return
+    if isinstance(outcome, AutoencoderError):
+        job.future.set_exception(outcome)
+        return
+    if part.stop - part.start == job.count:
+        job.future.set_result(outcome)
+        return
+    job.parts[part.start] = outcome
+    job.answered += part.stop - part.start
+    if job.answered == job.count:
+        job.future.set_result(_joined([job.parts[start] for start in sorted(job.parts)]))
