@@ -1,0 +1,84 @@
+# Everything a developer or a CI job types. `make` alone lists the targets.
+# ARGS passes options on: make train ARGS="rows.csv --model payments".
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV ?= $(BIN)/uv
+IMAGE ?= autoencoder-service
+ARGS ?=
+# Interpreters to try, best first; `make setup PYTHON=/path/to/python3.12` names one.
+PYTHON ?=
+PYTHONS = $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python)
+SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+COMPILE = $(UV) --no-config pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-annotate --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+# pip must not stop to ask: CI has no terminal.
+PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet install
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo train serve bench test check lint fmt lock docker clean
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/.installed ## Install the locked dependencies and this project into .venv (again only when they change).
+	@:
+
+demo: setup ## Train on real digits, serve, print scores and the page to open; Ctrl-C ends it.
+	@$(BIN)/autoencoder demo $(ARGS)
+
+train: setup ## Train and publish a version: make train ARGS="rows.csv --model payments".
+	@$(BIN)/autoencoder train $(ARGS)
+
+serve: setup ## Serve the models in ./model_store.
+	@$(BIN)/autoencoder serve $(ARGS)
+
+bench: setup ## Measure a running service: make bench ARGS="--help".
+	@$(BIN)/autoencoder bench $(ARGS)
+
+test: setup ## Run all tests (minutes; ARGS goes to pytest).
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: lint ## Static checks and the tests that need no TensorFlow (seconds).
+	@$(BIN)/python -m pytest -q -m "not tf" $(ARGS)
+
+lint: setup ## Static checks alone: ruff, mypy, import rules.
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/python -m mypy
+	@$(BIN)/lint-imports
+
+fmt: setup ## Format and fix what can be fixed.
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+lock: $(BIN)/python ## Lock the dependencies again; UPGRADE=1 also moves pinned ones.
+	@$(COMPILE) -o requirements/service.txt pyproject.toml
+	@$(COMPILE) -o requirements/dev.txt -c requirements/service.txt pyproject.toml --group dev
+	@$(COMPILE) -o requirements/build.txt -c requirements/dev.txt requirements/build.in
+	@$(COMPILE) -o requirements/client.txt -c requirements/service.txt requirements/client.in
+
+docker: ## Build the container image.
+	@docker build --tag $(IMAGE) .
+
+clean: ## Remove caches and build products; .venv and the models stay.
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# A candidate may be a shim that only prints an error, or a Debian Python without venv: each is tried before it is used.
+$(BIN)/python:
+	@for python in $(PYTHONS); do \
+		if "$$python" -c '$(SUPPORTED)' >/dev/null 2>&1; then exec "$$python" -m venv --clear $(VENV); fi; \
+	done; \
+	echo "Python 3.11, 3.12 or 3.13 with its venv module is needed and was not found:" \
+		"install one, or name it with make setup PYTHON=/path/to/python3.12" >&2; exit 1
+
+$(VENV)/.locked: requirements/dev.txt | $(BIN)/python
+	@echo "Installing the locked dependencies into $(VENV); the first time this takes some minutes."
+	@$(PIP) --require-hashes --requirement requirements/dev.txt
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
