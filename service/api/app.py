@@ -1,0 +1,144 @@
+"""The composition root: settings in, an application out. Everything that lives as long as the service is made here."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from service import __version__
+from service.api.access import Access
+from service.api.errors import install_error_answers
+from service.api.models import model_routes, service_routes
+from service.api.openapi import install_openapi
+from service.api.ops import BatchKey, Operations
+from service.api.routes import OperationRoutes
+from service.batching import Batcher, BatchLimits
+from service.runtime import ModelManager, ModelStatus
+from service.runtime.loaded_model import LoadedModel, load_version
+from service.schemas import Results, Rows
+from service.settings import Settings, load_settings
+from service.store import Store
+from service.telemetry import METRICS_CONTENT_TYPE, Telemetry
+
+log = logging.getLogger(__name__)
+
+LAG_INTERVAL_S = 0.25
+
+
+class Service:
+    """Everything that lives as long as the process serves: manager, batcher, telemetry."""
+
+    def __init__(self, settings: Settings, *, load: Callable[[Path], LoadedModel] = load_version) -> None:
+        self.settings = settings
+        self.telemetry = Telemetry()
+        self.access = Access(settings.key_hashes, settings.admin_key_hashes)
+        self.draining = False
+        self.manager = ModelManager(
+            Store(settings.store),
+            default_model=settings.default_model,
+            keep_versions=settings.keep_versions,
+            max_loaded_bytes=settings.max_loaded_bytes,
+            failed_retry_s=settings.failed_retry_s,
+            load=load,
+            on_change=self._models_changed,
+        )
+        self.executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="codec")
+        self.operations: Operations
+
+    def _models_changed(self, models: Mapping[str, ModelStatus]) -> None:
+        loaded = {(model.name, version) for model in models.values() for version in model.loaded}
+        self.telemetry.models_changed(loaded, ready=self.manager.not_ready_reason is None)
+
+    def _run_batch(self, key: BatchKey, rows: Rows) -> Results:
+        loaded, signature = key
+        results = loaded.run(signature, rows)
+        if "p_value" in results:
+            self.telemetry.rows_scored(loaded.name, loaded.version, results["p_value"], results["is_anomaly"])
+        return results
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Load what the store has, serve, and on the way out answer what was accepted."""
+        self.manager.store.models()  # a wrong path is an error now, not a service that is never ready
+        settings = self.settings
+        batcher: Batcher[BatchKey] = Batcher(
+            self._run_batch,
+            limits=BatchLimits(
+                max_batch_rows=settings.max_batch_rows,
+                max_batch_bytes=settings.max_batch_bytes,
+                slice_rows=settings.slice_rows,
+                max_queue_requests=settings.max_queue_requests,
+                max_queue_rows=settings.max_queue_rows,
+                max_queue_bytes=settings.max_queue_bytes,
+            ),
+            threads=settings.model_threads,
+            observer=self.telemetry,
+        )
+        self.operations = Operations(batcher, self.telemetry, max_explain_rows=settings.max_explain_rows)
+        await asyncio.to_thread(self.manager.refresh)
+        self.manager.start(settings.watch_interval_s)
+        lag = asyncio.create_task(self._watch_lag())
+        try:
+            yield
+        finally:
+            self.draining = True
+            await batcher.drain()
+            lag.cancel()
+            self.manager.stop()
+            batcher.close()
+            self.executor.shutdown(wait=False)
+
+    async def _watch_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_INTERVAL_S
+            await asyncio.sleep(LAG_INTERVAL_S)
+            self.telemetry.loop_lagged(max(0.0, loop.time() - due))
+
+
+def create_app(settings: Settings | None = None, *, load: Callable[[Path], LoadedModel] = load_version) -> FastAPI:
+    """The application. ``load`` makes a model of a version's folder; tests may hand in another."""
+    settings = settings or load_settings()
+    service = Service(settings, load=load)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(
+        title="Autoencoder Service",
+        version=__version__,
+        summary="Encode, reconstruct, denoise and score rows with a trained autoencoder.",
+        lifespan=lifespan,
+        root_path=settings.root_path,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.state.access = service.access
+    app.include_router(model_routes(service.manager))
+    app.include_router(
+        service_routes(
+            service.manager,
+            draining=lambda: service.draining,
+            exposition=service.telemetry.exposition,
+            metrics_type=METRICS_CONTENT_TYPE,
+        )
+    )
+    install_error_answers(app)
+    install_openapi(app)
+    app.add_middleware(
+        OperationRoutes,
+        settings=settings,
+        manager=service.manager,
+        operations=lambda: service.operations,
+        access=service.access,
+        telemetry=service.telemetry,
+        executor=service.executor,
+    )
+    return app

@@ -1,0 +1,129 @@
+"""Errors to answers: the only place that knows HTTP statuses. Problems are RFC 9457 objects under 4 KiB."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from service import errors
+from service.errors import MAX_ROW_PROBLEMS, AutoencoderError, InvalidRows, QueueFull
+from service.telemetry import request_id_of_context
+
+log = logging.getLogger(__name__)
+
+PROBLEM_TYPE = "application/problem+json"
+MAX_PROBLEM_BYTES = 4096
+MAX_TEXT = 200
+
+STATUS: Mapping[type[AutoencoderError], int] = {
+    errors.MalformedInput: 400,
+    errors.InvalidRows: 422,
+    errors.InvalidOption: 422,
+    errors.TooLarge: 413,
+    errors.UnsupportedMediaType: 415,
+    errors.NotAcceptable: 406,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.QueueFull: 429,
+    errors.DeadlineExceeded: 504,
+    errors.Unavailable: 503,
+    errors.ModelFailed: 500,
+    errors.StoreUnavailable: 503,
+    errors.StoreError: 500,
+}
+
+
+def status_of(error: Exception) -> int:
+    """Status of the nearest class of the error tree; 500 for everything else."""
+    return next((STATUS[base] for base in type(error).__mro__ if base in STATUS), 500)
+
+
+def problem(error: Exception, request_id: str) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+    """Status, body and extra headers of the answer to an error. Unknown errors say nothing of themselves."""
+    status = status_of(error)
+    detail = str(error) if isinstance(error, AutoencoderError) else "The service failed on this request."
+    rows = error.problems if isinstance(error, InvalidRows) else ()
+    listed: list[dict[str, object]] = [
+        {"row": row.row, "column": _cut(row.column), "problem": _cut(row.problem)} for row in rows
+    ]
+    # 422 always lists what is wrong; an option is no row and no column.
+    if status == 422 and not listed:
+        listed = [{"row": None, "column": None, "problem": _cut(detail)}]
+    headers: list[tuple[bytes, bytes]] = []
+    if isinstance(error, QueueFull):
+        headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+    elif status == 503:
+        headers.append((b"retry-after", b"1"))
+    elif status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    return status, problem_body(status, detail, request_id, listed), headers
+
+
+def problem_body(status: int, detail: str, request_id: str, listed: list[dict[str, object]] | None = None) -> bytes:
+    body: dict[str, object] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": _cut(detail),
+        "request_id": request_id,
+    }
+    if listed:
+        body["errors"] = listed
+    return orjson.dumps(body)
+
+
+def _cut(text: str | int | None) -> str | int | None:
+    if isinstance(text, str) and len(text) > MAX_TEXT:
+        return text[: MAX_TEXT - 1] + "…"
+    return text
+
+
+def install_error_answers(app: FastAPI) -> None:
+    """Every error of the routes that FastAPI serves becomes a problem that echoes nothing of the request."""
+    app.add_exception_handler(AutoencoderError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_error)
+
+
+async def _on_error(_request: Request, error: Exception) -> Response:
+    status, body, headers = problem(error, _request_id())
+    if status >= 500:
+        log.error("answered %d: %s", status, type(error).__name__, exc_info=error)
+    named = {name.decode(): value.decode() for name, value in headers}
+    return Response(body, status, headers=named, media_type=PROBLEM_TYPE)
+
+
+async def _on_validation_error(_request: Request, error: Exception) -> Response:
+    found = error.errors() if isinstance(error, RequestValidationError) else []
+    if any(item["type"] == "json_invalid" for item in found):
+        return Response(problem_body(400, "The body is not JSON.", _request_id()), 400, media_type=PROBLEM_TYPE)
+    listed: list[dict[str, object]] = [
+        {"row": None, "column": _place(item["loc"]), "problem": _cut(item["msg"])} for item in found
+    ]
+    body = problem_body(422, "The request does not fit this route.", _request_id(), listed[:MAX_ROW_PROBLEMS])
+    return Response(body, 422, media_type=PROBLEM_TYPE)
+
+
+async def _on_http_error(_request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    headers = error.headers if isinstance(error, HTTPException) else None
+    detail = {404: "There is no such route.", 405: "This route has no such method."}.get(status, "")
+    body = problem_body(status, detail or HTTPStatus(status).description, _request_id())
+    return Response(body, status, headers=headers, media_type=PROBLEM_TYPE)
+
+
+def _place(location: Sequence[str | int]) -> str | None:
+    """Name of the field or parameter; only names that the schema knows, never what the caller sent."""
+    names = [part for part in location if isinstance(part, str)]
+    return _cut(names[-1]) if names else None  # type: ignore[return-value]
+
+
+def _request_id() -> str:
+    return request_id_of_context.get() or ""

@@ -1,0 +1,245 @@
+"""One request and its answer at the ASGI level: headers, a bounded and timed body, callers who leave.
+
+The operations are served below FastAPI's request machinery, whose cost is several times that of the model's share in
+a request. FastAPI still documents their routes.
+"""
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from typing import Any, TypeVar, cast
+from urllib.parse import parse_qsl
+
+from starlette.types import Receive, Scope, Send
+
+from service.codecs import Decompressor
+from service.errors import DeadlineExceeded, InvalidOption, MalformedInput, QueueFull, TooLarge
+from service.telemetry import request_id_of_context
+
+T = TypeVar("T")
+
+Headers = list[tuple[bytes, bytes]]
+
+LEAVING_CHECK_S = 0.05
+"""Requests that take longer than this are given up when their caller leaves; shorter ones are not worth a watch."""
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+
+
+class CallerLeft(Exception):
+    """The connection closed before the body was complete; there is nobody to answer."""
+
+
+class _Watch:
+    """Cancels a task when its caller closes the connection."""
+
+    __slots__ = ("_task", "left")
+
+    def __init__(self) -> None:
+        self.left = False
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, receive: Receive, waiting: asyncio.Task[Any]) -> None:
+        self._task = asyncio.create_task(self._watch(receive, waiting))
+
+    async def _watch(self, receive: Receive, waiting: asyncio.Task[Any]) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.left = True
+        waiting.cancel()
+
+    def end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+class ReceivedBytes:
+    """Bounds the bodies that are in memory at once, over all requests."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+
+    def hold(self, size: int) -> None:
+        """
+        Raises:
+            QueueFull: other requests hold too much already.
+        """
+        if self._held + size > self._limit and self._held:
+            raise QueueFull("The service is receiving as much as it can hold.")
+        self._held += size
+
+    def release(self, size: int) -> None:
+        self._held -= size
+
+
+class Exchange:
+    """One request being answered."""
+
+    __slots__ = ("_held", "_receive", "_received", "_send", "_timeout_s", "headers", "request_id", "scope")
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, *, received: ReceivedBytes, body_timeout_s: float
+    ) -> None:
+        self.scope = scope
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.request_id = request_id(self.headers)
+        request_id_of_context.set(self.request_id)
+        self._receive = receive
+        self._send = send
+        self._received = received
+        self._held = 0
+        self._timeout_s = body_timeout_s
+
+    @property
+    def query(self) -> dict[str, str]:
+        """Query parameters.
+
+        Raises:
+            InvalidOption: one is given twice, or they are not UTF-8.
+        """
+        raw = self.scope["query_string"]
+        if not raw:
+            return {}
+        try:
+            pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, strict_parsing=True, errors="strict")
+        except ValueError as error:
+            raise InvalidOption("The query string cannot be read.") from error
+        query = dict(pairs)
+        if len(query) < len(pairs):
+            raise InvalidOption("A query parameter is given twice.")
+        return query
+
+    def timeout_s(self, default_ms: int) -> float:
+        """Time that this request may take: ``X-Timeout-Ms`` where it is shorter than the service's own."""
+        wanted = self.headers.get(b"x-timeout-ms")
+        if wanted is None:
+            return default_ms / 1000
+        if not wanted.isdigit() or len(wanted) > 9 or int(wanted) < 1:
+            raise InvalidOption("X-Timeout-Ms must be a whole number of milliseconds, at least 1.")
+        return min(int(wanted), default_ms) / 1000
+
+    @property
+    def content_encoding(self) -> str:
+        return self.headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body as it was received.
+
+        Raises:
+            TooLarge: it is larger than ``limit``; known at once where its length is announced.
+            QueueFull: the service holds as many received bytes as it may.
+            DeadlineExceeded: it did not arrive in time.
+            CallerLeft: the connection closed.
+        """
+        announced = self._announced(limit)
+        self.hold(announced)
+        chunks: list[bytes] = []
+        size, more = 0, True
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while more:
+                    chunk, more = await self._next_chunk()
+                    chunks.append(chunk)
+                    size += len(chunk)
+                    if size > limit:
+                        raise TooLarge(f"The body is larger than {limit} bytes.")
+                    if size > announced:
+                        self.hold(len(chunk))
+        except TimeoutError as error:
+            raise DeadlineExceeded("The body did not arrive in time.") from error
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def _next_chunk(self) -> tuple[bytes, bool]:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise CallerLeft
+        return message.get("body", b""), message.get("more_body", False)
+
+    async def stream(self, decoded_limit: int) -> AsyncIterator[bytes]:
+        """Decompressed pieces of a body of any length, each within the body timeout.
+
+        Raises:
+            DeadlineExceeded: nothing arrived in time.
+            TooLarge: one received piece decompresses to more than ``decoded_limit``.
+            CallerLeft: the connection closed.
+        """
+        decompressor = Decompressor(self.content_encoding, decoded_limit)
+        more = True
+        while more:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    chunk, more = await self._next_chunk()
+            except TimeoutError as error:
+                raise DeadlineExceeded("The body did not arrive in time.") from error
+            yield decompressor.feed(chunk)
+        yield decompressor.finish()
+
+    def _announced(self, limit: int) -> int:
+        announced = self.headers.get(b"content-length", b"0")
+        if not announced.isdigit():
+            raise MalformedInput("Content-Length is not a number.")
+        length = int(announced)
+        if length > limit:
+            raise TooLarge(f"The body is larger than {limit} bytes.")
+        return length
+
+    def hold(self, size: int) -> None:
+        """Count ``size`` more bytes as held by this request."""
+        self._received.hold(size)
+        self._held += size
+
+    def release(self) -> None:
+        """Give back what the body held; call once, when the request is over."""
+        self._received.release(self._held)
+        self._held = 0
+
+    async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for ``work``, but give it up when the caller closes the connection. Only after the body was read.
+
+        Raises:
+            CallerLeft: the connection closed first.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = cast("asyncio.Task[Any]", asyncio.current_task())
+        watch = _Watch()
+        # A watch is a task: not worth it for requests that are answered at once.
+        timer = loop.call_later(LEAVING_CHECK_S, watch.begin, self._receive, waiting)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if watch.left:
+                raise CallerLeft from None
+            raise
+        finally:
+            timer.cancel()
+            watch.end()
+
+    async def answer(self, status: int, body: bytes, media_type: bytes, headers: Iterable[Any] = ()) -> None:
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [
+                    (b"content-type", media_type),
+                    (b"content-length", b"%d" % len(body)),
+                    (b"x-request-id", self.request_id.encode()),
+                    *headers,
+                ],
+            }
+        )
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def start_stream(self, media_type: bytes, headers: Iterable[Any] = ()) -> None:
+        all_headers = [(b"content-type", media_type), (b"x-request-id", self.request_id.encode()), *headers]
+        await self._send({"type": "http.response.start", "status": 200, "headers": all_headers})
+
+    async def send_part(self, body: bytes, *, more: bool = True) -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+def request_id(headers: dict[bytes, bytes]) -> str:
+    """The caller's request id where it is harmless in logs and headers, else a new one."""
+    given = headers.get(b"x-request-id", b"")
+    return given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)

@@ -1,0 +1,294 @@
+"""The OpenAPI document of the operation routes, and the page that shows it without internet."""
+
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+
+from service import codecs
+from service.api.errors import PROBLEM_TYPE
+from service.schemas import ANOMALY_SCORE, DENOISE, ENCODE, OPERATIONS, RECONSTRUCT, Operation
+
+Json = dict[str, Any]
+
+PREFIXES = ("", "/models/{model}", "/models/{model}/versions/{version}", "/models/{model}/aliases/{alias}")
+
+STATUSES = {
+    400: "The body is not parseable.",
+    401: "No API key, or a wrong one.",
+    404: "No such model, version or alias.",
+    406: "No such encoding of answers.",
+    409: "This version was not trained for that, or is not loaded.",
+    413: "The body, its rows or what it decompresses to is over a limit.",
+    415: "No such encoding of requests.",
+    422: "Parsed, but not rows of this model; names rows and columns.",
+    429: "The queue is full; try again after `Retry-After` seconds.",
+    500: "The model failed on these rows.",
+    503: "Not ready, or stopping.",
+    504: "The deadline passed.",
+}
+
+SUMMARIES = {
+    ENCODE: "Rows to latents",
+    RECONSTRUCT: "Rows to reconstructions and their errors",
+    DENOISE: "Noisy rows to clean ones",
+    ANOMALY_SCORE: "Rows to anomaly scores, p-values and flags",
+}
+
+_ANY_ROW: Json = {
+    "description": "A (nested) array of the model's row shape, or an object for a model with named columns.",
+    "anyOf": [{"type": "array", "items": {}}, {"type": "object"}, {"type": "number"}],
+}
+_NUMBERS: Json = {"type": "array", "items": {"type": "number"}}
+_NESTED: Json = {"type": "array", "items": _ANY_ROW}
+
+_RESULT_SCHEMAS: dict[str, Json] = {
+    "latents": {"type": "array", "items": _NUMBERS},
+    "reconstructions": _NESTED,
+    "errors": _NUMBERS,
+    "denoised": _NESTED,
+    "scores": _NUMBERS,
+    "p_values": _NUMBERS,
+    "is_anomaly": {"type": "array", "items": {"type": "boolean"}},
+}
+
+COMPONENTS: dict[str, Json] = {
+    "Rows": {
+        "type": "object",
+        "description": "Rows, one by one (`instances`) or column by column (`inputs`): exactly one of the two.",
+        "properties": {
+            "instances": {"type": "array", "items": _ANY_ROW, "minItems": 1},
+            "inputs": {
+                "description": "Values by column, or the whole array with the rows first.",
+                "anyOf": [{"type": "object", "additionalProperties": {"type": "array"}}, {"type": "array"}],
+            },
+        },
+        "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
+    },
+    "ModelVersion": {
+        "type": "object",
+        "description": "The version that really ran.",
+        "properties": {"name": {"type": "string"}, "version": {"type": "integer"}},
+        "required": ["name", "version"],
+    },
+    "Contribution": {
+        "type": "object",
+        "properties": {
+            "feature": {"description": "Column name, or index of the value in the row."},
+            "observed": {"description": "The value that was sent."},
+            "expected": {"description": "The value that would be typical here."},
+            "share": {"type": "number", "description": "Share of the score; those of all features sum to 1."},
+        },
+        "required": ["feature", "observed", "expected", "share"],
+    },
+    "Problem": {
+        "type": "object",
+        "description": "RFC 9457. Never echoes input.",
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "request_id": {"type": "string"},
+            "errors": {
+                "type": "array",
+                "maxItems": 10,
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "row": {"type": ["integer", "null"]},
+                        "column": {"type": ["string", "integer", "null"]},
+                        "problem": {"type": "string"},
+                    },
+                    "required": ["row", "column", "problem"],
+                },
+            },
+        },
+        "required": ["type", "title", "status", "detail", "request_id"],
+    },
+}
+
+_OPTIONS: dict[str, Json] = {
+    "threshold": {"type": "number", "description": "Overrides the version's threshold; not with `false_alarm_rate`."},
+    "false_alarm_rate": {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "exclusiveMaximum": 1,
+        "description": "Overrides the version's false-alarm rate; not with `threshold`.",
+    },
+    "explain": {
+        "description": "How many contributions to give with each row; for image models also `map`.",
+        "anyOf": [{"type": "integer", "minimum": 1}, {"const": "map"}],
+    },
+}
+
+
+def install_openapi(app: FastAPI) -> None:
+    """Complete the document with the operations, and serve it with its page from the package itself."""
+
+    def document() -> Json:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+    static = files("service.api") / "static" / "swagger-ui"
+    app.mount("/docs/static", StaticFiles(directory=str(static)), name="docs-static")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> HTMLResponse:
+        root = request.scope.get("root_path", "")
+        return get_swagger_ui_html(
+            openapi_url=f"{root}/openapi.json",
+            title=app.title,
+            swagger_js_url=f"{root}/docs/static/swagger-ui-bundle.js",
+            swagger_css_url=f"{root}/docs/static/swagger-ui.css",
+            swagger_favicon_url="data:,",
+        )
+
+    @app.get("/", include_in_schema=False)
+    async def start(request: Request) -> Response:
+        return Response(status_code=307, headers={"Location": f"{request.scope.get('root_path', '')}/docs"})
+
+
+def _document(app: FastAPI) -> Json:
+    document = get_openapi(
+        title=app.title, version=app.version, summary=app.summary, routes=app.routes, openapi_version="3.1.0"
+    )
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    # FastAPI's own 422 echoes input; ours does not, and has another shape.
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    schemas |= COMPONENTS
+    for operation in OPERATIONS:
+        schemas[_request_name(operation)] = _request_schema(operation)
+        schemas[_answer_name(operation)] = _answer_schema(operation)
+    document["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    document["security"] = [{}, {"bearer": []}, {"header": []}]
+    for path, item in document["paths"].items():
+        for method, described in item.items():
+            _describe_errors(path, method, described)
+    operations = {
+        f"{prefix}/{operation.path}": {"post": _operation(operation, prefix)}
+        for prefix in PREFIXES
+        for operation in OPERATIONS
+    }
+    document["paths"] = {**operations, **document["paths"]}
+    return document
+
+
+def _describe_errors(path: str, method: str, described: Json) -> None:
+    if path in ("/livez", "/readyz"):
+        return
+    statuses = [401]
+    if "{" in path:
+        statuses += [404, 422, 500, 503]
+    if method in ("put", "delete"):
+        statuses += [400, 403, 409]
+    for status in statuses:
+        described["responses"][str(status)] = _problem(STATUSES.get(status, "Not an admin key."))
+
+
+def _operation(operation: Operation, prefix: str) -> Json:
+    return {
+        "tags": ["operations"],
+        "summary": SUMMARIES[operation],
+        "operationId": "_".join([operation.name, *(part.strip("{}") for part in prefix.split("/") if "{" in part)]),
+        "parameters": [*_path_parameters(prefix), *_query_parameters(operation), *_HEADER_PARAMETERS],
+        "requestBody": {"required": True, "content": _request_content(operation)},
+        "responses": {
+            "200": {"description": "One entry a row, in order.", "headers": _HEADERS, "content": _answers(operation)},
+            **{str(status): _problem(text) for status, text in STATUSES.items()},
+        },
+    }
+
+
+def _path_parameters(prefix: str) -> list[Json]:
+    schemas: dict[str, Json] = {
+        "model": {"type": "string"},
+        "version": {"type": "integer", "minimum": 1, "maximum": 10**18 - 1},
+        "alias": {"type": "string"},
+    }
+    names = [part.strip("{}") for part in prefix.split("/") if part.startswith("{")]
+    return [{"name": name, "in": "path", "required": True, "schema": schemas[name]} for name in names]
+
+
+def _query_parameters(operation: Operation) -> list[Json]:
+    """Options travel in the query where the body is not JSON."""
+    passthrough: Json = {"type": "boolean", "description": "Arrow: give the request's columns beside the results."}
+    options = _OPTIONS if operation is ANOMALY_SCORE else {}
+    return [
+        {"name": name, "in": "query", "required": False, "schema": schema}
+        for name, schema in {**options, "passthrough": passthrough}.items()
+    ]
+
+
+_HEADER_PARAMETERS: list[Json] = [
+    {
+        "name": "X-Timeout-Ms",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+        "description": "Deadline of this request where it is sooner than the service's own.",
+    },
+]
+_HEADERS: Json = {
+    "X-Model-Name": {"schema": {"type": "string"}},
+    "X-Model-Version": {"schema": {"type": "string"}},
+    "X-Request-ID": {"schema": {"type": "string"}},
+}
+_BINARY: Json = {"schema": {"type": "string", "format": "binary"}}
+
+
+def _request_content(operation: Operation) -> Json:
+    content: Json = {codecs.JSON: {"schema": {"$ref": f"#/components/schemas/{_request_name(operation)}"}}}
+    return content | {kind: _BINARY for kind in codecs.REQUEST_TYPES if kind != codecs.JSON}
+
+
+def _answers(operation: Operation) -> Json:
+    content: Json = {codecs.JSON: {"schema": {"$ref": f"#/components/schemas/{_answer_name(operation)}"}}}
+    return content | {kind: _BINARY for kind in codecs.answer_types(operation) if kind != codecs.JSON}
+
+
+def _request_schema(operation: Operation) -> Json:
+    if operation is not ANOMALY_SCORE:
+        return {"$ref": "#/components/schemas/Rows"}
+    return {"allOf": [{"$ref": "#/components/schemas/Rows"}, {"type": "object", "properties": _OPTIONS}]}
+
+
+def _answer_schema(operation: Operation) -> Json:
+    names = [name for name, _ in operation.results]
+    properties: Json = {"model": {"$ref": "#/components/schemas/ModelVersion"}}
+    properties |= {name: _RESULT_SCHEMAS[name] for name in names}
+    required = ["model", *names]
+    if operation is ANOMALY_SCORE:
+        properties |= {"threshold": {"type": "number"}, "false_alarm_rate": {"type": "number"}}
+        required += ["threshold", "false_alarm_rate"]
+        contribution = {"$ref": "#/components/schemas/Contribution"}
+        properties["contributions"] = {"type": "array", "items": {"type": "array", "items": contribution}}
+        properties["error_maps"] = _NESTED
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def _request_name(operation: Operation) -> str:
+    return f"{_title(operation)}Request"
+
+
+def _answer_name(operation: Operation) -> str:
+    return f"{_title(operation)}Answer"
+
+
+def _title(operation: Operation) -> str:
+    return operation.name.title().replace("_", "")
+
+
+def _problem(description: str) -> Json:
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {"description": description, "content": {PROBLEM_TYPE: {"schema": schema}}}

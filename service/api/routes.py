@@ -1,0 +1,241 @@
+"""The operation routes: from the bytes of a request to the bytes of its answer.
+
+``OperationRoutes`` stands in front of FastAPI as ASGI middleware: what matches an operation is answered here, all else
+goes on to FastAPI, which also documents these routes (``openapi.py``).
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import lru_cache
+from typing import TypeVar
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service import codecs
+from service.api.access import Access, Role
+from service.api.errors import PROBLEM_TYPE, problem, problem_body
+from service.api.exchange import CallerLeft, Exchange, Headers, ReceivedBytes
+from service.api.ops import Call, Operations
+from service.api.streams import NdjsonExchange
+from service.codecs import Decoded
+from service.errors import Unavailable
+from service.runtime import ModelManager, Target
+from service.runtime.loaded_model import LoadedModel
+from service.schemas import OPERATIONS, Operation
+from service.settings import Settings
+from service.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+INLINE_BYTES = 32 * 2**10
+"""Bodies up to this size are decoded on the event loop: handing them to a thread costs more than decoding them."""
+INLINE_VALUES = 8192
+"""Answers up to this many numbers are encoded on the event loop."""
+MIN_COMPRESSED_BYTES = 1024
+LEFT = 499
+"""Status in the metrics for callers who left before their answer."""
+
+T = TypeVar("T")
+
+_BY_PATH = {f"/{operation.path}": operation for operation in OPERATIONS}
+_OPERATION = "|".join(operation.path for operation in OPERATIONS)
+_PATTERN = re.compile(
+    r"/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+)|/aliases/(?P<alias>[^/]+))?"
+    rf"/(?P<operation>{_OPERATION})"
+)
+_VERSION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+
+
+def match(path: str) -> tuple[Operation, Target] | None:
+    """The operation and its target that a path names, or None when it is no operation route."""
+    operation = _BY_PATH.get(path)
+    if operation is not None:
+        return operation, Target()
+    found = _PATTERN.fullmatch(path)
+    if found is None:
+        return None
+    version = found["version"]
+    if version is not None and not _VERSION.fullmatch(version):
+        return None
+    target = Target(found["model"], int(version) if version else None, found["alias"])
+    return _BY_PATH[f"/{found['operation']}"], target
+
+
+class OperationRoutes:
+    """ASGI middleware that answers the operation routes."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings,
+        manager: ModelManager,
+        operations: Callable[[], Operations],
+        access: Access,
+        telemetry: Telemetry,
+        executor: Executor,
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._manager = manager
+        self._operations = operations
+        self._access = access
+        self._telemetry = telemetry
+        self._executor = executor
+        self._received = ReceivedBytes(settings.max_received_bytes)
+        self._limits = codecs.Limits(
+            max_rows=settings.max_rows,
+            max_depth=settings.max_depth,
+            max_decoded_bytes=settings.max_decoded_bytes,
+            max_pixels=settings.max_pixels,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        matched = match(scope["path"]) if scope["type"] == "http" else None
+        if matched is None:
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, send, received=self._received, body_timeout_s=self._settings.body_timeout_s)
+        if scope["method"] != "POST":
+            body = problem_body(405, "This route takes POST only.", exchange.request_id)
+            await exchange.answer(405, body, PROBLEM_TYPE.encode(), [(b"allow", b"POST")])
+            return
+        await self._serve(exchange, *matched)
+
+    async def _serve(self, exchange: Exchange, operation: Operation, target: Target) -> None:
+        started = time.perf_counter()
+        model = ""
+        try:
+            loaded = self._admit(exchange, operation, target)
+            model = loaded.name
+            status = await self._answer(exchange, operation, loaded)
+        except CallerLeft:
+            status = LEFT
+        except Exception as error:  # noqa: BLE001 - every error becomes an answer
+            status = await self._refuse(exchange, error)
+        finally:
+            exchange.release()
+        self._telemetry.request_finished(operation.name, model, status, time.perf_counter() - started)
+
+    def _admit(self, exchange: Exchange, operation: Operation, target: Target) -> LoadedModel:
+        """All that can be refused before a byte of the body is read."""
+        self._access.check(exchange.headers, Role.CALLER)
+        self._operations().check_room()
+        loaded = self._manager.acquire(target)
+        loaded.require(operation)
+        return loaded
+
+    async def _answer(self, exchange: Exchange, operation: Operation, loaded: LoadedModel) -> int:
+        """Answer one request; gives the status."""
+        headers = exchange.headers
+        request_type = _request_type(headers.get(b"content-type", b""))
+        offered = _offered(request_type, operation, is_image=loaded.schema.kind == "image")
+        answer_type = _answer_type(headers.get(b"accept", b""), offered)
+        headers_out: Headers = [(b"x-model-name", loaded.name.encode()), (b"x-model-version", b"%d" % loaded.version)]
+        if request_type == codecs.NDJSON:
+            stream = NdjsonExchange(
+                self._operations(),
+                exchange,
+                loaded,
+                operation,
+                settings=self._settings,
+                limits=self._limits,
+                executor=self._executor,
+            )
+            await stream.answer(headers_out)
+            return 200
+        timeout_s = exchange.timeout_s(self._settings.request_timeout_ms)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        limit = self._settings.max_json_bytes if request_type == codecs.JSON else self._settings.max_body_bytes
+        body = await exchange.body(limit)
+        decoded = await self._decoded(exchange, request_type, body, loaded, operation)
+        call = Call(loaded, operation, decoded.rows, decoded.options, deadline)
+        answer = await exchange.while_connected(self._operations().run(call))
+        content, encoding = await self._encoded(exchange, answer_type, answer, decoded)
+        if encoding is not None:
+            headers_out += [(b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding")]
+        await exchange.answer(200, content, answer_type.encode(), headers_out)
+        return 200
+
+    async def _decoded(
+        self, exchange: Exchange, request_type: str, body: bytes, loaded: LoadedModel, operation: Operation
+    ) -> Decoded:
+        started = time.perf_counter()
+        query, encoding = exchange.query, exchange.content_encoding
+        inline = encoding == "identity" and len(body) <= INLINE_BYTES
+        decoded = await self._maybe_in_thread(
+            inline,
+            lambda: codecs.decode(
+                request_type,
+                body,
+                encoding,
+                schema=loaded.schema,
+                operation=operation,
+                query=query,
+                limits=self._limits,
+            ),
+        )
+        if not inline:
+            exchange.hold(sum(array.nbytes for array in decoded.rows.values()))
+        self._telemetry.stage_took("decode", time.perf_counter() - started)
+        return decoded
+
+    async def _encoded(
+        self, exchange: Exchange, answer_type: str, answer: codecs.Answer, decoded: Decoded
+    ) -> tuple[bytes, str | None]:
+        """The answer's bytes and their content encoding."""
+        started = time.perf_counter()
+        accepted = exchange.headers.get(b"accept-encoding")
+        encoding = None if accepted is None else _answer_encoding(accepted)
+        size = sum(array.size for array in answer.results.values())
+
+        def encode() -> tuple[bytes, str | None]:
+            content = codecs.encode(answer_type, answer, decoded.table)
+            if encoding is None or len(content) < MIN_COMPRESSED_BYTES:
+                return content, None
+            return codecs.compress(content, encoding), encoding
+
+        encoded = await self._maybe_in_thread(size <= INLINE_VALUES and answer.explain is None, encode)
+        self._telemetry.stage_took("encode", time.perf_counter() - started)
+        return encoded
+
+    async def _maybe_in_thread(self, inline: bool, work: Callable[[], T]) -> T:
+        if inline:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    async def _refuse(self, exchange: Exchange, error: Exception) -> int:
+        status, body, headers = problem(error, exchange.request_id)
+        if status >= 500 and not isinstance(error, Unavailable):
+            log.error("answered %d: %s", status, type(error).__name__, exc_info=error)
+        if status in (429, 503, 504):
+            self._telemetry.refused(type(error).__name__)
+        await exchange.answer(status, body, PROBLEM_TYPE.encode(), headers)
+        return status
+
+
+@lru_cache(maxsize=256)
+def _request_type(content_type: bytes) -> str:
+    return codecs.request_media_type(content_type.decode("latin-1"))
+
+
+@lru_cache(maxsize=1024)
+def _answer_type(accept: bytes, offered: tuple[str, ...]) -> str:
+    return codecs.choose_media_type(accept.decode("latin-1"), offered)
+
+
+@lru_cache(maxsize=256)
+def _answer_encoding(accept_encoding: bytes) -> str | None:
+    return codecs.choose_encoding(accept_encoding.decode("latin-1"))
+
+
+@lru_cache(maxsize=64)
+def _offered(request_type: str, operation: Operation, *, is_image: bool) -> tuple[str, ...]:
+    """Encodings that the answer may have; the first one where the caller does not say."""
+    if request_type == codecs.NDJSON:
+        return (codecs.NDJSON,)
+    return tuple(kind for kind in codecs.answer_types(operation) if kind != codecs.PNG or is_image)

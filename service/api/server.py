@@ -1,0 +1,222 @@
+"""uvicorn as this service runs it: deadlines for receiving, a bound on headers, and a stop that loses nothing.
+
+uvicorn itself waits for ever for the rest of a request, and closes idle connections at once when it stops, although a
+request may be on its way on one of them.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client.multiprocess import mark_process_dead
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.api.app import create_app
+from service.errors import ConfigurationError
+from service.settings import Settings
+from service.telemetry import configure_logging
+
+log = logging.getLogger(__name__)
+
+REAP_INTERVAL_S = 0.5
+WORKER_CHECK_S = 0.5
+BACKLOG = 2048
+LAME_DUCK_S = 0.5
+"""How long connections stay open after the stop has begun, for requests that are on their way."""
+
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """Remembers since when it waits for the peer; ``GuardedServer`` closes it when that is too long."""
+
+    max_header_bytes = 16 * 2**10
+    draining = False
+
+    waiting_since: float | None
+    in_headers: bool
+    _header_bytes: int
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.waiting_since = time.monotonic()
+        self.in_headers = True
+        self._header_bytes = 0
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self.waiting_since is None:
+            self.waiting_since = time.monotonic()
+        elif not self.in_headers:
+            self.waiting_since = time.monotonic()  # a body is measured from its last bytes
+        if self.in_headers:
+            self._header_bytes += len(data)  # 0 again once the message is complete
+        super().data_received(data)
+        if self.in_headers and self._header_bytes > self.max_header_bytes and not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self.in_headers = False
+        size = sum(len(name) + len(value) + 4 for name, value in self.headers) + len(self.url)
+        if size > self.max_header_bytes:
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+            return
+        super().on_headers_complete()
+        if self.draining and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        self.waiting_since = None
+        self.in_headers = True
+        self._header_bytes = 0
+        super().on_message_complete()
+
+    def reap(self, now: float, header_timeout_s: float, body_timeout_s: float) -> None:
+        """Close the connection when its peer has not sent what it owes in time."""
+        if self.waiting_since is None or self.transport.is_closing():
+            return
+        if self.in_headers:
+            if now - self.waiting_since > header_timeout_s:
+                self.transport.write(_TIMED_OUT)
+                self.transport.close()
+        elif self.flow.read_paused:
+            self.waiting_since = now  # we are the slow one
+        elif now - self.waiting_since > body_timeout_s:
+            self.transport.close()
+
+
+class GuardedServer(uvicorn.Server):
+    """uvicorn's server with receipt deadlines and a lame-duck phase before it stops."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+        super().__init__(config)
+        self._settings = settings
+        self._reaper: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._reaper = asyncio.create_task(self._reap())
+
+    async def _reap(self) -> None:
+        settings = self._settings
+        while True:
+            await asyncio.sleep(REAP_INTERVAL_S)
+            now = time.monotonic()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, GuardedProtocol):
+                    connection.reap(now, settings.header_timeout_s, settings.body_timeout_s + REAP_INTERVAL_S)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Refuse new connections, answer what comes on the open ones for a moment, then stop."""
+        if self._reaper is not None:
+            self._reaper.cancel()
+        for server in self.servers:
+            server.close()
+        for connection in self.server_state.connections:
+            if isinstance(connection, GuardedProtocol):
+                connection.draining = True
+                if connection.cycle is not None and not connection.cycle.response_complete:
+                    connection.cycle.keep_alive = False
+        if self.server_state.connections and not self.force_exit:
+            await asyncio.sleep(min(LAME_DUCK_S, self._settings.drain_timeout_s))
+        self._close_half_sent()
+        await super().shutdown(sockets)
+
+    def _close_half_sent(self) -> None:
+        """A request that is not complete by now holds the stop up for nobody."""
+        for connection in list(self.server_state.connections):
+            if (
+                isinstance(connection, GuardedProtocol)
+                and connection.waiting_since is not None
+                and connection.in_headers
+            ):
+                connection.transport.close()
+
+
+def server_config(app: FastAPI | str, settings: Settings, **more: Any) -> uvicorn.Config:
+    protocol = type("Protocol", (GuardedProtocol,), {"max_header_bytes": settings.max_header_bytes})
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=protocol,
+        ws="none",
+        loop="uvloop" if os.name == "posix" else "asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        limit_concurrency=settings.max_connections,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
+        **more,
+    )
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Blocks."""
+    settings.check_access()
+    configure_logging(settings.log_level, settings.log_format)
+    sys.setswitchinterval(float(os.environ.get('SWI','0.005')))
+    if settings.workers > 1:
+        _serve_with_workers(settings)
+    else:
+        GuardedServer(server_config(create_app(settings), settings), settings).run()
+
+
+def _serve_with_workers(settings: Settings) -> None:
+    """Several processes on one socket; each loads the models for itself, their metrics add up."""
+    with tempfile.TemporaryDirectory(prefix="autoencoder-metrics-") as metrics, _listening(settings) as sock:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        workers = [_start_worker(settings, sock) for _ in range(settings.workers)]
+        while not stop.wait(WORKER_CHECK_S):
+            for at, worker in enumerate(workers):
+                if not worker.is_alive():
+                    log.error("worker %s ended with %s; starting another", worker.pid, worker.exitcode)
+                    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+                    workers[at] = _start_worker(settings, sock)
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
+
+
+def _listening(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((settings.host, settings.port))
+    except OSError as error:
+        sock.close()
+        raise ConfigurationError(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.") from error
+    sock.listen(BACKLOG)
+    return sock
+
+
+def _start_worker(settings: Settings, sock: socket.socket) -> BaseProcess:
+    # A fresh interpreter: TensorFlow does not survive a fork.
+    worker = get_context("spawn").Process(target=_work, args=(settings, sock), name="worker")
+    worker.start()
+    return worker
+
+
+def _work(settings: Settings, sock: socket.socket) -> None:
+    configure_logging(settings.log_level, settings.log_format)
+    GuardedServer(server_config(create_app(settings), settings), settings).run([sock])

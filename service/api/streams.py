@@ -1,0 +1,126 @@
+"""NDJSON: a stream of rows of any length, answered while it is read, in bounded memory.
+
+One block is decoded while the one before it runs. A line that is no row is answered in its place and the stream goes
+on; what ends the stream early is its last line.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Executor
+
+import orjson
+
+from service import codecs
+from service.api.errors import problem
+from service.api.exchange import Exchange, Headers
+from service.api.ops import Call, Operations
+from service.errors import AutoencoderError, QueueFull, RequestError
+from service.runtime.loaded_model import LoadedModel
+from service.schemas import Operation
+from service.settings import Settings
+
+QUEUE_RETRY_S = 0.02
+
+Block = codecs.RowBlock | codecs.BadLine
+
+
+class NdjsonExchange:
+    """Answers one NDJSON request."""
+
+    def __init__(
+        self,
+        operations: Operations,
+        exchange: Exchange,
+        loaded: LoadedModel,
+        operation: Operation,
+        *,
+        settings: Settings,
+        limits: codecs.Limits,
+        executor: Executor,
+    ) -> None:
+        self._operations = operations
+        self._exchange = exchange
+        self._loaded = loaded
+        self._operation = operation
+        self._timeout_s = exchange.timeout_s(settings.request_timeout_ms)
+        self._stall_s = settings.body_timeout_s
+        self._executor = executor
+        self._options = codecs.options_from_query(exchange.query, schema=loaded.schema, operation=operation)
+        self._decoder = codecs.NdjsonDecoder(
+            loaded.schema, limits=limits, block_rows=settings.slice_rows, max_line_bytes=settings.max_line_bytes
+        )
+        self._chunks = exchange.stream(settings.max_decoded_bytes)
+        self._started = False
+
+    async def answer(self, headers: Headers) -> None:
+        """Answer line by line. Errors before the first line pass through; later ones become the last line."""
+        try:
+            running: asyncio.Task[bytes] | None = None
+            try:
+                async for block in self._blocks():
+                    following = asyncio.create_task(self._lines(block))
+                    if running is not None:
+                        await self._send(await running, headers)
+                    running = following
+                if running is not None:
+                    await self._send(await running, headers)
+            finally:
+                if running is not None:
+                    running.cancel()
+        except AutoencoderError as error:
+            if not self._started:
+                raise
+            await self._send(_error_line(error, self._exchange.request_id), headers)
+        if not self._started:
+            await self._send(b"", headers)
+        await self._exchange.send_part(b"", more=False)
+
+    async def _blocks(self) -> AsyncIterator[Block]:
+        loop = asyncio.get_running_loop()
+        async for chunk in self._chunks:
+            for block in await loop.run_in_executor(self._executor, _all, self._decoder.feed(chunk)):
+                yield block
+        for block in await loop.run_in_executor(self._executor, _all, self._decoder.finish()):
+            yield block
+
+    async def _lines(self, block: Block) -> bytes:
+        """The answer's lines for a block, as many as it has rows."""
+        request_id = self._exchange.request_id
+        if isinstance(block, codecs.BadLine):
+            return _error_line(block.error, request_id, block.row)
+        try:
+            answer = await self._run(block)
+        except RequestError as error:
+            return b"".join(_error_line(error, request_id, block.first_row + at) for at in range(block.count))
+        return await asyncio.get_running_loop().run_in_executor(self._executor, codecs.encode_ndjson, answer)
+
+    async def _run(self, block: codecs.RowBlock) -> codecs.Answer:
+        """A full queue makes a stream wait: its caller is already being answered."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout_s
+        call = Call(self._loaded, self._operation, block.rows, self._options, deadline)
+        while True:
+            try:
+                return await self._operations.run(call)
+            except QueueFull:
+                if loop.time() + QUEUE_RETRY_S >= deadline:
+                    raise
+                await asyncio.sleep(QUEUE_RETRY_S)
+
+    async def _send(self, lines: bytes, headers: Headers) -> None:
+        if not self._started:
+            self._started = True
+            await self._exchange.start_stream(codecs.NDJSON.encode(), headers)
+        async with asyncio.timeout(self._stall_s):  # a caller who does not read what it asked for
+            await self._exchange.send_part(lines)
+
+
+def _all(blocks: Iterator[Block]) -> list[Block]:
+    return list(blocks)
+
+
+def _error_line(error: AutoencoderError, request_id: str, row: int | None = None) -> bytes:
+    """A problem in place of a row's answer."""
+    _, body, _ = problem(error, request_id)
+    named = {} if row is None else {"row": row}
+    return orjson.dumps({**named, "error": orjson.Fragment(body)}) + b"\n"

@@ -1,0 +1,400 @@
+"""Which versions are in memory, and which one answers a request.
+
+``refresh`` (on the watcher's thread) compares the store with what is loaded: it loads what is new, then lets go of
+what is old. Requests read an immutable snapshot, so resolving one takes no lock and no file access, and a request
+keeps its version for as long as it holds it.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+
+from service.errors import (
+    AliasNotFound,
+    AutoencoderError,
+    InvalidVersion,
+    ModelNotFound,
+    NotReady,
+    StoreError,
+    StoreUnavailable,
+    VersionNotFound,
+    VersionNotLoaded,
+)
+from service.runtime.loaded_model import LoadedModel, load_version
+from service.store import PRODUCTION, Store
+
+log = logging.getLogger(__name__)
+
+
+class VersionState(StrEnum):
+    AVAILABLE = "available"
+    LOADING = "loading"
+    FAILED = "failed"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatus:
+    version: int
+    state: VersionState
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom a request asks for; nothing given means the default."""
+
+    model: str | None = None
+    version: int | None = None
+    alias: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One model as the snapshot has it."""
+
+    name: str
+    versions: tuple[VersionStatus, ...]
+    aliases: Mapping[str, int]
+    """As the store has them."""
+    serving: Mapping[str, int]
+    """Alias to the version that answers for it: the one it names, or the last good one until that is loaded."""
+    default_version: int | None
+    loaded: Mapping[int, LoadedModel] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """One model as the store has it."""
+
+    versions: tuple[int, ...]
+    aliases: dict[str, int]
+
+    @property
+    def default(self) -> int | None:
+        return self.aliases.get(PRODUCTION, self.versions[-1] if self.versions else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    reason: str
+    at: float
+
+
+Key = tuple[str, int]
+
+
+class ModelManager:
+    """Keeps the versions of a store loaded by one policy.
+
+    Wanted are, in this order: the default version of each model, every version that an alias names, then the newest
+    ``keep_versions`` of each model; as many of them as fit into ``max_loaded_bytes``. The first one always fits.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        default_model: str | None = None,
+        keep_versions: int = 2,
+        max_loaded_bytes: int = 2**30,
+        failed_retry_s: float = 60.0,
+        load: Callable[[Path], LoadedModel] = load_version,
+        on_change: Callable[[Mapping[str, ModelStatus]], None] = lambda models: None,
+    ) -> None:
+        self.store = store
+        self.default_model = default_model
+        self.store_problem: str | None = None
+        self._keep_versions = keep_versions
+        self._max_loaded_bytes = max_loaded_bytes
+        self._failed_retry_s = failed_retry_s
+        self._load = load
+        self._on_change = on_change
+        self._contents: dict[str, _Contents] = {}
+        self._loaded: dict[Key, LoadedModel] = {}
+        self._failures: dict[Key, _Failure] = {}
+        self._loading: Key | None = None
+        self._models: Mapping[str, ModelStatus] = {}
+        self._refreshing = threading.Lock()
+        self._wake = threading.Event()
+        self._stopped = False
+        self._watcher: threading.Thread | None = None
+
+    # --- what requests read -------------------------------------------------------------------------------------
+
+    @property
+    def models(self) -> Mapping[str, ModelStatus]:
+        return self._models
+
+    def model(self, name: str | None = None) -> ModelStatus:
+        """
+        Raises:
+            ModelNotFound: no such model, or no default among several.
+            NotReady: there is no model at all yet.
+        """
+        name = name or self.default_model or self._only_model()
+        status = self._models.get(name)
+        if status is None:
+            raise ModelNotFound("There is no such model.")
+        return status
+
+    def _only_model(self) -> str:
+        if len(self._models) == 1:
+            return next(iter(self._models))
+        if not self._models:
+            raise NotReady("No model is loaded yet.")
+        raise ModelNotFound("There are several models: name one in the path, or set a default model.")
+
+    def acquire(self, target: Target) -> LoadedModel:
+        """The version that answers. It stays usable for as long as the caller holds it.
+
+        Raises:
+            ModelNotFound, VersionNotFound, AliasNotFound: the store has no such thing.
+            VersionNotLoaded: it is in the store, but not in memory.
+            NotReady: no version of this model could be loaded yet.
+        """
+        model = self.model(target.model)
+        if target.version is not None:
+            loaded = model.loaded.get(target.version)
+            return loaded if loaded is not None else _refuse(model, target.version)
+        if target.alias is not None:
+            if target.alias not in model.aliases:
+                raise AliasNotFound(f"Model '{model.name}' has no such alias.")
+            serving = model.serving.get(target.alias)
+            return model.loaded[serving] if serving is not None else _refuse(model, model.aliases[target.alias])
+        if model.default_version is None:
+            raise NotReady(f"No version of model '{model.name}' is available.")
+        return model.loaded[model.default_version]
+
+    @property
+    def not_ready_reason(self) -> str | None:
+        """Why no default version can answer, or None when one can."""
+        try:
+            self.acquire(Target())
+        except ModelNotFound as error:
+            if self.default_model is None and any(model.loaded for model in self._models.values()):
+                return None
+            return str(error)
+        except AutoencoderError as error:
+            return self.store_problem or str(error)
+        return None
+
+    # --- what changes it ----------------------------------------------------------------------------------------
+
+    def start(self, interval_s: float) -> None:
+        """Watch the store on a thread of its own until ``stop``."""
+        self._watcher = threading.Thread(target=self._watch, args=(interval_s,), name="store-watcher", daemon=True)
+        self._watcher.start()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._wake.set()
+
+    def _watch(self, interval_s: float) -> None:
+        while not self._stopped:
+            self._wake.wait(interval_s)
+            self._wake.clear()
+            if not self._stopped:
+                try:
+                    self.refresh()
+                except Exception:
+                    log.exception("looking at the store failed; trying again")
+
+    def refresh(self) -> None:
+        """Bring memory in line with the store. Blocks while versions load; what serves goes on serving."""
+        with self._refreshing:
+            contents = self._read_store()
+            if contents is None:
+                return
+            self._contents = contents
+            self._forget_failures()
+            for key in self._wanted():
+                self._ensure(key)
+            for name in contents:
+                self._ensure_any(name)
+            self._unload()
+            self._publish()
+
+    def _read_store(self) -> dict[str, _Contents] | None:
+        """Models of the store, or None when it cannot be trusted: then nothing may be unloaded for it."""
+        try:
+            contents = {name: self._read_model(name) for name in self.store.models()}
+        except StoreUnavailable as error:
+            self._distrust(str(error))
+            return None
+        if self._loaded and not any(model.versions for model in contents.values()):
+            self._distrust("The store is empty now; what was loaded goes on serving.")
+            return None
+        if self.store_problem:
+            log.info("the store can be read again")
+        self.store_problem = None
+        return contents
+
+    def _distrust(self, problem: str) -> None:
+        if problem != self.store_problem:
+            log.error("store: %s", problem)
+        self.store_problem = problem
+
+    def _read_model(self, name: str) -> _Contents:
+        try:
+            versions = tuple(self.store.versions(name))
+        except ModelNotFound:  # deleted since it was listed
+            versions = ()
+        try:
+            aliases = self.store.aliases(name)
+        except StoreUnavailable:
+            raise
+        except (StoreError, ModelNotFound) as error:
+            log.error("aliases of model %s: %s", name, error)
+            known = self._contents.get(name)
+            aliases = known.aliases if known else {}
+        return _Contents(versions, aliases)
+
+    def _wanted(self) -> list[Key]:
+        sizes: dict[Key, int] = {}
+        for key in self._by_priority():
+            if key in sizes:
+                continue
+            size = self._size(key)
+            if not sizes or sum(sizes.values()) + size <= self._max_loaded_bytes:
+                sizes[key] = size
+        return list(sizes)
+
+    def _by_priority(self) -> Iterator[Key]:
+        names = sorted(self._contents, key=lambda name: (name != self.default_model, name))
+        for name in names:
+            default = self._contents[name].default
+            if default in self._contents[name].versions:
+                yield name, default
+        for name in names:
+            model = self._contents[name]
+            yield from ((name, version) for version in model.aliases.values() if version in model.versions)
+        for name in names:
+            yield from ((name, version) for version in reversed(self._contents[name].versions[-self._keep_versions :]))
+
+    def _size(self, key: Key) -> int:
+        if key in self._loaded:
+            return self._loaded[key].size_bytes
+        try:
+            return sum(file.stat().st_size for file in self.store.path(*key).rglob("*"))
+        except (OSError, AutoencoderError):
+            return 0
+
+    def _forget_failures(self) -> None:
+        """Failures of versions that are gone, and those that are old enough for another try."""
+        now = time.monotonic()
+        self._failures = {
+            (name, version): failure
+            for (name, version), failure in self._failures.items()
+            if name in self._contents
+            and version in self._contents[name].versions
+            and now - failure.at < self._failed_retry_s
+        }
+
+    def _ensure(self, key: Key) -> bool:
+        """Have a version loaded; False when it fails."""
+        if key in self._loaded:
+            return True
+        if key in self._failures:
+            return False
+        self._loading = key
+        self._publish()
+        started = time.monotonic()
+        try:
+            self._loaded[key] = self._load_checked(key)
+        except Exception as error:  # noqa: BLE001 - whatever stops a load is the version's reason
+            self._fail(key, error)
+            return False
+        finally:
+            self._loading = None
+        log.info("loaded %s version %d in %.2f s", *key, time.monotonic() - started)
+        self._publish()
+        return True
+
+    def _load_checked(self, key: Key) -> LoadedModel:
+        loaded = self._load(self.store.path(*key))
+        if (loaded.name, loaded.version) != key:
+            raise InvalidVersion("its manifest names another model or version")
+        return loaded
+
+    def _fail(self, key: Key, error: Exception) -> None:
+        known = isinstance(error, AutoencoderError)
+        reason = str(error) if known else f"loading failed: {type(error).__name__}"
+        log.error("version %d of %s is not loaded: %s", key[1], key[0], reason, exc_info=None if known else error)
+        self._failures[key] = _Failure(reason, time.monotonic())
+
+    def _ensure_any(self, name: str) -> None:
+        """When nothing of a model could be loaded, the next best version before its default one."""
+        default = self._contents[name].default
+        if default is None or (name, default) not in self._failures:
+            return
+        if not any(model == name for model, _ in self._loaded):
+            older = [version for version in self._contents[name].versions if version < default]
+            next((version for version in reversed(older) if self._ensure((name, version))), None)
+
+    def _unload(self) -> None:
+        keep = set(self._wanted())
+        for name, status in self._snapshot().items():
+            keep.update((name, version) for version in status.serving.values())
+            if status.default_version is not None:
+                keep.add((name, status.default_version))
+        for key in set(self._loaded) - keep:
+            del self._loaded[key]
+            log.info("unloaded %s version %d", *key)
+
+    def _publish(self) -> None:
+        self._models = self._snapshot()
+        self._on_change(self._models)
+
+    def _snapshot(self) -> dict[str, ModelStatus]:
+        return {name: self._status(name, contents) for name, contents in self._contents.items()}
+
+    def _status(self, name: str, contents: _Contents) -> ModelStatus:
+        loaded = {version: model for (owner, version), model in self._loaded.items() if owner == name}
+        before = self._models.get(name)
+        status = ModelStatus(
+            name=name,
+            versions=tuple(self._version_status(name, version) for version in contents.versions),
+            aliases=dict(contents.aliases),
+            serving={},
+            default_version=None,
+            loaded=loaded,
+        )
+        serving = {}
+        for alias, version in contents.aliases.items():
+            answering = _answering(version, loaded, before.serving.get(alias) if before else None)
+            if answering is not None:
+                serving[alias] = answering
+        default = _answering(contents.default, loaded, before.default_version if before else None)
+        return replace(status, serving=serving, default_version=default)
+
+    def _version_status(self, name: str, version: int) -> VersionStatus:
+        key = name, version
+        if key in self._loaded:
+            return VersionStatus(version, VersionState.AVAILABLE)
+        if key == self._loading:
+            return VersionStatus(version, VersionState.LOADING)
+        if key in self._failures:
+            return VersionStatus(version, VersionState.FAILED, self._failures[key].reason)
+        return VersionStatus(version, VersionState.RETIRED)
+
+
+def _answering(wanted: int | None, loaded: Mapping[int, LoadedModel], before: int | None) -> int | None:
+    """The wanted version where it is loaded; else the one that answered before; else the best one below it."""
+    if wanted is None or wanted in loaded:
+        return wanted
+    if before in loaded:
+        return before
+    return max((version for version in loaded if version < wanted), default=None)
+
+
+def _refuse(model: ModelStatus, version: int) -> LoadedModel:
+    status = next((status for status in model.versions if status.version == version), None)
+    if status is None:
+        raise VersionNotFound(f"Model '{model.name}' has no version {version}.")
+    reason = f": {status.reason}" if status.reason else "; give it an alias to have it loaded"
+    raise VersionNotLoaded(f"Version {version} of model '{model.name}' is {status.state}{reason}.")

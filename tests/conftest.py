@@ -1,0 +1,105 @@
+"""What many tests share: models trained once a session, and live servers over them."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from service.runtime.loaded_model import LoadedModel, load_version
+from service.settings import Settings
+from service.store import Store
+from tests.fakes import load_fake, publish_fake
+from tests.live import LiveService, serve_live
+
+COLUMNS = ("amount", "age", "visits", "balance", "tenure", "score")
+
+
+def table_rows(count: int, *, seed: int) -> NDArray[np.float32]:
+    """Rows of six correlated columns, two hidden causes behind them: what an autoencoder can learn."""
+    random = np.random.default_rng(seed)
+    causes = random.normal(size=(count, 2))
+    mix = np.array([[1, 0.5, -0.7, 0.2, 0.9, -0.4], [0.3, -1, 0.6, 0.8, -0.2, 1]])
+    rows = causes @ mix + 0.1 * random.normal(size=(count, 6))
+    scaled = rows * [50, 10, 3, 900, 2, 0.1] + [200, 40, 8, 3000, 5, 0.5]
+    return scaled.astype(np.float32)
+
+
+def write_csv(path: Path, rows: NDArray[np.float32]) -> Path:
+    np.savetxt(path, rows, fmt="%.6g", delimiter=",", header=",".join(COLUMNS), comments="")
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with ``digits`` 1 and 2 (images, denoising) and ``payments`` 1 (named columns). Do not write to it.
+
+    The alias ``stable`` of ``digits`` names version 1.
+    """
+    shared = tmp_path_factory.getbasetemp().parent / "trained"
+    shared.mkdir(exist_ok=True)
+    store = shared / "store"
+    with FileLock(shared / "lock"):
+        if not (shared / "complete").exists():
+            shutil.rmtree(store, ignore_errors=True)
+            _train_all(store, shared)
+            (shared / "complete").touch()
+    return store
+
+
+def _train_all(store: Path, folder: Path) -> None:
+    from service.training.config import load_config
+    from service.training.train import train
+
+    store.mkdir()
+    for seed in (0, 1):
+        train(load_config("demo", epochs=6, seed=seed), source="digits", store=store, model="digits")
+    Store(store).set_alias("digits", "stable", 1)
+    csv = write_csv(folder / "payments.csv", table_rows(3000, seed=0))
+    config = load_config("dense", epochs=25, latent_dim=2, batch_size=64, hidden=(32,))
+    train(config, source=str(csv), store=store, model="payments")
+
+
+@pytest.fixture
+def store(trained_store: Path, tmp_path: Path) -> Path:
+    """A copy of the trained store that a test may change."""
+    return Path(shutil.copytree(trained_store, tmp_path / "store"))
+
+
+@pytest.fixture
+def fake_store(tmp_path: Path) -> Path:
+    """A store with ``pumps`` 1 and 2, two unnamed numbers a row, for services that load fakes."""
+    root = tmp_path / "fake_store"
+    root.mkdir()
+    publish_fake(Store(root))
+    publish_fake(Store(root))
+    return root
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., LiveService]]:
+    """Start live services: ``serve(store, load=..., **settings)``; they stop when the test ends."""
+    with ExitStack() as stack:
+
+        def start(store: Path, *, load: Callable[[Path], LoadedModel] = load_version, **settings: Any) -> LiveService:
+            return stack.enter_context(serve_live(Settings(store=store, port=0, **settings), load=load))
+
+        yield start
+
+
+@pytest.fixture
+def fake_service(fake_store: Path, serve: Callable[..., LiveService]) -> LiveService:
+    """A live service over fakes; no TensorFlow."""
+    return serve(fake_store, load=load_fake)
+
+
+@pytest.fixture(scope="session")
+def service(trained_store: Path) -> Iterator[LiveService]:
+    """One live service over the trained store, for tests that change nothing. Default model: ``digits``."""
+    with serve_live(Settings(store=trained_store, port=0, default_model="digits", keep_versions=2)) as live:
+        yield live
