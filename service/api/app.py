@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from service import __version__
 from service.api.access import Access
 from service.api.errors import install_error_answers
+from service.api.front import AutoencoderApp
 from service.api.models import model_routes, service_routes
 from service.api.openapi import install_openapi
 from service.api.ops import BatchKey, Operations
@@ -110,7 +111,16 @@ def create_app(settings: Settings | None = None, *, load: Callable[[Path], Loade
         async with service.running():
             yield
 
-    app = FastAPI(
+    app = AutoencoderApp(
+        OperationRoutes(
+            settings=settings,
+            manager=service.manager,
+            operations=lambda: service.operations,
+            access=service.access,
+            telemetry=service.telemetry,
+            executor=service.executor,
+        ),
+        allowed_hosts=settings.allowed_hosts,
         title="Autoencoder Service",
         version=__version__,
         summary="Encode, reconstruct, denoise and score rows with a trained autoencoder.",
@@ -132,13 +142,4 @@ def create_app(settings: Settings | None = None, *, load: Callable[[Path], Loade
     )
     install_error_answers(app)
     install_openapi(app)
-    app.add_middleware(
-        OperationRoutes,
-        settings=settings,
-        manager=service.manager,
-        operations=lambda: service.operations,
-        access=service.access,
-        telemetry=service.telemetry,
-        executor=service.executor,
-    )
     return app

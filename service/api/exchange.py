@@ -24,6 +24,10 @@ Headers = list[tuple[bytes, bytes]]
 LEAVING_CHECK_S = 0.05
 """Requests that take longer than this are given up when their caller leaves; shorter ones are not worth a watch."""
 
+_UNBOUNDED = 2**62
+_COMPRESSED_SLICE_BYTES = 1024
+"""Decompressed at once: what becomes 32 MiB at the very most (zstd), and seldom more than 20 KiB."""
+
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -165,7 +169,7 @@ class Exchange:
             TooLarge: one received piece decompresses to more than ``decoded_limit``.
             CallerLeft: the connection closed.
         """
-        decompressor = Decompressor(self.content_encoding, decoded_limit)
+        decompressor = Decompressor(self.content_encoding, _UNBOUNDED)
         more = True
         while more:
             try:
@@ -173,7 +177,16 @@ class Exchange:
                     chunk, more = await self._next_chunk()
             except TimeoutError as error:
                 raise DeadlineExceeded("The body did not arrive in time.") from error
-            yield decompressor.feed(chunk)
+            if self.content_encoding == "identity":
+                yield chunk
+                continue
+            left = decoded_limit
+            for at in range(0, len(chunk), _COMPRESSED_SLICE_BYTES):
+                piece = decompressor.feed(chunk[at : at + _COMPRESSED_SLICE_BYTES])
+                left -= len(piece)
+                if left < 0:
+                    raise TooLarge(f"A piece of the stream decompresses to more than {decoded_limit} bytes.")
+                yield piece
         yield decompressor.finish()
 
     def _announced(self, limit: int) -> int:

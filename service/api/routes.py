@@ -1,7 +1,7 @@
 """The operation routes: from the bytes of a request to the bytes of its answer.
 
-``OperationRoutes`` stands in front of FastAPI as ASGI middleware: what matches an operation is answered here, all else
-goes on to FastAPI, which also documents these routes (``openapi.py``).
+They stand in front of FastAPI: what matches an operation is answered here, below its request machinery, all else goes
+on to FastAPI, which also documents these routes (``openapi.py``).
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from functools import lru_cache
 from typing import TypeVar
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from service import codecs
 from service.api.access import Access, Role
@@ -66,11 +66,10 @@ def match(path: str) -> tuple[Operation, Target] | None:
 
 
 class OperationRoutes:
-    """ASGI middleware that answers the operation routes."""
+    """Answers the operation routes at the ASGI level."""
 
     def __init__(
         self,
-        app: ASGIApp,
         *,
         settings: Settings,
         manager: ModelManager,
@@ -79,7 +78,6 @@ class OperationRoutes:
         telemetry: Telemetry,
         executor: Executor,
     ) -> None:
-        self._app = app
         self._settings = settings
         self._manager = manager
         self._operations = operations
@@ -94,48 +92,48 @@ class OperationRoutes:
             max_pixels=settings.max_pixels,
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        matched = match(scope["path"]) if scope["type"] == "http" else None
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answer the request if its path is an operation's; False when it is somebody else's."""
+        matched = match(scope["path"])
         if matched is None:
-            await self._app(scope, receive, send)
-            return
+            return False
         exchange = Exchange(scope, receive, send, received=self._received, body_timeout_s=self._settings.body_timeout_s)
-        if scope["method"] != "POST":
+        if scope["method"] == "POST":
+            await self._serve(exchange, *matched)
+        else:
             body = problem_body(405, "This route takes POST only.", exchange.request_id)
             await exchange.answer(405, body, PROBLEM_TYPE.encode(), [(b"allow", b"POST")])
-            return
-        await self._serve(exchange, *matched)
+        return True
 
     async def _serve(self, exchange: Exchange, operation: Operation, target: Target) -> None:
         started = time.perf_counter()
-        model = ""
+        loaded: LoadedModel | None = None
         try:
-            loaded = self._admit(exchange, operation, target)
-            model = loaded.name
+            loaded = self._admit(exchange, target)
             status = await self._answer(exchange, operation, loaded)
         except CallerLeft:
             status = LEFT
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
-            status = await self._refuse(exchange, error)
+            status = await self._refuse(exchange, error, loaded)
         finally:
             exchange.release()
+        model = "" if loaded is None else loaded.name
         self._telemetry.request_finished(operation.name, model, status, time.perf_counter() - started)
 
-    def _admit(self, exchange: Exchange, operation: Operation, target: Target) -> LoadedModel:
-        """All that can be refused before a byte of the body is read."""
+    def _admit(self, exchange: Exchange, target: Target) -> LoadedModel:
+        """The version that answers, where the caller may ask and there is room."""
         self._access.check(exchange.headers, Role.CALLER)
         self._operations().check_room()
-        loaded = self._manager.acquire(target)
-        loaded.require(operation)
-        return loaded
+        return self._manager.acquire(target)
 
     async def _answer(self, exchange: Exchange, operation: Operation, loaded: LoadedModel) -> int:
-        """Answer one request; gives the status."""
+        """Answer one request; gives the status. What can be refused is, before a byte of the body is read."""
+        loaded.require(operation)
         headers = exchange.headers
         request_type = _request_type(headers.get(b"content-type", b""))
         offered = _offered(request_type, operation, is_image=loaded.schema.kind == "image")
         answer_type = _answer_type(headers.get(b"accept", b""), offered)
-        headers_out: Headers = [(b"x-model-name", loaded.name.encode()), (b"x-model-version", b"%d" % loaded.version)]
+        headers_out = _model_headers(loaded)
         if request_type == codecs.NDJSON:
             stream = NdjsonExchange(
                 self._operations(),
@@ -208,14 +206,26 @@ class OperationRoutes:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
-    async def _refuse(self, exchange: Exchange, error: Exception) -> int:
+    async def _refuse(self, exchange: Exchange, error: Exception, loaded: LoadedModel | None) -> int:
         status, body, headers = problem(error, exchange.request_id)
         if status >= 500 and not isinstance(error, Unavailable):
             log.error("answered %d: %s", status, type(error).__name__, exc_info=error)
         if status in (429, 503, 504):
             self._telemetry.refused(type(error).__name__)
+        if loaded is not None:
+            headers += _model_headers(loaded)
+        if loaded is not None:
+            headers += _version_headers(loaded)
         await exchange.answer(status, body, PROBLEM_TYPE.encode(), headers)
         return status
+
+
+def _version_headers(loaded: LoadedModel) -> Headers:
+    return [(b"x-model-name", loaded.name.encode()), (b"x-model-version", b"%d" % loaded.version)]
+
+
+def _model_headers(loaded: LoadedModel) -> Headers:
+    return [(b"x-model-name", loaded.name.encode()), (b"x-model-version", b"%d" % loaded.version)]
 
 
 @lru_cache(maxsize=256)

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from http import HTTPStatus
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -20,10 +21,13 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from prometheus_client.multiprocess import mark_process_dead
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.api.app import create_app
-from service.errors import ConfigurationError
+from service.api.errors import PROBLEM_TYPE, problem, problem_body
+from service.api.exchange import request_id
+from service.errors import ConfigurationError, Unavailable
 from service.settings import Settings
 from service.telemetry import configure_logging
 
@@ -32,17 +36,40 @@ log = logging.getLogger(__name__)
 REAP_INTERVAL_S = 0.5
 WORKER_CHECK_S = 0.5
 BACKLOG = 2048
+SWITCH_INTERVAL_S = 0.0003
 LAME_DUCK_S = 0.5
 """How long connections stay open after the stop has begun, for requests that are on their way."""
 
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-_TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+def _refusal(status: int, detail: str) -> bytes:
+    """The whole answer to what is no request yet."""
+    given = request_id({})
+    body = problem_body(status, detail, given)
+    return (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nconnection: close\r\ncontent-type: {PROBLEM_TYPE}\r\n"
+        f"content-length: {len(body)}\r\nx-request-id: {given}\r\n\r\n"
+    ).encode() + body
+
+
+async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers in place of the application when there are too many connections."""
+    given = request_id(dict(scope["headers"]))
+    status, body, headers = problem(Unavailable("The service has as many connections as it may."), given)
+    headers += [
+        (b"content-type", PROBLEM_TYPE.encode()),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", given.encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 class GuardedProtocol(HttpToolsProtocol):
     """Remembers since when it waits for the peer; ``GuardedServer`` closes it when that is too long."""
 
     max_header_bytes = 16 * 2**10
+    max_connections = 2048
     draining = False
 
     waiting_since: float | None
@@ -54,6 +81,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self.in_headers = True
         self._header_bytes = 0
         super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            transport.write(_FULL)
+            transport.close()
 
     def data_received(self, data: bytes) -> None:
         if self.waiting_since is None:
@@ -63,17 +93,17 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.in_headers:
             self._header_bytes += len(data)  # 0 again once the message is complete
         super().data_received(data)
-        if self.in_headers and self._header_bytes > self.max_header_bytes and not self.transport.is_closing():
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
+        if self.in_headers and self._header_bytes > self.max_header_bytes:
+            self._refuse(431, "The headers are too large.")
 
     def on_headers_complete(self) -> None:
         self.in_headers = False
         size = sum(len(name) + len(value) + 4 for name, value in self.headers) + len(self.url)
         if size > self.max_header_bytes:
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
+            self._refuse(431, "The headers are too large.")
             return
+        if len(self.connections) > self.max_connections:
+            self.app = _refuse_connection
         super().on_headers_complete()
         if self.draining and self.cycle is not None:
             self.cycle.keep_alive = False
@@ -90,16 +120,29 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         if self.in_headers:
             if now - self.waiting_since > header_timeout_s:
-                self.transport.write(_TIMED_OUT)
-                self.transport.close()
+                self._refuse(408, "The headers did not arrive in time.")
         elif self.flow.read_paused:
             self.waiting_since = now  # we are the slow one
         elif now - self.waiting_since > body_timeout_s:
             self.transport.close()
 
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "This is not a valid HTTP request.")
+
+    def _refuse(self, status: int, detail: str) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(_refusal(status, detail))
+            self.transport.close()
+
 
 class GuardedServer(uvicorn.Server):
     """uvicorn's server with receipt deadlines and a lame-duck phase before it stops."""
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        # A model thread that comes back from TensorFlow waits for the event loop's thread to give way: 5 ms, three
+        # times a batch, if it were left as it is.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        super().run(sockets)
 
     def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
         super().__init__(config)
@@ -147,7 +190,8 @@ class GuardedServer(uvicorn.Server):
 
 
 def server_config(app: FastAPI | str, settings: Settings, **more: Any) -> uvicorn.Config:
-    protocol = type("Protocol", (GuardedProtocol,), {"max_header_bytes": settings.max_header_bytes})
+    bounds = {"max_header_bytes": settings.max_header_bytes, "max_connections": settings.max_connections}
+    protocol = type("Protocol", (GuardedProtocol,), bounds)
     return uvicorn.Config(
         app,
         host=settings.host,
@@ -157,9 +201,9 @@ def server_config(app: FastAPI | str, settings: Settings, **more: Any) -> uvicor
         loop="uvloop" if os.name == "posix" else "asyncio",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         date_header=False,
-        limit_concurrency=settings.max_connections,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
         **more,
@@ -170,7 +214,6 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Blocks."""
     settings.check_access()
     configure_logging(settings.log_level, settings.log_format)
-    sys.setswitchinterval(float(os.environ.get('SWI','0.005')))
     if settings.workers > 1:
         _serve_with_workers(settings)
     else:

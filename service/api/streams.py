@@ -1,6 +1,7 @@
 """NDJSON: a stream of rows of any length, answered while it is read, in bounded memory.
 
-One block is decoded while the one before it runs. A line that is no row is answered in its place and the stream goes
+Blocks are decoded while those before them run, and answered as soon as they have run: a caller may wait for the answer
+to one line before it sends the next. A line that is no row is answered in its place and the stream goes
 on; what ends the stream early is its last line.
 """
 
@@ -20,6 +21,8 @@ from service.schemas import Operation
 from service.settings import Settings
 
 QUEUE_RETRY_S = 0.02
+BLOCKS_AHEAD = 2
+"""Blocks of one stream that run or wait to be sent."""
 
 Block = codecs.RowBlock | codecs.BadLine
 
@@ -55,18 +58,7 @@ class NdjsonExchange:
     async def answer(self, headers: Headers) -> None:
         """Answer line by line. Errors before the first line pass through; later ones become the last line."""
         try:
-            running: asyncio.Task[bytes] | None = None
-            try:
-                async for block in self._blocks():
-                    following = asyncio.create_task(self._lines(block))
-                    if running is not None:
-                        await self._send(await running, headers)
-                    running = following
-                if running is not None:
-                    await self._send(await running, headers)
-            finally:
-                if running is not None:
-                    running.cancel()
+            await self._answer_blocks(headers)
         except AutoencoderError as error:
             if not self._started:
                 raise
@@ -74,6 +66,27 @@ class NdjsonExchange:
         if not self._started:
             await self._send(b"", headers)
         await self._exchange.send_part(b"", more=False)
+
+    async def _answer_blocks(self, headers: Headers) -> None:
+        ahead: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
+        room = asyncio.Semaphore(BLOCKS_AHEAD)
+        reading = asyncio.create_task(self._read(ahead, room))
+        reading.add_done_callback(lambda _: ahead.put_nowait(None))
+        try:
+            while (lines := await ahead.get()) is not None:
+                await self._send(await lines, headers)
+                room.release()
+            await reading  # raises what ended the stream early
+        finally:
+            reading.cancel()
+            while not ahead.empty():
+                if (unanswered := ahead.get_nowait()) is not None:
+                    unanswered.cancel()
+
+    async def _read(self, ahead: asyncio.Queue[asyncio.Task[bytes] | None], room: asyncio.Semaphore) -> None:
+        async for block in self._blocks():
+            await room.acquire()
+            ahead.put_nowait(asyncio.create_task(self._lines(block)))
 
     async def _blocks(self) -> AsyncIterator[Block]:
         loop = asyncio.get_running_loop()

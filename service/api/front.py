@@ -1,0 +1,57 @@
+"""What every request passes first: its host name, its request id, and the fast way for operations."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
+
+from service.api.errors import PROBLEM_TYPE, problem_body
+from service.api.exchange import request_id
+from service.api.routes import OperationRoutes
+from service.telemetry import request_id_of_context
+
+
+class AutoencoderApp(FastAPI):
+    """FastAPI, with the operation routes in front of its request machinery, which costs more than the model does."""
+
+    def __init__(self, operation_routes: OperationRoutes, *, allowed_hosts: tuple[str, ...], **options: Any) -> None:
+        super().__init__(**options)
+        self._operation_routes = operation_routes
+        self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+        elif self._allowed_hosts and _host(scope) not in self._allowed_hosts:
+            await _refuse_host(scope, send)
+        elif not await self._operation_routes.answer(scope, receive, send):
+            await super().__call__(scope, receive, _with_request_id(scope, send))
+
+
+def _host(scope: Scope) -> str:
+    """The host name that a request gives, without its port, in lower case."""
+    given = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1").lower()
+    if given.startswith("["):
+        return str(given[1:].partition("]")[0])
+    return str(given.partition(":")[0])
+
+
+async def _refuse_host(scope: Scope, send: Send) -> None:
+    given = request_id(dict(scope["headers"]))
+    body = problem_body(400, "This host name is not served here.", given)
+    headers = [(b"content-type", PROBLEM_TYPE.encode()), (b"content-length", b"%d" % len(body))]
+    headers.append((b"x-request-id", given.encode()))
+    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _with_request_id(scope: Scope, send: Send) -> Send:
+    given = request_id(dict(scope["headers"]))
+    request_id_of_context.set(given)
+
+    async def send_with_id(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", given.encode())]
+        await send(message)
+
+    return send_with_id
