@@ -81,9 +81,6 @@ class GuardedProtocol(HttpToolsProtocol):
         self.in_headers = True
         self._header_bytes = 0
         super().connection_made(transport)
-        if len(self.connections) > self.max_connections:
-            transport.write(_FULL)
-            transport.close()
 
     def data_received(self, data: bytes) -> None:
         if self.waiting_since is None:
@@ -138,16 +135,16 @@ class GuardedProtocol(HttpToolsProtocol):
 class GuardedServer(uvicorn.Server):
     """uvicorn's server with receipt deadlines and a lame-duck phase before it stops."""
 
+    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+        super().__init__(config)
+        self._settings = settings
+        self._reaper: asyncio.Task[None] | None = None
+
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         # A model thread that comes back from TensorFlow waits for the event loop's thread to give way: 5 ms, three
         # times a batch, if it were left as it is.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         super().run(sockets)
-
-    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
-        super().__init__(config)
-        self._settings = settings
-        self._reaper: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
