@@ -1,0 +1,238 @@
+"""Answers of the operations, and how they look in JSON."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
+from typing import Any, Final, Literal
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from service.codecs.rows import RowPlan, plan_of
+from service.schemas import (
+    ANOMALY_SCORE,
+    CATEGORIES,
+    DENOISE,
+    INSTANCES,
+    MISSING_TIMESTAMP,
+    RECONSTRUCT,
+    TIMESTAMPS,
+    Array,
+    InputSchema,
+    Operation,
+    Results,
+    Rows,
+)
+
+_ROW_LIKE: Final = (RECONSTRUCT.results[0][1], DENOISE.results[0][1])
+_MANY_FEATURES: Final = 64
+_NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an operation gave for the rows of one request."""
+
+    operation: Operation
+    schema: InputSchema
+    model: str
+    version: int
+    results: Results
+    """Outputs of the operation's signature by the signature's names, each with one entry a row.
+
+    Where the signature gives categories or timestamps of rows back, they are ``<output>_categories`` (labels as UTF-8
+    bytes) and ``<output>_timestamps`` (milliseconds), in the order of the columns.
+    """
+    threshold: np.float32 | float | None = None
+    false_alarm_rate: float | None = None
+    explain: int | Literal["map"] | None = None
+    contribution: Array | None = None
+    expected: Array | None = None
+    """Outputs of the signature ``explain``, where ``explain`` was asked for."""
+    rows: Rows | None = None
+    """The rows of the request; needed with ``explain``."""
+
+    def has_named_columns(self, output: str) -> bool:
+        """Whether an output consists of rows with named columns."""
+        return bool(self.schema.columns) and output in _ROW_LIKE
+
+
+def encode_json(answer: Answer) -> bytes:
+    """The JSON answer: the model that ran, one array for each result, and once what belongs to all rows."""
+    body: dict[str, Any] = {"model": {"name": answer.model, "version": answer.version}}
+    for name, output in answer.operation.results:
+        if answer.has_named_columns(output):
+            body[name] = orjson.Fragment(b"[" + b",".join(_objects_json(answer, output)) + b"]")
+        else:
+            body[name] = np.ascontiguousarray(answer.results[output])
+    if answer.operation is ANOMALY_SCORE:
+        body["threshold"] = answer.threshold
+        body["false_alarm_rate"] = answer.false_alarm_rate
+        if answer.explain == "map":
+            body["error_maps"] = error_maps(answer)
+        elif answer.explain is not None:
+            body["contributions"] = list(contributions(answer))
+    return orjson.dumps(body, option=_NUMPY)
+
+
+def encode_ndjson(answer: Answer) -> bytes:
+    """One JSON object a line for each row, with the names of the signature's outputs: ``score``, ``p_value`` ..."""
+    return b"".join(line + b"\n" for line in rows_as_json(answer))
+
+
+def rows_as_json(answer: Answer) -> list[bytes]:
+    """The lines of ``encode_ndjson``, without their ends."""
+    parts: list[tuple[str, list[bytes]]] = [
+        (output, _row_values_json(answer, output)) for _, output in answer.operation.results
+    ]
+    if answer.explain == "map":
+        parts.append(("error_map", _each_json(error_maps(answer))))
+    elif answer.explain is not None:
+        parts.append(("contributions", [orjson.dumps(row, option=_NUMPY) for row in contributions(answer)]))
+    return _interleave([b'"%b":' % name.encode() for name, _ in parts], [values for _, values in parts])
+
+
+def _row_values_json(answer: Answer, output: str) -> list[bytes]:
+    if answer.has_named_columns(output):
+        return _objects_json(answer, output)
+    return _each_json(answer.results[output])
+
+
+def _each_json(array: Array) -> list[bytes]:
+    if array.ndim == 1:
+        return _tokens(array)
+    return [orjson.dumps(np.ascontiguousarray(row), option=_NUMPY) for row in array]
+
+
+def _tokens(array: Array) -> list[bytes]:
+    """JSON of each number of a 1-D array, floats as short as their own precision allows."""
+    return orjson.dumps(np.ascontiguousarray(array), option=_NUMPY)[1:-1].split(b",") if len(array) else []
+
+
+def _interleave(keys: Sequence[bytes], columns: Sequence[Sequence[bytes]]) -> list[bytes]:
+    """Objects from JSON keys, each with its colon, and columns of JSON values."""
+    if not keys:
+        return []
+    openings = [b"{" + keys[0], *(b"," + key for key in keys[1:])]
+    if len(columns[0]) == 1:
+        return [b"".join(chain.from_iterable(zip(openings, (column[0] for column in columns), strict=True))) + b"}"]
+    cells = chain.from_iterable((repeat(opening), column) for opening, column in zip(openings, columns, strict=True))
+    return [b"".join(row) + b"}" for row in zip(*cells)]  # noqa: B905 (repeat is endless)
+
+
+def _objects_json(answer: Answer, output: str) -> list[bytes]:
+    columns = dict(_named_values(answer, output))
+    keys = plan_of(answer.schema).json_keys
+    return _interleave(
+        [keys[name] for name in keys if name in columns], [columns[name] for name in keys if name in columns]
+    )
+
+
+def _named_values(answer: Answer, output: str) -> Iterator[tuple[str, list[bytes]]]:
+    plan = plan_of(answer.schema)
+    numbers = answer.results.get(output)
+    if numbers is not None:
+        count, tokens = len(numbers), _tokens(numbers.T.reshape(-1))
+        for at, column in enumerate(plan.numbers):
+            values = tokens[at * count : (at + 1) * count]
+            yield column.name, _booleans_json(numbers[:, at]) if at in plan.boolean_at else values
+    labels = answer.results.get(f"{output}_{CATEGORIES}")
+    if labels is not None:
+        for at, column in enumerate(plan.categories):
+            yield column.name, _labels_json(labels[:, at])
+    times = answer.results.get(f"{output}_{TIMESTAMPS}")
+    if times is not None:
+        for at, column in enumerate(plan.timestamps):
+            yield column.name, [orjson.dumps(time_text(value)) for value in times[:, at].tolist()]
+
+
+def _booleans_json(values: Array) -> list[bytes]:
+    # A boolean comes back as a boolean: the nearer of 0 and 1, so that a reconstruction can be sent as a row again.
+    return [b"null" if value != value else b"true" if value >= 0.5 else b"false" for value in values.tolist()]  # noqa: PLR0124
+
+
+def _labels_json(values: Array) -> list[bytes]:
+    known = {label: orjson.dumps(label_text(label)) for label in set(values.tolist())}
+    return [known[label] for label in values.tolist()]
+
+
+def label_text(label: bytes | str) -> str | None:
+    """A label as text; a missing one (empty) is None."""
+    return (label.decode(errors="replace") if isinstance(label, bytes) else label) or None
+
+
+def time_text(milliseconds: int) -> str | None:
+    """ISO 8601 in UTC; a missing time is None."""
+    if milliseconds == MISSING_TIMESTAMP:
+        return None
+    return f"{np.datetime64(milliseconds, 'ms')}Z"
+
+
+def error_maps(answer: Answer) -> NDArray[np.float32]:
+    """Share of each value in its row's score, ``(rows, *row_shape)``."""
+    return np.ascontiguousarray(_contribution(answer))
+
+
+def contributions(answer: Answer) -> Iterator[list[dict[str, Any]]]:
+    """For each row the ``explain`` features with the largest shares, the largest first.
+
+    Features are in the order of the columns of ``instances``, ``categories`` and ``timestamps``.
+    """
+    shares = _contribution(answer)
+    shares = shares.reshape(len(shares), -1)
+    plan = plan_of(answer.schema)
+    wanted = min(int(answer.explain or 0), shares.shape[1])
+    for row, top in enumerate(_largest(shares, wanted).tolist()):
+        yield [
+            {
+                "feature": _feature_name(plan, at),
+                "observed": _observed(answer.rows or {}, plan, row, at),
+                "expected": _expected(answer, plan, row, at),
+                "share": shares[row, at],
+            }
+            for at in top
+        ]
+
+
+def _contribution(answer: Answer) -> Array:
+    if answer.contribution is None:
+        raise ValueError("An answer that explains needs the contributions of the explain signature.")
+    return answer.contribution
+
+
+def _largest(shares: NDArray[np.float32], wanted: int) -> NDArray[np.intp]:
+    """Indices of the largest values of each row, largest first, ties in the order of the features."""
+    if shares.shape[1] <= _MANY_FEATURES or wanted >= shares.shape[1]:
+        return np.argsort(-shares, axis=1, kind="stable")[:, :wanted]
+    some = np.sort(np.argpartition(-shares, wanted - 1, axis=1)[:, :wanted], axis=1)
+    order = np.argsort(-np.take_along_axis(shares, some, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(some, order, axis=1)
+
+
+def _feature_name(plan: RowPlan, at: int) -> str | int | list[int]:
+    if plan.columns:
+        return (plan.numbers + plan.categories + plan.timestamps)[at].name
+    if len(plan.row_shape) == 1:
+        return at
+    return [int(index) for index in np.unravel_index(at, plan.row_shape)]
+
+
+def _observed(rows: Rows, plan: RowPlan, row: int, at: int) -> Any:
+    """The value of a feature as it was sent; a missing one is None."""
+    if at < plan.width:
+        value = rows[INSTANCES][row].reshape(-1)[at]
+        if np.isnan(value):
+            return None
+        return bool(value) if at in plan.boolean_at else value
+    at -= plan.width
+    if at < len(plan.categories):
+        return label_text(rows[CATEGORIES][row, at])
+    return time_text(int(rows[TIMESTAMPS][row, at - len(plan.categories)]))
+
+
+def _expected(answer: Answer, plan: RowPlan, row: int, at: int) -> Any:
+    """What the model expected there; a boolean is a number from 0 to 1. None where the model does not say."""
+    if answer.expected is None or at >= plan.width:
+        return None
+    return answer.expected[row].reshape(-1)[at]

@@ -1,0 +1,371 @@
+"""JSON requests: a fast path for plain numbers, and an exact one for everything else.
+
+The fast path hands the numbers of the whole body to numpy in one piece (simdjson). It proves that they have the
+shape of rows, or gives up; it never judges. The exact path (orjson) gives the same rows more slowly, or says what is
+wrong.
+"""
+
+import json
+import math
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any, Final
+
+import numpy as np
+import orjson
+import simdjson
+from numpy.typing import NDArray
+
+from service.codecs.options import NO_OPTIONS, SCORE_OPTIONS, Options, options_from_json
+from service.codecs.rows import (
+    ABSENT_COLUMN,
+    UNKNOWN_COLUMN,
+    Limits,
+    NonFiniteToken,
+    RowPlan,
+    Unfit,
+    cell_problem,
+    check_row_count,
+    decode_sequences,
+    find_problems,
+    fit_numbers,
+    invalid_rows,
+    place_of,
+    plan_of,
+    rows_from_arrays,
+    shape_words,
+    shown_name,
+    to_float32,
+)
+from service.errors import InvalidOption, InvalidRows, MalformedInput, RowProblem, TooLarge
+from service.schemas import INSTANCES, ColumnType, InputSchema, Operation, Rows
+
+_INPUTS: Final = "inputs"
+_BOM: Final = b"\xef\xbb\xbf"
+# The closing quote is optional: were it not, each quote of an unclosed string would be tried in vain to its end.
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_MAX_KEPT_PARSER_BYTES: Final = 2**20
+_MAX_INTEGER_DIGITS: Final = 20
+_NOT_JSON: Final = "The body is not valid JSON."
+_TOO_DEEP: Final = "The JSON is nested too deeply."
+
+_local = threading.local()
+
+
+def decode_json(
+    body: bytes,
+    schema: InputSchema,
+    *,
+    operation: Operation,
+    limits: Limits = Limits(),  # noqa: B008 (frozen)
+) -> tuple[Rows, Options]:
+    """Rows and options of a JSON request body.
+
+    Raises:
+        MalformedInput: not JSON, not UTF-8, or nested too deeply.
+        InvalidRows: JSON, but not rows of this model.
+        InvalidOption: an unknown key or a wrong option.
+        TooLarge: too many rows or numbers.
+    """
+    plan = plan_of(schema)
+    found = decode_numbers_fast(body, plan, limits)
+    if found is None:
+        return decode_json_exactly(body, plan, operation=operation, limits=limits)
+    numbers, option_values = found
+    options = options_from_json(option_values, schema=schema, operation=operation) if option_values else NO_OPTIONS
+    return rows_from_arrays(numbers), options
+
+
+def decode_numbers_fast(
+    body: bytes, plan: RowPlan, limits: Limits
+) -> tuple[NDArray[np.float32], dict[str, Any]] | None:
+    """Float32 numbers ``(rows, *row_shape)`` and the scalar options beside them, or None where that is not all."""
+    if not plan.arrays_only or (plan.columns and body.find(b"{", body.find(b"{") + 1) >= 0):
+        return None
+    parser = _parser(len(body))
+    try:
+        document = parser.parse(body)
+        if len(document) > 1 + len(SCORE_OPTIONS):  # looking up each of very many keys takes quadratic time
+            return None
+        keys = document.keys() if len(document) > 1 else ()
+        option_values = {key: document[key] for key in keys if key != INSTANCES}
+        if len(option_values) + 1 != len(document) or not _are_plain(option_values):
+            return None
+        numbers = _proven_numbers(document[INSTANCES], body, plan, limits)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
+        return None
+    return None if numbers is None else (numbers, option_values)
+
+
+def _parser(body_length: int) -> Any:
+    # A parser keeps the memory of its largest document and must not be shared by threads.
+    if body_length > _MAX_KEPT_PARSER_BYTES:
+        return simdjson.Parser()
+    parser = getattr(_local, "parser", None)
+    if parser is None:
+        parser = _local.parser = simdjson.Parser()
+    return parser
+
+
+def _are_plain(option_values: dict[str, Any]) -> bool:
+    return all(
+        key in SCORE_OPTIONS and type(value) in (float, int, str, type(None)) for key, value in option_values.items()
+    )
+
+
+def _proven_numbers(instances: Any, body: bytes, plan: RowPlan, limits: Limits) -> NDArray[np.float32] | None:
+    # as_buffer flattens. The nesting is proven by the lengths of all arrays and by there being no other brackets.
+    count = len(instances)
+    if not 0 < count <= limits.max_rows or 4 * count * plan.width > limits.max_decoded_bytes:
+        return None
+    level, arrays = [instances], 1
+    for size in plan.row_shape:
+        level = list(chain.from_iterable(level))
+        arrays += len(level)
+        if set(map(len, level)) != {size}:
+            return None
+    if body.count(b"[") != arrays:
+        return None
+    values = np.frombuffer(instances.as_buffer(of_type="d"))
+    if len(values) != count * plan.width:
+        return None
+    numbers = to_float32(values).reshape(count, *plan.row_shape)
+    if plan.boolean_at and not np.isin(numbers[:, plan.boolean_at], (0, 1)).all():
+        return None
+    return numbers if np.isfinite(numbers).all() else None
+
+
+def decode_json_exactly(body: bytes, plan: RowPlan, *, operation: Operation, limits: Limits) -> tuple[Rows, Options]:
+    """The same as ``decode_json``, for any body, with the exact reason where it is refused."""
+    _check_containers(body, plan, limits)
+    document, only_json = parse_json(body)
+    try:
+        rows, options = _rows_and_options(document, plan, operation, limits)
+    except (InvalidRows, InvalidOption):
+        if _is_deep(document, body, limits):
+            raise MalformedInput(_TOO_DEEP) from None
+        raise
+    if not only_json:  # what made it so was overwritten by a repeated key
+        raise MalformedInput(_NOT_JSON)
+    return rows, options
+
+
+def _check_containers(body: bytes, plan: RowPlan, limits: Limits) -> None:
+    """Refuse more arrays and objects than any rows may have, before memory is spent on each of them."""
+    arrays_in_row = sum(math.prod(plan.row_shape[:dimension]) for dimension in range(len(plan.row_shape)))
+    rows = min(limits.max_rows, limits.max_decoded_bytes // (4 * plan.width + 1))
+    most = rows * max(arrays_in_row, 1) + len(plan.columns) + limits.max_depth
+    if body.count(b"[") + body.count(b"{") <= most:
+        return
+    bare = _STRING.sub(b"", body)
+    if bare.count(b"[") + bare.count(b"{") <= most:
+        return
+    try:
+        simdjson.Parser().parse(body)
+    except RuntimeError:
+        raise MalformedInput(_TOO_DEEP) from None
+    except ValueError:
+        raise MalformedInput(_NOT_JSON) from None
+    raise TooLarge(f"A request may have at most {limits.max_rows} rows, and no more arrays or objects than they need.")
+
+
+def parse_json(body: bytes) -> tuple[Any, bool]:
+    """A JSON value, and whether it is strictly JSON.
+
+    A body whose only fault are bare ``NaN`` or ``Infinity`` tokens (``NonFiniteToken`` objects in the value) or numbers
+    beyond float64 (infinite floats in it) is parsed too, so that their rows and columns can be named.
+
+    Raises:
+        MalformedInput: not JSON, not UTF-8, or nested too deeply.
+    """
+    body = body.removeprefix(_BOM)
+    try:
+        return orjson.loads(body), True
+    except (ValueError, RecursionError):
+        return _parse_tolerantly(body), False
+
+
+def _parse_tolerantly(body: bytes) -> Any:
+    faults: list[str] = []
+    try:
+        document = json.loads(
+            body.decode(),
+            parse_constant=partial(_constant, faults),
+            parse_float=partial(_float, faults),
+            parse_int=lambda text: int(text) if len(text) <= _MAX_INTEGER_DIGITS else _float(faults, text),
+        )
+    except RecursionError:
+        raise MalformedInput(_TOO_DEEP) from None
+    except ValueError:
+        raise MalformedInput(_NOT_JSON) from None
+    if not faults:
+        raise MalformedInput(_NOT_JSON)
+    return document
+
+
+def _constant(faults: list[str], token: str) -> NonFiniteToken:
+    faults.append(token)
+    return _TOKEN
+
+
+def _float(faults: list[str], text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        faults.append("overflow")
+    return number
+
+
+def _is_deep(document: Any, body: bytes, limits: Limits) -> bool:
+    if body.count(b"[") + body.count(b"{") <= limits.max_depth:
+        return False
+    level = [document]
+    for _ in range(limits.max_depth + 1):
+        level = [child for parent in level for child in _children(parent) if type(child) in (list, dict)]
+        if not level:
+            return False
+    return True
+
+
+def _children(parent: Any) -> Any:
+    return parent.values() if type(parent) is dict else parent
+
+
+def _rows_and_options(document: Any, plan: RowPlan, operation: Operation, limits: Limits) -> tuple[Rows, Options]:
+    if type(document) is not dict:
+        raise InvalidRows([], "The body must be an object with 'instances' or 'inputs'.")
+    option_values = {key: value for key, value in document.items() if key not in (INSTANCES, _INPUTS)}
+    options = options_from_json(option_values, schema=plan.schema, operation=operation)
+    if (INSTANCES in document) == (_INPUTS in document):
+        raise InvalidRows([], "The body must have either 'instances' or 'inputs'.")
+    if INSTANCES in document:
+        return decode_instances(document[INSTANCES], plan, limits), options
+    return _decode_inputs(document[_INPUTS], plan, limits), options
+
+
+def decode_instances(instances: Any, plan: RowPlan, limits: Limits) -> Rows:
+    """Parsed rows: nested arrays, or objects by column name.
+
+    Raises:
+        InvalidRows: with the rows and columns of the first problems.
+        TooLarge: too many rows or numbers.
+    """
+    if type(instances) is not list:
+        raise InvalidRows([], "The rows must be an array.")
+    check_row_count(len(instances), plan, limits)
+    if not plan.columns:
+        return rows_from_arrays(_checked(instances, plan, convert_nested, _nested_problems))
+    if plan.arrays_only and type(instances[0]) is list:
+        return decode_sequences(_checked(instances, plan, _all_lists, _list_problems), plan)
+    return decode_sequences(_checked(instances, plan, pick_objects, _object_problems), plan)
+
+
+def _checked(
+    rows: Sequence[Any],
+    plan: RowPlan,
+    convert: Callable[[Sequence[Any], RowPlan], Any],
+    explain: Callable[[int, Any, RowPlan], Iterator[RowProblem]],
+) -> Any:
+    try:
+        return convert(rows, plan)
+    except Unfit:
+        raise invalid_rows(find_problems(rows, 0, convert=convert, explain=explain, plan=plan)) from None
+
+
+def _decode_inputs(inputs: Any, plan: RowPlan, limits: Limits) -> Rows:
+    if not plan.columns:
+        return decode_instances(inputs, plan, limits)
+    if type(inputs) is not dict:
+        raise InvalidRows([], "'inputs' must be an object with an array for each column.")
+    problems = list(_column_problems(inputs, plan))
+    if problems:
+        raise InvalidRows(problems)
+    counts = set(map(len, inputs.values()))
+    if len(counts) != 1:
+        raise InvalidRows([], "The columns must all have the same number of values.")
+    count = counts.pop()
+    check_row_count(count, plan, limits)
+    absent = [None] * count
+    return decode_sequences(list(zip(*(inputs.get(column.name, absent) for column in plan.columns), strict=True)), plan)
+
+
+def _column_problems(inputs: dict[str, Any], plan: RowPlan) -> Iterator[RowProblem]:
+    for name, values in inputs.items():
+        if name not in plan.names:
+            yield RowProblem(None, shown_name(name), UNKNOWN_COLUMN)
+        elif type(values) is not list:
+            yield RowProblem(None, name, "must be an array of values")
+    for column in plan.columns:
+        if column.name not in inputs and column.name not in plan.optional:
+            yield RowProblem(None, column.name, ABSENT_COLUMN)
+
+
+def convert_nested(rows: Sequence[Any], plan: RowPlan) -> NDArray[np.float32]:
+    """Nested lists of the row's shape as float32. Raises ``Unfit`` where any of it does not fit."""
+    level = rows
+    for size in plan.row_shape:
+        if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
+            raise Unfit
+        level = level[0] if len(level) == 1 else list(chain.from_iterable(level))
+    return fit_numbers(level, (len(rows), *plan.row_shape), plan)
+
+
+def _nested_problems(row_number: int, row: Any, plan: RowPlan) -> Iterator[RowProblem]:
+    yield from _level_problems(row_number, row, (), plan)
+
+
+def _level_problems(row_number: int, level: Any, index: tuple[int, ...], plan: RowPlan) -> Iterator[RowProblem]:
+    depth = len(index)
+    if depth == len(plan.row_shape):
+        problem = cell_problem(level, ColumnType.NUMERIC, may_be_missing=plan.any_may_be_missing)
+        if problem:
+            yield RowProblem(row_number, place_of(plan, index), problem)
+    elif type(level) is not list or len(level) != plan.row_shape[depth]:
+        yield RowProblem(row_number, place_of(plan, index) if index else None, shape_words(plan))
+    else:
+        for at, part in enumerate(level):
+            yield from _level_problems(row_number, part, (*index, at), plan)
+
+
+def _all_lists(rows: Sequence[Any], plan: RowPlan) -> Sequence[Any]:
+    if set(map(type, rows)) != {list} or set(map(len, rows)) != {len(plan.columns)}:
+        raise Unfit
+    return rows
+
+
+def _list_problems(row_number: int, row: Any, plan: RowPlan) -> Iterator[RowProblem]:
+    if type(row) is not list or len(row) != len(plan.columns):
+        yield RowProblem(row_number, None, shape_words(plan))
+
+
+def pick_objects(rows: Sequence[Any], plan: RowPlan) -> Sequence[tuple[Any, ...]]:
+    """Objects by column name as tuples in the schema's order. Raises ``Unfit`` where one is not such an object."""
+    try:
+        picked = list(map(plan.pick_columns, rows))
+        if set(map(len, rows)) == {len(plan.columns)}:
+            return picked
+    except (KeyError, TypeError):
+        pass
+    if not plan.optional or set(map(type, rows)) != {dict}:
+        raise Unfit
+    filled = [plan.optional | row for row in rows]
+    if set(map(len, filled)) != {len(plan.columns)} or not all(map(plan.names.issuperset, filled)):
+        raise Unfit
+    return list(map(plan.pick_columns, filled))
+
+
+def _object_problems(row_number: int, row: Any, plan: RowPlan) -> Iterator[RowProblem]:
+    if type(row) is not dict:
+        yield RowProblem(row_number, None, "must be an object with the model's columns")
+        return
+    for name in row:
+        if name not in plan.names:
+            yield RowProblem(row_number, shown_name(name), UNKNOWN_COLUMN)
+    for column in plan.columns:
+        if column.name not in row and column.name not in plan.optional:
+            yield RowProblem(row_number, column.name, ABSENT_COLUMN)
+
+
+_TOKEN: Final = NonFiniteToken()

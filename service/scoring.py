@@ -1,0 +1,97 @@
+"""What a reconstruction error, an anomaly score's p-value and a threshold are: the one definition, in numpy.
+
+A SavedModel computes the same inside its graph; training takes thresholds from here, and tests compare the two.
+Scores are compared in float32, the type that the graph returns, so that a score that equals a calibration score
+does so everywhere.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from service.errors import InvalidOption
+from service.schemas import Array
+
+
+def reconstruction_error(rows: Array, reconstructions: Array) -> NDArray[np.float32]:
+    """Mean squared error of each row over its features, both arrays being (rows, ...) in scaled units.
+
+    A missing value (NaN in ``rows``) cannot be wrong and adds nothing; the mean is still over all features, so that
+    a row does not become more anomalous by telling less.
+    """
+    if rows.shape != reconstructions.shape:
+        raise ValueError(f"rows {rows.shape} and reconstructions {reconstructions.shape} differ in shape")
+    residual = rows.astype(np.float64) - reconstructions
+    squared = np.square(np.where(np.isnan(rows), 0.0, residual))
+    errors: NDArray[np.float32] = squared.reshape(len(rows), -1).mean(axis=1).astype(np.float32)
+    return errors
+
+
+def conformal_p_values(scores: ArrayLike, calibration_scores: ArrayLike) -> NDArray[np.float32]:
+    """(1 + number of calibration scores >= score) / (calibration rows + 1), for each score.
+
+    On rows exchangeable with the calibration rows P(p <= a) <= a for every a, whatever the score is.
+
+    Source: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World (Springer, 2005); as a test for outliers
+    Bates, Candès, Lei, Romano and Sesia, Testing for outliers with conformal p-values (Annals of Statistics 51, 2023).
+    """
+    ascending = _ascending(calibration_scores)
+    at_least = len(ascending) - np.searchsorted(ascending, np.asarray(scores, np.float32), side="left")
+    return ((1 + at_least) / (len(ascending) + 1)).astype(np.float32)
+
+
+def conformal_threshold(calibration_scores: ArrayLike, false_alarm_rate: float) -> np.float32:
+    """The threshold that a normal row exceeds with a probability of at most ``false_alarm_rate``.
+
+    The k-th smallest calibration score, k = ceil((rows + 1) * (1 - false_alarm_rate)). The guarantee needs
+    ``rows_needed(false_alarm_rate)`` calibration rows; with fewer the largest score is returned.
+
+    Raises:
+        InvalidOption: the rate is not between 0 and 1.
+    """
+    _check_rate(false_alarm_rate)
+    ascending = _ascending(calibration_scores)
+    # 1 - rate is inexact: (n + 1) * 0.99 must not be lifted over the integer that it stands for.
+    rank = math.ceil((len(ascending) + 1) * (1 - false_alarm_rate) - 1e-9)
+    threshold: np.float32 = ascending[min(len(ascending), max(rank, 1)) - 1]
+    return threshold
+
+
+def rows_needed(false_alarm_rate: float) -> int:
+    """The least number of calibration rows with which a threshold can keep to the rate: 1 / rate - 1."""
+    _check_rate(false_alarm_rate)
+    return math.ceil(1 / false_alarm_rate - 1 - 1e-9)
+
+
+def float32_threshold(threshold: float) -> np.float32:
+    """The float32 to compare scores with, so that the flags agree with the printed numbers.
+
+    A float32 score is printed with as few digits as tell it from its neighbours, 0.1 for one that is really
+    0.10000000149: a caller who sends 0.1 as threshold must not see the score 0.1 over it.
+    """
+    limit = float(np.finfo(np.float32).max)
+    nearest = np.float32(min(max(threshold, -limit), limit))
+    return np.nextafter(nearest, np.float32(-limit)) if float(str(nearest)) > threshold else nearest
+
+
+def is_anomaly(scores: ArrayLike, threshold: float | np.float32) -> NDArray[np.bool_]:
+    """``score > threshold``, strictly, in float32."""
+    return np.asarray(scores, np.float32) > np.float32(threshold)
+
+
+def alarm_rate(scores: ArrayLike, threshold: float | np.float32) -> float:
+    """The share of scores over the threshold; on normal rows, the empirical false-alarm rate."""
+    return float(is_anomaly(scores, threshold).mean())
+
+
+def _ascending(calibration_scores: ArrayLike) -> NDArray[np.float32]:
+    ascending = np.sort(np.asarray(calibration_scores, np.float32))
+    if ascending.ndim != 1 or not len(ascending):
+        raise ValueError("calibration scores must be one non-empty row of numbers")
+    return ascending
+
+
+def _check_rate(false_alarm_rate: float) -> None:
+    if not 0 < false_alarm_rate < 1:
+        raise InvalidOption("false_alarm_rate must be between 0 and 1.")

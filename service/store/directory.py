@@ -1,0 +1,208 @@
+"""A local directory as the home of the store. All reading and writing of the store goes through this one class, in
+paths relative to its root, so that an object-store prefix can take its place.
+
+Reading needs no lock: what is read is either immutable or replaced in one step. Writers of one model exclude each
+other by flock on ``<model>/.lock``; the kernel lets go of it when a process dies, however it dies.
+"""
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from service.errors import StoreError, StoreReadOnly, StoreUnavailable
+from service.store.filesystem import (
+    FOLDER_MODE,
+    PRIVATE_FOLDER_MODE,
+    fsync_path,
+    rename_no_replace,
+    write_durably,
+)
+
+LOCK = ".lock"
+STAGING_PREFIX = ".staging-"
+DELETED_PREFIX = ".deleted-"
+MAX_SMALL_FILE_BYTES = 4 * 2**20
+
+_NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Turn an OSError into StoreUnavailable."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnavailable(f"The store cannot be read: {error.strerror}.") from error
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Turn an OSError into StoreReadOnly where we may not write, else into StoreError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NOT_ALLOWED:
+            raise StoreReadOnly(f"The store is read-only here: {error.strerror}.") from error
+        raise StoreError(f"The store could not be written: {error.strerror}.") from error
+
+
+class LocalDirectory:
+    """``root`` and what is below it. Folders are never reached through symbolic links, except ``root`` itself."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def path(self, relative: str) -> Path:
+        return self.root / relative
+
+    def entries(self, folder: str = "") -> dict[str, bool] | None:
+        """Name -> whether it is a real folder; None when there is no such folder.
+
+        Raises:
+            StoreUnavailable: the root is missing, or it or the folder cannot be read.
+        """
+        with reading():
+            found = _scan(self.root)
+            if not folder:
+                return found
+            try:
+                return None if self.path(folder).is_symlink() else _scan(self.path(folder))
+            except OSError as error:
+                if error.errno in _NOT_THERE:
+                    return None
+                raise
+
+    def exists(self, relative: str) -> bool:
+        """Whether something is there. What cannot be looked at counts: reading it will tell what is wrong."""
+        try:
+            self.path(relative).lstat()
+        except OSError as error:
+            return error.errno not in _NOT_THERE
+        return True
+
+    def read(self, relative: str) -> bytes | None:
+        """Content of a small file, None when there is none."""
+        with reading():
+            try:
+                with self.path(relative).open("rb") as file:
+                    content = file.read(MAX_SMALL_FILE_BYTES + 1)
+            except FileNotFoundError:
+                return None
+        if len(content) > MAX_SMALL_FILE_BYTES:
+            raise StoreError(f"{self.path(relative).name} is too large to be what it should be.")
+        return content
+
+    def make_folder(self, folder: str) -> None:
+        """Make a folder below the root, unless it is there; the root itself is never made."""
+        self.entries()
+        path = self.path(folder)
+        with writing():
+            with suppress(FileExistsError):
+                path.mkdir()
+                # Another user's service reads it, whatever the umask of this one.
+                path.chmod(path.stat().st_mode | FOLDER_MODE)
+            # Even where it was there: who made it may have been killed before this.
+            fsync_path(self.root)
+
+    def replace(self, relative: str, content: bytes) -> None:
+        """Replace a file in one step, on the disk when this returns. Only under the lock of its folder."""
+        target = self.path(relative)
+        temporary = target.with_name(STAGING_PREFIX + target.name)
+        with writing():
+            temporary.unlink(missing_ok=True)
+            write_durably(temporary, content)
+            temporary.replace(target)
+            fsync_path(target.parent)
+
+    @contextmanager
+    def locked(self, folder: str) -> Iterator[None]:
+        """Hold the exclusive lock of a folder: among threads as among processes. Not reentrant."""
+        with writing():
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(self.path(folder) / LOCK, flags, 0o666)
+        try:
+            with writing():
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def private_folder(self, folder: str) -> Iterator[str]:
+        """A new private folder in ``folder``, removed at the end unless it was moved away.
+
+        The flock on it says that its owner lives; ``clear`` leaves it alone until the owner has gone.
+        """
+        relative = f"{folder}/{STAGING_PREFIX}{secrets.token_hex(8)}"
+        with self.locked(folder), writing():
+            self.path(relative).mkdir(PRIVATE_FOLDER_MODE)
+            claim = _claim(self.path(relative))
+        try:
+            yield relative
+        finally:
+            shutil.rmtree(self.path(relative), ignore_errors=True)
+            if claim is not None:
+                os.close(claim)
+
+    def move(self, source: str, target: str) -> bool:
+        """Rename a folder within its parent, on the disk when this returns; False when ``target`` is there already.
+
+        Only under the lock of the parent.
+        """
+        with writing():
+            try:
+                rename_no_replace(self.path(source), self.path(target))
+            except FileExistsError:
+                return False
+            fsync_path(self.path(target).parent)
+        return True
+
+    def clear(self, folder: str) -> list[str]:
+        """Remove what killed writers left in ``folder``; the names of what has gone."""
+        if not self._remains(folder):
+            return []
+        claims: dict[str, int] = {}
+        try:
+            with self.locked(folder):
+                remains = self._remains(folder)
+                for name, is_folder in remains.items():
+                    with suppress(OSError):
+                        if not is_folder:
+                            (self.path(folder) / name).unlink()
+                        elif (claim := _claim(self.path(folder) / name)) is not None:
+                            claims[name] = claim
+            # Not under the lock: large folders take their time, and the claims keep others away.
+            for name in claims:
+                shutil.rmtree(self.path(folder) / name, ignore_errors=True)
+        finally:
+            for claim in claims.values():
+                os.close(claim)
+        return [name for name in remains if not self.exists(f"{folder}/{name}")]
+
+    def _remains(self, folder: str) -> dict[str, bool]:
+        entries = self.entries(folder) or {}
+        return {name: entries[name] for name in sorted(entries) if name.startswith((STAGING_PREFIX, DELETED_PREFIX))}
+
+
+def _scan(folder: Path) -> dict[str, bool]:
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+
+
+def _claim(folder: Path) -> int | None:
+    """Take the flock of a folder that says that its owner lives; None when somebody has it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return descriptor

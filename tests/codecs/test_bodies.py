@@ -1,0 +1,126 @@
+"""Bodies of any media type."""
+
+import gzip
+import io
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from service.codecs import ARROW, JPEG, JSON, NDJSON, NPY, PNG, Answer, Decoded, Limits, answer_types, decode, encode
+from service.errors import InvalidOption, NotAcceptable, TooLarge, UnsupportedMediaType
+from service.schemas import ANOMALY_SCORE, DENOISE, ENCODE, OPERATIONS, RECONSTRUCT, Array, InputSchema
+from tests.codecs.samples import IMAGE, NUMBERS, npy
+from tests.codecs.test_arrow import lists, stream
+
+PIXELS = np.array([[0, 51, 102], [153, 204, 255]], np.uint8)
+VALUES = (PIXELS / 255).astype(np.float32)[None]
+
+
+def decoded(media_type: str, body: bytes, encoding: str = "identity", **more: Any) -> Decoded:
+    given: dict[str, Any] = {"schema": IMAGE, "operation": ANOMALY_SCORE, "query": {}, "limits": Limits()} | more
+    return decode(media_type, body, encoding, **given)
+
+
+def _png() -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(PIXELS).save(sink, format="PNG")
+    return sink.getvalue()
+
+
+BODIES = {
+    JSON: orjson.dumps({"instances": VALUES}, option=orjson.OPT_SERIALIZE_NUMPY),
+    NPY: npy(VALUES),
+    ARROW: stream(lists(VALUES)),
+    PNG: _png(),
+}
+
+
+@pytest.mark.parametrize("media_type", BODIES)
+def test_every_encoding_gives_the_same_rows(media_type: str) -> None:
+    """Compressed or not."""
+    body = BODIES[media_type]
+    for rows in (decoded(media_type, body).rows, decoded(media_type, gzip.compress(body), "gzip").rows):
+        np.testing.assert_allclose(rows["instances"], VALUES, rtol=1e-6)
+
+
+@pytest.mark.parametrize("media_type", [NPY, ARROW, PNG])
+def test_options_come_from_the_query(media_type: str) -> None:
+    """Where the body is not JSON."""
+    assert decoded(media_type, BODIES[media_type], query={"explain": "3"}).options.explain == 3
+    with pytest.raises(InvalidOption):
+        decoded(JSON, BODIES[JSON], query={"explain": "3"})
+
+
+def test_only_arrow_is_passed_through() -> None:
+    """And only when it was asked for."""
+    assert decoded(ARROW, BODIES[ARROW]).table is None
+    assert decoded(ARROW, BODIES[ARROW], query={"passthrough": "true"}).table.column_names == ["instances"]
+    with pytest.raises(InvalidOption):
+        decoded(NPY, BODIES[NPY], query={"passthrough": "true"})
+
+
+def test_json_has_its_own_limit() -> None:
+    """Parsing takes longer than copying, so that less of it may come out of a compressed body."""
+    body = gzip.compress(BODIES[JSON] + b" " * 5000)
+    with pytest.raises(TooLarge):
+        decoded(JSON, body, "gzip", limits=Limits(max_json_bytes=5000))
+    decoded(NPY, gzip.compress(BODIES[NPY]), "gzip", limits=Limits(max_json_bytes=10))
+
+
+def test_unknown_encodings_are_refused() -> None:
+    """Of the body and of its compression."""
+    with pytest.raises(UnsupportedMediaType):
+        decoded("text/plain", b"")
+    with pytest.raises(UnsupportedMediaType):
+        decoded(JSON, BODIES[JSON], "br")
+    with pytest.raises(UnsupportedMediaType):
+        decoded(JPEG, BODIES[PNG], schema=NUMBERS)
+
+
+RESULTS: dict[str, dict[str, Array]] = {
+    "encode": {"latent": np.ones((1, 2), np.float32)},
+    "reconstruct": {"reconstruction": VALUES, "error": np.ones(1, np.float32)},
+    "denoise": {"denoised": VALUES},
+    "anomaly_score": {
+        "score": np.ones(1, np.float32),
+        "p_value": np.ones(1, np.float32),
+        "is_anomaly": np.array([True]),
+    },
+}
+
+
+def _answer(operation: Any, schema: InputSchema = IMAGE) -> Answer:
+    results = RESULTS[operation.name]
+    return Answer(operation=operation, schema=schema, model="m", version=3, results=results, threshold=0.5)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_every_operation_answers_in_every_encoding(operation: Any) -> None:
+    """With the same numbers."""
+    answer = _answer(operation)
+    name, output = operation.results[0]
+    first = answer.results[output]
+    table = pa.ipc.open_stream(encode(ARROW, answer)).read_all()
+    answered = (
+        orjson.loads(encode(JSON, answer))[name],
+        [orjson.loads(line)[output] for line in encode(NDJSON, answer).splitlines()],
+        np.load(io.BytesIO(encode(NPY, answer))),
+        table.column(name).to_pylist(),
+    )
+    assert all(np.array_equal(np.array(values, dtype=first.dtype), first) for values in answered)
+    assert answer_types(operation)[:4] == (JSON, NPY, ARROW, NDJSON)
+
+
+def test_images_answer_in_png() -> None:
+    """Where the answer is an image."""
+    for operation in (RECONSTRUCT, DENOISE):
+        assert answer_types(operation)[-1] == PNG
+        assert np.asarray(Image.open(io.BytesIO(encode(PNG, _answer(operation))))).tolist() == PIXELS.tolist()
+    for operation in (ENCODE, ANOMALY_SCORE):
+        assert PNG not in answer_types(operation)
+        with pytest.raises(NotAcceptable):
+            encode(PNG, _answer(operation))
