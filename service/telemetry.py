@@ -90,6 +90,29 @@ class Telemetry:
             buckets=LATENCY_BUCKETS_S,
             registry=r,
         )
+        self._shadow_rows = Counter(
+            "autoencoder_shadow_rows", "Live rows that the candidate scored as well.", ["model", "version"], registry=r
+        )
+        self._shadow_disagreements = Counter(
+            "autoencoder_shadow_disagreements",
+            "Of these, rows on whose flag the candidate and the version that answered differ.",
+            ["model", "version"],
+            registry=r,
+        )
+        self._score_drift = Gauge(
+            "autoencoder_score_drift_psi",
+            "Population stability index of live scores against the calibration's.",
+            ["model", "version"],
+            registry=r,
+            multiprocess_mode="livemax",
+        )
+        self._feature_drift = Gauge(
+            "autoencoder_feature_drift_psi",
+            "Population stability index of the feature that moved most from the training rows.",
+            ["model", "version"],
+            registry=r,
+            multiprocess_mode="livemax",
+        )
         stages: tuple[Stage, ...] = ("decode", "queue", "model", "encode")
         self._stages = {stage: self._stage_seconds.labels(stage) for stage in stages}
         self._request_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
@@ -139,12 +162,21 @@ class Telemetry:
         if anomalies:
             self._anomalies.labels(model, version).inc(anomalies)
 
+    def rows_shadowed(self, model: str, version: int, rows: int, disagreements: int) -> None:
+        self._shadow_rows.labels(model, version).inc(rows)
+        self._shadow_disagreements.labels(model, version).inc(disagreements)
+
+    def drifted(self, model: str, version: int, *, score: float, worst_feature: float) -> None:
+        self._score_drift.labels(model, version).set(score)
+        self._feature_drift.labels(model, version).set(worst_feature)
+
     def loop_lagged(self, seconds: float) -> None:
         self._loop_lag.observe(seconds)
 
     def models_changed(self, loaded: set[tuple[str, int]], *, ready: bool) -> None:
         self._ready.set(ready)
-        self._loaded.clear()
+        for gauge in (self._loaded, self._score_drift, self._feature_drift):
+            gauge.clear()
         for model, version in loaded:
             self._loaded.labels(model, version).set(1)
 

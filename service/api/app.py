@@ -20,7 +20,8 @@ from service.api.routes import OperationRoutes
 from service.batching import Batcher, BatchLimits
 from service.runtime import ModelManager, ModelStatus
 from service.runtime.loaded_model import LoadedModel, load_version
-from service.schemas import Results, Rows
+from service.runtime.traffic import LiveTraffic
+from service.schemas import ANOMALY_SCORE, Results, Rows
 from service.settings import Settings, load_settings
 from service.store import Store
 from service.telemetry import METRICS_CONTENT_TYPE, Telemetry
@@ -47,19 +48,30 @@ class Service:
             load=load,
             on_change=self._models_changed,
         )
+        self.traffic = LiveTraffic(
+            self.manager,
+            self.telemetry,
+            shadow_share=settings.shadow_share,
+            drift_window_rows=settings.drift_window_rows,
+        )
         self.executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="codec")
         self.operations: Operations
 
     def _models_changed(self, models: Mapping[str, ModelStatus]) -> None:
         loaded = {(model.name, version) for model in models.values() for version in model.loaded}
         self.telemetry.models_changed(loaded, ready=self.manager.not_ready_reason is None)
+        self.traffic.models_changed(models)
 
     def _run_batch(self, key: BatchKey, rows: Rows) -> Results:
         loaded, signature = key
         results = loaded.run(signature, rows)
-        if "p_value" in results:
-            self.telemetry.rows_scored(loaded.name, loaded.version, results["p_value"], results["is_anomaly"])
+        if signature == ANOMALY_SCORE.name:
+            self.traffic.scored(loaded, rows, results)
         return results
+
+    def exposition(self) -> bytes:
+        self.traffic.publish_drift()
+        return self.telemetry.exposition()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -82,6 +94,7 @@ class Service:
         self.operations = Operations(batcher, self.telemetry, max_explain_rows=settings.max_explain_rows)
         await asyncio.to_thread(self.manager.refresh)
         self.manager.start(settings.watch_interval_s)
+        self.traffic.start()
         lag = asyncio.create_task(self._watch_lag())
         try:
             yield
@@ -90,6 +103,7 @@ class Service:
             await batcher.drain()
             lag.cancel()
             self.manager.stop()
+            self.traffic.stop()
             batcher.close()
             self.executor.shutdown(wait=False)
 
@@ -131,12 +145,12 @@ def create_app(settings: Settings | None = None, *, load: Callable[[Path], Loade
     )
     app.state.service = service
     app.state.access = service.access
-    app.include_router(model_routes(service.manager))
+    app.include_router(model_routes(service.manager, service.traffic))
     app.include_router(
         service_routes(
             service.manager,
             draining=lambda: service.draining,
-            exposition=service.telemetry.exposition,
+            exposition=service.exposition,
             metrics_type=METRICS_CONTENT_TYPE,
         )
     )

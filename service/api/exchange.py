@@ -7,7 +7,7 @@ a request. FastAPI still documents their routes.
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl
 
@@ -25,8 +25,11 @@ LEAVING_CHECK_S = 0.05
 """Requests that take longer than this are given up when their caller leaves; shorter ones are not worth a watch."""
 
 _UNBOUNDED = 2**62
+_MAX_STREAM_RATIO = 100
+"""A compressed stream of any length is fine; one whose rows compress better than this is there to keep us busy."""
 _COMPRESSED_SLICE_BYTES = 1024
-"""Decompressed at once: what becomes 32 MiB at the very most (zstd), and seldom more than 20 KiB."""
+"""Of a stream, decompressed at once: what becomes 32 MiB at the very most (zstd), and seldom more than 20 KiB."""
+_PIECE_BYTES = 64 * 2**10
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
@@ -166,11 +169,11 @@ class Exchange:
 
         Raises:
             DeadlineExceeded: nothing arrived in time.
-            TooLarge: one received piece decompresses to more than ``decoded_limit``.
+            TooLarge: it decompresses to more than ``decoded_limit`` and ``_MAX_STREAM_RATIO`` times its size together.
             CallerLeft: the connection closed.
         """
         decompressor = Decompressor(self.content_encoding, _UNBOUNDED)
-        more = True
+        left, more = decoded_limit, True
         while more:
             try:
                 async with asyncio.timeout(self._timeout_s):
@@ -179,14 +182,13 @@ class Exchange:
                 raise DeadlineExceeded("The body did not arrive in time.") from error
             if self.content_encoding == "identity":
                 yield chunk
-                continue
-            left = decoded_limit
-            for at in range(0, len(chunk), _COMPRESSED_SLICE_BYTES):
-                piece = decompressor.feed(chunk[at : at + _COMPRESSED_SLICE_BYTES])
-                left -= len(piece)
-                if left < 0:
-                    raise TooLarge(f"A piece of the stream decompresses to more than {decoded_limit} bytes.")
-                yield piece
+            else:
+                left += _MAX_STREAM_RATIO * len(chunk)
+                for piece in _decompressed(chunk, decompressor):
+                    left -= len(piece)
+                    if left < 0:
+                        raise TooLarge("The stream decompresses to far more than its size.")
+                    yield piece
         yield decompressor.finish()
 
     def _announced(self, limit: int) -> int:
@@ -250,6 +252,19 @@ class Exchange:
 
     async def send_part(self, body: bytes, *, more: bool = True) -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+def _decompressed(chunk: bytes, decompressor: Decompressor) -> Iterator[bytes]:
+    """What one received chunk decompresses to, in pieces of moderate size."""
+    pieces: list[bytes] = []
+    size = 0
+    for at in range(0, len(chunk), _COMPRESSED_SLICE_BYTES):
+        pieces.append(decompressor.feed(chunk[at : at + _COMPRESSED_SLICE_BYTES]))
+        size += len(pieces[-1])
+        if size >= _PIECE_BYTES:
+            yield b"".join(pieces)
+            pieces, size = [], 0
+    yield b"".join(pieces)
 
 
 def request_id(headers: dict[bytes, bytes]) -> str:

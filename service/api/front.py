@@ -8,7 +8,11 @@ from starlette.types import Message, Receive, Scope, Send
 from service.api.errors import PROBLEM_TYPE, problem_body
 from service.api.exchange import request_id
 from service.api.routes import OperationRoutes
+from service.errors import TooLarge
 from service.telemetry import request_id_of_context
+
+MAX_BODY_BYTES = 64 * 2**10
+"""Of the routes that FastAPI answers: none of them takes more than a few words."""
 
 
 class AutoencoderApp(FastAPI):
@@ -25,7 +29,7 @@ class AutoencoderApp(FastAPI):
         elif self._allowed_hosts and _host(scope) not in self._allowed_hosts:
             await _refuse_host(scope, send)
         elif not await self._operation_routes.answer(scope, receive, send):
-            await super().__call__(scope, receive, _with_request_id(scope, send))
+            await super().__call__(scope, _bounded(receive), _with_request_id(scope, send))
 
 
 def _host(scope: Scope) -> str:
@@ -43,6 +47,21 @@ async def _refuse_host(scope: Scope, send: Send) -> None:
     headers.append((b"x-request-id", given.encode()))
     await send({"type": "http.response.start", "status": 400, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _bounded(receive: Receive) -> Receive:
+    """FastAPI collects the whole body of a request, before it looks at a key."""
+    received = 0
+
+    async def receive_bounded() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > MAX_BODY_BYTES:
+            raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+        return message
+
+    return receive_bounded
 
 
 def _with_request_id(scope: Scope, send: Send) -> Send:

@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.access import Access, Role
-from service.errors import InvalidVersion, ModelNotFound, VersionNotFound
-from service.runtime import ModelManager, ModelStatus, VersionState, VersionStatus
+from service.errors import InvalidVersion, ModelNotFound, NotReady, VersionNotFound
+from service.runtime import ModelManager, ModelStatus, Target, VersionState, VersionStatus
+from service.runtime.traffic import LiveTraffic
 from service.schemas import InputSchema
 from service.store import MODEL_CARD, Manifest, RowCounts, SignatureSpec
 
@@ -19,6 +21,7 @@ QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
 
 ModelName = Annotated[str, Path(description="Name of a model.")]
 VersionNumber = Annotated[int, Path(ge=1, lt=10**18, description="Number of a version.")]
+VersionQuery = Annotated[int | None, Query(ge=1, lt=10**18, description="A version; unset: the default one.")]
 AliasName = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Name of an alias.")]
 
 
@@ -72,9 +75,49 @@ class VersionDetail(VersionSummary):
     model_card: str = Field(description="Markdown.")
 
 
+class ShadowDetail(BaseModel):
+    """What the version behind ``candidate`` said of live rows, beside the version that answered."""
+
+    version: int
+    against: int
+    since: datetime
+    rows: int
+    both: int = Field(description="Rows that both call anomalies.")
+    only_candidate: int
+    only_current: int
+    disagreement: float = Field(description="Share of rows on whose flag the two differ.")
+    p_value_shift: float = Field(description="Mean p-value of the candidate less that of the current version.")
+    p_value_distance: float = Field(description="Mean absolute difference of the p-values.")
+    score_ratio: float | None = Field(description="Mean score of the candidate over that of the current version.")
+    failures: int = Field(description="Batches on which the candidate failed.")
+
+
+class FeatureDrift(BaseModel):
+    name: str | int
+    psi: float = Field(description="Population stability index; over 0.1 a shift, over 0.25 a large one.")
+    ks: float = Field(description="Kolmogorov-Smirnov distance.")
+    missing: float = Field(description="Share of missing values, live.")
+    reference_missing: float = Field(description="Share of missing values in training.")
+
+
+class DriftDetail(BaseModel):
+    """Live rows of one version against those it was trained on, since this process loaded it."""
+
+    model: str
+    version: int
+    since: datetime
+    scored_rows: int
+    sampled_rows: int = Field(description="Rows that the distributions are taken from; older ones fade.")
+    alert_rate: float = Field(description="Share of scored rows over the version's threshold.")
+    false_alarm_rate: float = Field(description="The share that is to be expected on rows like the training rows.")
+    score: FeatureDrift
+    features: list[FeatureDrift]
+
+
 class ModelDetail(ModelSummary):
     serving: dict[str, int] = Field(description="The version that answers for each alias now.")
     version: VersionDetail | None = Field(description="The default version, or the newest when none is loaded.")
+    shadow: ShadowDetail | None = Field(description="The candidate on live traffic, once it has been tried.")
 
 
 class AliasChange(BaseModel):
@@ -99,7 +142,7 @@ def callers_only(request: Request) -> None:
     access.check(dict(request.scope["headers"]), Role.CALLER)
 
 
-def model_routes(manager: ModelManager) -> APIRouter:
+def model_routes(manager: ModelManager, traffic: LiveTraffic) -> APIRouter:
     """Routes under ``/models``. Reading needs a key where keys are set, changing an alias an admin key."""
     router = APIRouter(tags=["models"], dependencies=[Depends(callers_only)])
 
@@ -118,7 +161,31 @@ def model_routes(manager: ModelManager) -> APIRouter:
         status = manager.model(model)
         shown = status.default_version or (status.versions[-1].version if status.versions else None)
         detail = None if shown is None else await asyncio.to_thread(_detail_or_none, manager, status, shown)
-        return ModelDetail(**_summary(status), serving=dict(status.serving), version=detail)
+        shadow = traffic.shadow(status.name)
+        return ModelDetail(
+            **_summary(status),
+            serving=dict(status.serving),
+            version=detail,
+            shadow=ShadowDetail(**asdict(shadow), disagreement=shadow.disagreement) if shadow else None,
+        )
+
+    @router.get("/models/{model}/drift", summary="Live rows against the rows of training")
+    async def show_drift(model: ModelName, version: VersionQuery = None) -> DriftDetail:
+        loaded = manager.acquire(Target(model, version))
+        report = await asyncio.to_thread(traffic.drift, loaded)
+        if report is None:
+            raise NotReady("This version is not watched yet.")
+        return DriftDetail(
+            model=loaded.name,
+            version=loaded.version,
+            since=report.since,
+            scored_rows=report.scored_rows,
+            sampled_rows=report.sampled_rows,
+            alert_rate=report.alert_rate,
+            false_alarm_rate=loaded.false_alarm_rate,
+            score=FeatureDrift(**asdict(report.score)),
+            features=[FeatureDrift(**asdict(feature)) for feature in report.features],
+        )
 
     @router.get("/models/{model}/versions/{version}", summary="One version: schema, calibration, metrics, model card")
     async def show_version(model: ModelName, version: VersionNumber) -> VersionDetail:
@@ -200,7 +267,7 @@ def _detail(manager: ModelManager, model: ModelStatus, version: int) -> VersionD
     loaded = model.loaded.get(version)
     manifest = loaded.manifest if loaded else manager.store.manifest(model.name, version)
     card = manager.store.path(model.name, version) / MODEL_CARD
-    shown = manifest.model_dump(exclude={"schema_version", "calibration", "digests", "model", "version"})
+    shown = manifest.model_dump(exclude={"schema_version", "calibration", "reference", "digests", "model", "version"})
     return VersionDetail(
         **_state(status),
         **shown,

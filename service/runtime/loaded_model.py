@@ -135,4 +135,3 @@ def _agree(answer: np.ndarray[Any, Any], expected: Any) -> bool:
         return bool(np.array_equal(answer, np.asarray(expected)))
     wanted = np.asarray(expected, np.float32)
     return answer.shape == wanted.shape and np.allclose(answer, wanted, rtol=GOLDEN_RTOL, atol=GOLDEN_ATOL)
-

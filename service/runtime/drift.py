@@ -1,0 +1,154 @@
+"""How far live rows have moved from the rows that a version was trained on, feature by feature."""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.schemas import INSTANCES, Results, Rows
+from service.store import FeatureReference, Manifest
+
+SAMPLED_ROWS_PER_S = 500
+"""Rows a second that the distributions are taken from; counting every row would cost as much as scoring it."""
+ROWS_AT_ONCE = 64
+SMOOTHING = 1e-4
+"""Least share of a bin, so that an empty one does not make the index infinite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Distance of a live distribution from the reference, over the same bins."""
+
+    name: str | int
+    psi: float
+    """Population stability index: 0 for equal distributions; over 0.1 a shift, over 0.25 a large one.
+
+    Source: Yurdakul and Naranjo, Statistical properties of the population stability index (Journal of Risk Model
+    Validation 14, 2020).
+    """
+    ks: float
+    """Kolmogorov-Smirnov distance at the edges of the bins, from 0 to 1."""
+    missing: float
+    """Share of missing values, live."""
+    reference_missing: float
+
+
+@dataclass(frozen=True, slots=True)
+class DriftReport:
+    since: datetime
+    scored_rows: int
+    sampled_rows: int
+    anomalies: int
+    score: Drift
+    features: tuple[Drift, ...]
+    """In the order of the columns, or of the values of a row."""
+
+    @property
+    def alert_rate(self) -> float:
+        return self.anomalies / self.scored_rows if self.scored_rows else 0.0
+
+
+class DriftMonitor:
+    """Counts the scored rows of one version into the bins of its reference. Safe to call from several threads."""
+
+    def __init__(self, manifest: Manifest, *, window_rows: int) -> None:
+        scores = np.asarray(manifest.calibration.scores, np.float32)
+        self._score = _Bins([_score_reference(scores)])
+        self._features = _Bins(manifest.reference)
+        self._window_rows = window_rows
+        self._lock = threading.Lock()
+        self._since = datetime.now(UTC)
+        self._scored = self._anomalies = 0
+        self._allowance = float(SAMPLED_ROWS_PER_S)
+        self._refilled = time.monotonic()
+
+    def observe(self, rows: Rows, results: Results) -> None:
+        """Count one batch of scored rows."""
+        with self._lock:
+            self._scored += len(results["score"])
+            self._anomalies += int(np.count_nonzero(results["is_anomaly"]))
+            sample = self._sample(len(results["score"]))
+            if not sample:
+                return
+            self._score.count(results["score"][:sample, None])
+            self._features.count(rows[INSTANCES][:sample].reshape(sample, -1))
+            if self._features.rows > self._window_rows:
+                self._score.fade()
+                self._features.fade()
+
+    def _sample(self, rows: int) -> int:
+        """How many rows of a batch to count now."""
+        now = time.monotonic()
+        earned = (now - self._refilled) * SAMPLED_ROWS_PER_S
+        self._allowance = min(float(SAMPLED_ROWS_PER_S), self._allowance + earned)
+        self._refilled = now
+        sample = min(rows, ROWS_AT_ONCE, int(self._allowance))
+        self._allowance -= sample
+        return sample
+
+    def report(self) -> DriftReport:
+        with self._lock:
+            return DriftReport(
+                since=self._since,
+                scored_rows=self._scored,
+                sampled_rows=round(self._features.rows),
+                anomalies=self._anomalies,
+                score=self._score.drifts()[0],
+                features=tuple(self._features.drifts()),
+            )
+
+
+class _Bins:
+    """Counts of several features over bins of their own; (features, bins + 1), the last one for missing values."""
+
+    def __init__(self, references: Sequence[FeatureReference]) -> None:
+        self._references = references
+        width = max((len(reference.edges) for reference in references), default=0)
+        self._edges = np.full((len(references), width), np.inf, np.float32)
+        for at, reference in enumerate(references):
+            self._edges[at, : len(reference.edges)] = reference.edges
+        self._counts = np.zeros((len(references), width + 2), np.float64)
+        self.rows = 0.0
+
+    def count(self, values: NDArray[np.float32]) -> None:
+        """Add values of shape (rows, features); more features than have a reference are left out."""
+        values = values[:, : len(self._references)]
+        bins = (values[:, :, None] > self._edges).sum(axis=2)
+        bins[np.isnan(values)] = self._counts.shape[1] - 1
+        offsets = np.arange(values.shape[1]) * self._counts.shape[1]
+        flat = np.bincount((bins + offsets).ravel(), minlength=self._counts.size)
+        self._counts += flat.reshape(self._counts.shape)
+        self.rows += len(values)
+
+    def fade(self) -> None:
+        self._counts /= 2
+        self.rows /= 2
+
+    def drifts(self) -> list[Drift]:
+        return [
+            _drift(reference, self._counts[at, : len(reference.edges) + 1], float(self._counts[at, -1]))
+            for at, reference in enumerate(self._references)
+        ]
+
+
+def _score_reference(scores: NDArray[np.float32]) -> FeatureReference:
+    edges = np.unique(np.quantile(scores, np.arange(0.1, 1, 0.1), method="inverted_cdf"))
+    shares = np.bincount(np.searchsorted(edges, scores), minlength=len(edges) + 1) / len(scores)
+    return FeatureReference(name="score", edges=tuple(edges.tolist()), shares=tuple(shares.tolist()), missing=0.0)
+
+
+def _drift(reference: FeatureReference, counts: NDArray[np.float64], missing: float) -> Drift:
+    present = counts.sum()
+    total = present + missing
+    live_missing = missing / total if total else 0.0
+    if not present:
+        return Drift(reference.name, 0.0, 0.0, live_missing, reference.missing)
+    expected = np.maximum(np.asarray(reference.shares), SMOOTHING)
+    live = np.maximum(counts / present, SMOOTHING)
+    psi = float(np.sum((live - expected) * np.log(live / expected)))
+    distance = np.abs(np.cumsum(counts / present) - np.cumsum(reference.shares))
+    return Drift(reference.name, psi, float(distance[:-1].max(initial=0.0)), live_missing, reference.missing)

@@ -1,0 +1,65 @@
+"""What is learnt from live rows, beside answering them: counts, drift, and the candidate's shadow."""
+
+from collections.abc import Mapping
+
+from service.runtime.drift import DriftMonitor, DriftReport
+from service.runtime.loaded_model import LoadedModel
+from service.runtime.manager import ModelManager, ModelStatus
+from service.runtime.shadow import CANDIDATE, Shadow, ShadowReport
+from service.schemas import Results, Rows
+from service.telemetry import Telemetry
+
+
+class LiveTraffic:
+    """Is shown every scored batch on the model's thread, so it counts whole batches and nothing a request."""
+
+    def __init__(
+        self, manager: ModelManager, telemetry: Telemetry, *, shadow_share: float, drift_window_rows: int
+    ) -> None:
+        self._manager = manager
+        self._telemetry = telemetry
+        self._drift_window_rows = drift_window_rows
+        self._monitors: Mapping[LoadedModel, DriftMonitor] = {}
+        self._shadow = Shadow(self._candidate, share=shadow_share, observe=telemetry.rows_shadowed)
+
+    def start(self) -> None:
+        self._shadow.start()
+
+    def stop(self) -> None:
+        self._shadow.stop()
+
+    def models_changed(self, models: Mapping[str, ModelStatus]) -> None:
+        """Watch what is loaded now, and forget what is not."""
+        loaded = [version for model in models.values() for version in model.loaded.values()]
+        self._monitors = {version: self._monitors.get(version) or self._monitor(version) for version in loaded}
+
+    def _monitor(self, loaded: LoadedModel) -> DriftMonitor:
+        return DriftMonitor(loaded.manifest, window_rows=self._drift_window_rows)
+
+    def _candidate(self, model: str) -> LoadedModel | None:
+        status = self._manager.models.get(model)
+        if status is None:
+            return None
+        return status.loaded.get(status.serving.get(CANDIDATE, 0))
+
+    def scored(self, loaded: LoadedModel, rows: Rows, results: Results) -> None:
+        """Take in one scored batch."""
+        self._telemetry.rows_scored(loaded.name, loaded.version, results["p_value"], results["is_anomaly"])
+        monitor = self._monitors.get(loaded)
+        if monitor is not None:
+            monitor.observe(rows, results)
+        self._shadow.offer(loaded, rows, results)
+
+    def drift(self, loaded: LoadedModel) -> DriftReport | None:
+        monitor = self._monitors.get(loaded)
+        return monitor.report() if monitor else None
+
+    def shadow(self, model: str) -> ShadowReport | None:
+        return self._shadow.report(model)
+
+    def publish_drift(self) -> None:
+        """Bring the drift metrics up to date; called when they are read."""
+        for loaded, monitor in self._monitors.items():
+            report = monitor.report()
+            worst = max((feature.psi for feature in report.features), default=0.0)
+            self._telemetry.drifted(loaded.name, loaded.version, score=report.score.psi, worst_feature=worst)

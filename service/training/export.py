@@ -1,0 +1,106 @@
+"""Writing a version's files: the SavedModel, the Keras model, and the sample request with its golden outputs."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.schemas import ANOMALY_SCORE, INSTANCES, ColumnType, InputSchema
+from service.store import GOLDEN_OUTPUTS, KERAS_MODEL, SAMPLE_REQUEST, Calibration, SignatureSpec, TensorSpec
+from service.training.graph import ServingGraph, compile_for_rows, map_rows, run_signature, signatures
+from service.training.quiet import tf
+
+SAMPLE_ROWS = 8
+CLOSE = 1e-4
+SERVING_DEFAULT = "serving_default"
+
+
+def export(
+    folder: Path,
+    graph: ServingGraph,
+    calibration: Calibration,
+    *,
+    denoises: bool,
+    sample: NDArray[np.float32],
+) -> dict[str, SignatureSpec]:
+    """Write everything that a service loads into ``folder``; what the signatures take and give.
+
+    The golden outputs are those of the graph around the trained network, computed before anything is written.
+    """
+    functions = signatures(graph, calibration, denoises=denoises)
+    golden = {name: run_signature(function, {INSTANCES: sample}) for name, function in functions.items()}
+    module = tf.Module()
+    module.weights = [variable.value for variable in graph.serving.network.variables]
+    tf.saved_model.save(module, str(folder), {SERVING_DEFAULT: functions[ANOMALY_SCORE.name], **functions})
+    (folder / KERAS_MODEL).parent.mkdir(exist_ok=True)
+    with warnings.catch_warnings():
+        # Keras copies TensorFlow variables in a way that NumPy 2 deprecates.
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        graph.trained.network.save(folder / KERAS_MODEL)
+    _write_json(folder / SAMPLE_REQUEST, request_body(sample, graph.schema))
+    _write_json(folder / GOLDEN_OUTPUTS, {name: _lists(outputs) for name, outputs in golden.items()})
+    return {name: _spec(function) for name, function in functions.items()}
+
+
+def choose_sample(graph: ServingGraph, calibration: Calibration, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A few of the raw ``rows``, for the sample request.
+
+    Rows whose score nearly ties with a calibration score come last: on another processor rounding may put them on the
+    other side of it, and their golden p-value would be wrong there.
+    """
+    rows = rows[: 8 * SAMPLE_ROWS]
+    scores = map_rows(compile_for_rows(graph.scores, graph.schema), rows)
+    gaps = np.abs(scores[:, None] - np.array(calibration.scores, np.float32)).min(axis=1)
+    ties = gaps <= CLOSE * np.abs(scores)
+    return rows[np.argsort(ties, kind="stable")[:SAMPLE_ROWS]]
+
+
+def request_body(rows: NDArray[np.float32], schema: InputSchema) -> dict[str, Any]:
+    """The JSON request of raw rows: objects for named columns, nested lists otherwise, null for what is missing."""
+    if not schema.columns:
+        return {"instances": _nulled(rows.tolist())}
+    names = [(column.name, column.type is ColumnType.BOOLEAN) for column in schema.columns]
+    return {
+        "instances": [
+            {name: _cell(value, is_boolean) for (name, is_boolean), value in zip(names, row, strict=True)}
+            for row in rows.tolist()
+        ]
+    }
+
+
+def _cell(value: float, is_boolean: bool) -> float | bool | None:
+    if value != value:  # noqa: PLR0124 - NaN
+        return None
+    return bool(value) if is_boolean else value
+
+
+def _nulled(values: Any) -> Any:
+    if isinstance(values, list):
+        return [_nulled(value) for value in values]
+    return _cell(values, is_boolean=False)
+
+
+def _lists(outputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    return {name: output.tolist() for name, output in outputs.items()}
+
+
+def _spec(function: Any) -> SignatureSpec:
+    return SignatureSpec(
+        inputs=_tensors(function.structured_input_signature[1] or _positional(function)),
+        outputs=_tensors(function.structured_outputs),
+    )
+
+
+def _positional(function: Any) -> dict[str, Any]:
+    return {spec.name: spec for spec in function.structured_input_signature[0]}
+
+
+def _tensors(specs: dict[str, Any]) -> dict[str, TensorSpec]:
+    return {name: TensorSpec(dtype=spec.dtype.name, shape=tuple(spec.shape)) for name, spec in specs.items()}
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,50 @@
+"""Which rows are fitted, which stop the training, which calibrate the score and which test the result."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import ConfigurationError
+from service.store import RowCounts
+from service.training.config import DEFAULT_LIMITS, SplitShares, TrainingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Row numbers; the four have none in common. Only ``train`` and ``validation`` are seen while fitting."""
+
+    train: NDArray[np.intp]
+    validation: NDArray[np.intp]
+    calibration: NDArray[np.intp]
+    test: NDArray[np.intp]
+
+    @property
+    def counts(self) -> RowCounts:
+        return RowCounts(
+            train=len(self.train),
+            validation=len(self.validation),
+            calibration=len(self.calibration),
+            test=len(self.test),
+        )
+
+
+def split_rows(rows: int, config: TrainingConfig) -> Split:
+    """Shuffle ``rows`` row numbers with the seed and divide them; at least one row goes to each part.
+
+    The shuffle is what makes calibration and later normal rows exchangeable, which the p-values rest on.
+
+    Raises:
+        ConfigurationError: the shares leave too few rows to fit.
+    """
+    order = np.random.default_rng([config.seed, 1]).permutation(rows)
+    shares = config.split or SplitShares()
+    limits = DEFAULT_LIMITS if config.split is None else (rows, rows, rows)
+    held_back = [
+        max(1, min(round(rows * share), limit))
+        for share, limit in zip((shares.validation, shares.calibration, shares.test), limits, strict=True)
+    ]
+    validation, calibration, test, train = np.split(order, np.cumsum(held_back))
+    if len(train) < 2:
+        raise ConfigurationError(f"The split leaves {len(train)} of {rows} rows for fitting; at least 2 are needed.")
+    return Split(train=train, validation=validation, calibration=calibration, test=test)
