@@ -18,8 +18,6 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from service.errors import ConfigurationError
-
 ENV_PREFIX = "AUTOENCODER_"
 FILE_VARIABLE = f"{ENV_PREFIX}SETTINGS_FILE"
 
@@ -31,6 +29,10 @@ def _listed(value: object) -> object:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; one sentence that names it."""
 
 
 class Settings(BaseSettings):
@@ -149,10 +151,10 @@ class Settings(BaseSettings):
         """Refuse to serve strangers by accident.
 
         Raises:
-            ConfigurationError: no key is set and the address can be reached from other machines.
+            SettingsError: no key is set and the address can be reached from other machines.
         """
         if not (self.keys_required or self.on_loopback or self.allow_anonymous):
-            raise ConfigurationError(
+            raise SettingsError(
                 f"{self.host} can be reached from other machines: set {ENV_PREFIX}KEY_HASHES (see `autoencoder key`), "
                 f"or {ENV_PREFIX}ALLOW_ANONYMOUS=true where something else guards the service."
             )
@@ -162,17 +164,17 @@ def load_settings(**arguments: Any) -> Settings:
     """Settings from arguments (None = not given), environment, file and defaults.
 
     Raises:
-        ConfigurationError: one sentence that names the first wrong setting.
+        SettingsError: one sentence that names the first wrong setting.
     """
     file = os.environ.get(FILE_VARIABLE)
     if file and not Path(file).is_file():
-        raise ConfigurationError(f"{FILE_VARIABLE} names a file that does not exist: {file}")
+        raise SettingsError(f"{FILE_VARIABLE} names a file that does not exist: {file}")
     given = {name: value for name, value in arguments.items() if value is not None}
     try:
         return Settings(**given)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
-        raise ConfigurationError(f"Setting '{name}' ({ENV_PREFIX}{name.upper()}): {first['msg']}.") from error
+        raise SettingsError(f"Setting '{name}' ({ENV_PREFIX}{name.upper()}): {first['msg']}.") from error
     except ValueError as error:  # a TOML file that does not parse
-        raise ConfigurationError(f"The settings file cannot be read: {error}") from error
+        raise SettingsError(f"The settings file cannot be read: {error}") from error

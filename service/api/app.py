@@ -135,11 +135,11 @@ def create_app(settings: Settings | None = None, *, load: Callable[[Path], Loade
             executor=service.executor,
         ),
         allowed_hosts=settings.allowed_hosts,
+        path_prefix=settings.root_path,
         title="Autoencoder Service",
         version=__version__,
         summary="Encode, reconstruct, denoise and score rows with a trained autoencoder.",
         lifespan=lifespan,
-        root_path=settings.root_path,
         docs_url=None,
         redoc_url=None,
     )

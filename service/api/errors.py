@@ -18,6 +18,12 @@ log = logging.getLogger(__name__)
 PROBLEM_TYPE = "application/problem+json"
 MAX_PROBLEM_BYTES = 4096
 MAX_TEXT = 200
+_HTTP_DETAILS = {
+    400: "The body cannot be parsed.",
+    404: "There is no such route.",
+    405: "This route has no such method.",
+    413: "The body is too large.",
+}
 
 STATUS: Mapping[type[AutoencoderError], int] = {
     errors.MalformedInput: 400,
@@ -114,8 +120,7 @@ async def _on_validation_error(_request: Request, error: Exception) -> Response:
 async def _on_http_error(_request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = error.headers if isinstance(error, HTTPException) else None
-    detail = {404: "There is no such route.", 405: "This route has no such method."}.get(status, "")
-    body = problem_body(status, detail or HTTPStatus(status).description, _request_id())
+    body = problem_body(status, _HTTP_DETAILS.get(status) or HTTPStatus(status).phrase, _request_id())
     return Response(body, status, headers=headers, media_type=PROBLEM_TYPE)
 
 

@@ -3,12 +3,12 @@
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from service.api.errors import PROBLEM_TYPE, problem_body
 from service.api.exchange import request_id
 from service.api.routes import OperationRoutes
-from service.errors import TooLarge
 from service.telemetry import request_id_of_context
 
 MAX_BODY_BYTES = 64 * 2**10
@@ -18,9 +18,12 @@ MAX_BODY_BYTES = 64 * 2**10
 class AutoencoderApp(FastAPI):
     """FastAPI, with the operation routes in front of its request machinery, which costs more than the model does."""
 
-    def __init__(self, operation_routes: OperationRoutes, *, allowed_hosts: tuple[str, ...], **options: Any) -> None:
+    def __init__(
+        self, operation_routes: OperationRoutes, *, allowed_hosts: tuple[str, ...], path_prefix: str, **options: Any
+    ) -> None:
         super().__init__(**options)
         self._operation_routes = operation_routes
+        self._path_prefix = path_prefix
         self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -29,6 +32,7 @@ class AutoencoderApp(FastAPI):
         elif self._allowed_hosts and _host(scope) not in self._allowed_hosts:
             await _refuse_host(scope, send)
         elif not await self._operation_routes.answer(scope, receive, send):
+            scope.update(root_path=self._path_prefix, path=self._path_prefix + scope["path"])
             await super().__call__(scope, _bounded(receive), _with_request_id(scope, send))
 
 
@@ -58,7 +62,7 @@ def _bounded(receive: Receive) -> Receive:
         message = await receive()
         received += len(message.get("body", b""))
         if received > MAX_BODY_BYTES:
-            raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+            raise HTTPException(413)  # FastAPI takes every other error here for a broken body
         return message
 
     return receive_bounded

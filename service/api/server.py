@@ -13,6 +13,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from http import HTTPStatus
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -39,6 +41,8 @@ BACKLOG = 2048
 SWITCH_INTERVAL_S = 0.0003
 LAME_DUCK_S = 0.5
 """How long connections stay open after the stop has begun, for requests that are on their way."""
+STOP_SILENCE_S = 2.0
+"""A body of which nothing more arrives for so long is given up once the stop has begun."""
 
 
 def _refusal(status: int, detail: str) -> bytes:
@@ -139,6 +143,13 @@ class GuardedServer(uvicorn.Server):
         super().__init__(config)
         self._settings = settings
         self._reaper: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()  # uvicorn would raise them again: a stop that was asked for ends with 0
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         # A model thread that comes back from TensorFlow waits for the event loop's thread to give way: 5 ms, three
@@ -151,18 +162,22 @@ class GuardedServer(uvicorn.Server):
         self._reaper = asyncio.create_task(self._reap())
 
     async def _reap(self) -> None:
-        settings = self._settings
+        header_timeout_s = self._settings.header_timeout_s
+        body_timeout_s = self._settings.body_timeout_s + REAP_INTERVAL_S
         while True:
             await asyncio.sleep(REAP_INTERVAL_S)
+            if self._stopping:
+                body_timeout_s = min(body_timeout_s, STOP_SILENCE_S)
             now = time.monotonic()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, GuardedProtocol):
-                    connection.reap(now, settings.header_timeout_s, settings.body_timeout_s + REAP_INTERVAL_S)
+                    connection.reap(now, header_timeout_s, body_timeout_s)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new connections, answer what comes on the open ones for a moment, then stop."""
-        if self._reaper is not None:
-            self._reaper.cancel()
+        self._stopping = True
+        if isinstance(self.config.app, FastAPI):
+            self.config.app.state.service.draining = True
         for server in self.servers:
             server.close()
         for connection in self.server_state.connections:
@@ -174,9 +189,11 @@ class GuardedServer(uvicorn.Server):
             await asyncio.sleep(min(LAME_DUCK_S, self._settings.drain_timeout_s))
         self._close_half_sent()
         await super().shutdown(sockets)
+        if self._reaper is not None:
+            self._reaper.cancel()
 
     def _close_half_sent(self) -> None:
-        """A request that is not complete by now holds the stop up for nobody."""
+        """Headers that are not complete by now hold the stop up for nobody."""
         for connection in list(self.server_state.connections):
             if (
                 isinstance(connection, GuardedProtocol)

@@ -27,6 +27,7 @@ class Cli(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         from service.errors import AutoencoderError, InvalidRows
+        from service.settings import SettingsError
 
         try:
             return super().invoke(ctx)
@@ -34,7 +35,7 @@ class Cli(click.Group):
             first = error.problems[0] if error.problems else None
             place = f" Row {first.row}, column {first.column}: {first.problem}." if first else ""
             _fail(f"{error}{place}")
-        except AutoencoderError as error:
+        except (AutoencoderError, SettingsError) as error:
             _fail(str(error))
         except KeyboardInterrupt:
             click.echo("\nStopped; the store is as it was.", err=True)
@@ -119,9 +120,7 @@ def train(
     if if_missing and _has_version(store, model):
         click.echo(f"Model {model} has a version already; nothing to do.")
         return
-    result = _train(
-        source, preset, model, store, columns=_listed(columns), drop=_listed(drop), overrides=overrides
-    )
+    result = _train(source, preset, model, store, columns=_listed(columns), drop=_listed(drop), overrides=overrides)
     if promote:
         Store(store).set_alias(model, PRODUCTION, result.version)
         click.echo(f"Alias {PRODUCTION} of model {model} names version {result.version} now.")

@@ -1,7 +1,7 @@
 """One version in memory. The only place where the service calls TensorFlow."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import orjson
 
 from service.codecs.json_rows import decode_json
 from service.errors import InvalidVersion, OperationNotSupported, RequestError
+from service.runtime.signature import Signature
 from service.schemas import ANOMALY_SCORE, InputSchema, Operation, Results, Rows, row_count
 from service.store import GOLDEN_OUTPUTS, SAMPLE_REQUEST, Manifest, check_digests, read_manifest
 
@@ -21,7 +22,9 @@ GOLDEN_ATOL = 1e-4
 class LoadedModel:
     """A version whose signatures can be called. Immutable and safe to call from several threads."""
 
-    def __init__(self, manifest: Manifest, signatures: dict[str, Any], *, size_bytes: int) -> None:
+    def __init__(
+        self, manifest: Manifest, signatures: Mapping[str, Callable[[Rows], Results]], *, size_bytes: int
+    ) -> None:
         self.manifest = manifest
         self.name = manifest.model
         self.version = manifest.version
@@ -50,10 +53,7 @@ class LoadedModel:
 
     def run(self, signature: str, rows: Rows) -> Results:
         """Call a signature: arrays with the rows first in, arrays with the rows first out. Blocks."""
-        import tensorflow as tf
-
-        tensors = {name: tf.constant(array) for name, array in rows.items()}
-        return {name: output.numpy() for name, output in self._signatures[signature](**tensors).items()}
+        return self._signatures[signature](rows)
 
     def warm_up(self, sample: Rows, sizes: Sequence[int] = WARM_UP_ROWS) -> None:
         """Run every signature at the batch sizes in use, so that no request pays for a first call."""
@@ -96,7 +96,7 @@ def _read(path: Path) -> bytes:
         raise InvalidVersion(f"{path.name} cannot be read: {error.strerror}") from error
 
 
-def _load_signatures(version_dir: Path, manifest: Manifest) -> dict[str, Any]:
+def _load_signatures(version_dir: Path, manifest: Manifest) -> dict[str, Signature]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
@@ -107,13 +107,7 @@ def _load_signatures(version_dir: Path, manifest: Manifest) -> dict[str, Any]:
     missing = sorted(set(manifest.signatures) - set(saved_model.signatures))
     if missing:
         raise InvalidVersion(f"the SavedModel lacks the signature '{missing[0]}' that the manifest names")
-    # A signature only works while the object that it was loaded with is alive.
-    return {name: _keep(saved_model.signatures[name], saved_model) for name in manifest.signatures}
-
-
-def _keep(signature: Any, owner: Any) -> Any:
-    signature._service_owner = owner
-    return signature
+    return {name: Signature(saved_model.signatures[name], saved_model) for name in manifest.signatures}
 
 
 def _check_golden_outputs(loaded: LoadedModel, version_dir: Path, sample: Rows) -> None:

@@ -1,7 +1,7 @@
 """Score a share of live traffic with the candidate as well, so that a promotion is decided on evidence.
 
-The candidate's scores answer nobody. They are computed on a thread of their own, and dropped when that thread is behind:
-a slow candidate costs its evidence, not the callers' time.
+The candidate's scores answer nobody. They are computed on a thread of their own, and dropped when that thread is
+behind: a slow candidate costs its evidence, not the callers' time.
 """
 
 import logging
