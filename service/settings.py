@@ -109,7 +109,7 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or text for people.")
-    access_log: bool = Field(True, description="Log a line for each request.")
+    access_log: bool = Field(False, description="Log a line for each answered request; failures are always logged.")
     otlp_endpoint: str | None = Field(
         None, description="OpenTelemetry collector (OTLP over HTTP) that traces go to; unset: none."
     )

@@ -6,9 +6,10 @@ Label sets are bounded: operations, stages and reasons are fixed lists, models a
 import logging
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import orjson
@@ -24,10 +25,17 @@ from prometheus_client import (
     multiprocess,
 )
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.trace import Span, Tracer
+
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 P_VALUE_EDGES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 _P_VALUE_EDGES = np.asarray(P_VALUE_EDGES, np.float32)
+
+TRACE_HEADERS = ("traceparent", "tracestate")
 
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -187,6 +195,53 @@ class Telemetry:
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
+
+
+class Tracing:
+    """OpenTelemetry spans of requests, where a collector is configured; else nothing at all.
+
+    A caller's ``traceparent`` is continued; without one, a share of the requests is traced.
+    """
+
+    def __init__(self, endpoint: str | None, *, share: float, exporter: "SpanExporter | None" = None) -> None:
+        self._provider: "TracerProvider | None" = None
+        self._tracer: "Tracer | None" = None
+        if endpoint is None and exporter is None:
+            return
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+
+        resource = Resource.create({"service.name": "autoencoder-service"})
+        self._provider = TracerProvider(sampler=ParentBasedTraceIdRatio(share), resource=resource)
+        exporter = exporter or OTLPSpanExporter(endpoint=endpoint)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("service")
+
+    @property
+    def enabled(self) -> bool:
+        return self._tracer is not None
+
+    def request(self, name: str, headers: Mapping[bytes, bytes]) -> "AbstractContextManager[Span | None]":
+        """A span around one request, within that of its caller where the headers name one."""
+        if self._tracer is None:
+            return nullcontext()
+        from opentelemetry.propagate import extract
+        from opentelemetry.trace import SpanKind
+
+        caller = {key: headers[key.encode()].decode("latin-1") for key in TRACE_HEADERS if key.encode() in headers}
+        return self._tracer.start_as_current_span(name, context=extract(caller), kind=SpanKind.SERVER)
+
+    def stage(self, name: Stage | Literal["run"]) -> "AbstractContextManager[Span | None]":
+        """A span within that of the request."""
+        return nullcontext() if self._tracer is None else self._tracer.start_as_current_span(name)
+
+    def shutdown(self) -> None:
+        """Send what is left. Blocks."""
+        if self._provider is not None:
+            self._provider.shutdown()
 
 
 def _gauge(

@@ -24,7 +24,7 @@ from service.runtime.traffic import LiveTraffic
 from service.schemas import ANOMALY_SCORE, Results, Rows
 from service.settings import Settings, load_settings
 from service.store import Store
-from service.telemetry import METRICS_CONTENT_TYPE, Telemetry
+from service.telemetry import METRICS_CONTENT_TYPE, Telemetry, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class Service:
     def __init__(self, settings: Settings, *, load: Callable[[Path], LoadedModel] = load_version) -> None:
         self.settings = settings
         self.telemetry = Telemetry()
+        self.tracing = Tracing(settings.otlp_endpoint, share=settings.trace_share)
         self.access = Access(settings.key_hashes, settings.admin_key_hashes)
         self.draining = False
         self.manager = ModelManager(
@@ -106,6 +107,7 @@ class Service:
             self.traffic.stop()
             batcher.close()
             self.executor.shutdown(wait=False)
+            await asyncio.to_thread(self.tracing.shutdown)
 
     async def _watch_lag(self) -> None:
         loop = asyncio.get_running_loop()
@@ -132,6 +134,7 @@ def create_app(settings: Settings | None = None, *, load: Callable[[Path], Loade
             operations=lambda: service.operations,
             access=service.access,
             telemetry=service.telemetry,
+            tracing=service.tracing,
             executor=service.executor,
         ),
         allowed_hosts=settings.allowed_hosts,

@@ -27,7 +27,7 @@ from service.runtime import ModelManager, Target
 from service.runtime.loaded_model import LoadedModel
 from service.schemas import OPERATIONS, Operation
 from service.settings import Settings
-from service.telemetry import Telemetry
+from service.telemetry import Telemetry, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class OperationRoutes:
         operations: Callable[[], Operations],
         access: Access,
         telemetry: Telemetry,
+        tracing: Tracing,
         executor: Executor,
     ) -> None:
         self._settings = settings
@@ -83,6 +84,7 @@ class OperationRoutes:
         self._operations = operations
         self._access = access
         self._telemetry = telemetry
+        self._tracing = tracing
         self._executor = executor
         self._received = ReceivedBytes(settings.max_received_bytes)
         self._limits = codecs.Limits(
@@ -108,17 +110,23 @@ class OperationRoutes:
     async def _serve(self, exchange: Exchange, operation: Operation, target: Target) -> None:
         started = time.perf_counter()
         loaded: LoadedModel | None = None
-        try:
-            loaded = self._admit(exchange, target)
-            status = await self._answer(exchange, operation, loaded)
-        except CallerLeft:
-            status = LEFT
-        except Exception as error:  # noqa: BLE001 - every error becomes an answer
-            status = await self._refuse(exchange, error, loaded)
-        finally:
-            exchange.release()
+        with self._tracing.request(operation.name, exchange.headers):
+            try:
+                loaded = self._admit(exchange, target)
+                status = await self._answer(exchange, operation, loaded)
+            except CallerLeft:
+                status = LEFT
+            except Exception as error:  # noqa: BLE001 - every error becomes an answer
+                status = await self._refuse(exchange, error, loaded)
+            finally:
+                exchange.release()
+        seconds = time.perf_counter() - started
         model = "" if loaded is None else loaded.name
-        self._telemetry.request_finished(operation.name, model, status, time.perf_counter() - started)
+        self._telemetry.request_finished(operation.name, model, status, seconds)
+        if self._settings.access_log:
+            version = None if loaded is None else loaded.version
+            fields = {"operation": operation.name, "model": model, "version": version, "status": status}
+            log.info("answered", extra={**fields, "ms": round(seconds * 1000, 3)})
 
     def _admit(self, exchange: Exchange, target: Target) -> LoadedModel:
         """The version that answers, where the caller may ask and there is room."""
@@ -150,10 +158,13 @@ class OperationRoutes:
         deadline = asyncio.get_running_loop().time() + timeout_s
         limit = self._settings.max_json_bytes if request_type == codecs.JSON else self._settings.max_body_bytes
         body = await exchange.body(limit)
-        decoded = await self._decoded(exchange, request_type, body, loaded, operation)
+        with self._tracing.stage("decode"):
+            decoded = await self._decoded(exchange, request_type, body, loaded, operation)
         call = Call(loaded, operation, decoded.rows, decoded.options, deadline)
-        answer = await exchange.while_connected(self._operations().run(call))
-        content, encoding = await self._encoded(exchange, answer_type, answer, decoded)
+        with self._tracing.stage("run"):
+            answer = await exchange.while_connected(self._operations().run(call))
+        with self._tracing.stage("encode"):
+            content, encoding = await self._encoded(exchange, answer_type, answer, decoded)
         if encoding is not None:
             headers_out += [(b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding")]
         await exchange.answer(200, content, answer_type.encode(), headers_out)
@@ -214,14 +225,8 @@ class OperationRoutes:
             self._telemetry.refused(type(error).__name__)
         if loaded is not None:
             headers += _model_headers(loaded)
-        if loaded is not None:
-            headers += _version_headers(loaded)
         await exchange.answer(status, body, PROBLEM_TYPE.encode(), headers)
         return status
-
-
-def _version_headers(loaded: LoadedModel) -> Headers:
-    return [(b"x-model-name", loaded.name.encode()), (b"x-model-version", b"%d" % loaded.version)]
 
 
 def _model_headers(loaded: LoadedModel) -> Headers:

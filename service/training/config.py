@@ -140,14 +140,28 @@ def load_config(preset: str = "dense", **overrides: Any) -> TrainingConfig:
         raise ConfigurationError(f"{field}: {reason}." if field else f"{reason}.") from error
 
 
+def settle(config: TrainingConfig, *, features: int, rows: int) -> TrainingConfig:
+    """The configuration with what depends on the shape of the data chosen: ``rows`` are those to be fitted.
+
+    Raises:
+        ConfigurationError: it does not fit the data.
+    """
+    chosen = {
+        "latent_dim": latent_width(config, features),
+        "hidden": hidden_widths(config, features),
+        "batch_size": batch_rows(config, rows),
+    }
+    return config.model_copy(update=chosen)
+
+
 def latent_width(config: TrainingConfig, features: int) -> int:
-    """Width of the latent: as configured, else a quarter of the features, from 1 to 32.
+    """Width of the latent: as configured, else a third of the features, from 1 to 32.
 
     Raises:
         ConfigurationError: it would not be narrower than a row, so that the identity could be learned.
     """
     if config.latent_dim is None:
-        return min(32, max(1, round(features / 4)))
+        return min(32, max(1, round(features / 3)))
     if config.latent_dim >= features:
         raise ConfigurationError(
             f"latent_dim must be less than the number of features of a row, which is {features}, "

@@ -61,26 +61,27 @@ def choose_sample(graph: ServingGraph, calibration: Calibration, rows: NDArray[n
 def request_body(rows: NDArray[np.float32], schema: InputSchema) -> dict[str, Any]:
     """The JSON request of raw rows: objects for named columns, nested lists otherwise, null for what is missing."""
     if not schema.columns:
-        return {"instances": _nulled(rows.tolist())}
+        return {"instances": _nulled(rows)}
     names = [(column.name, column.type is ColumnType.BOOLEAN) for column in schema.columns]
     return {
         "instances": [
             {name: _cell(value, is_boolean) for (name, is_boolean), value in zip(names, row, strict=True)}
-            for row in rows.tolist()
+            for row in rows
         ]
     }
 
 
-def _cell(value: float, is_boolean: bool) -> float | bool | None:
-    if value != value:  # noqa: PLR0124 - NaN
+def _cell(value: np.float32, is_boolean: bool) -> float | bool | None:
+    if np.isnan(value):
         return None
-    return bool(value) if is_boolean else value
+    # The shortest number that is read back as this float32: 0.1 and not 0.10000000149011612.
+    return bool(value) if is_boolean else float(str(value))
 
 
-def _nulled(values: Any) -> Any:
-    if isinstance(values, list):
-        return [_nulled(value) for value in values]
-    return _cell(values, is_boolean=False)
+def _nulled(values: NDArray[np.float32]) -> list[Any]:
+    if values.ndim > 1:
+        return [_nulled(part) for part in values]
+    return [_cell(value, is_boolean=False) for value in values]
 
 
 def _lists(outputs: dict[str, NDArray[Any]]) -> dict[str, Any]:

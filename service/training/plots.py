@@ -60,12 +60,12 @@ def _scores(calibration: Calibration, test_scores: NDArray[np.float32]) -> Figur
     positive = np.maximum(both, max(both.max(), 1e-30) * 1e-9)
     bins = np.geomspace(positive.min(), positive.max() * 1.001, 50)
     for label, scores in (("calibration", positive[: calibration.rows]), ("test", positive[calibration.rows :])):
-        axes.hist(scores, bins=bins.tolist(), density=True, alpha=0.5, label=label)
+        axes.hist(scores, bins=bins.tolist(), weights=np.full(len(scores), 1 / len(scores)), alpha=0.5, label=label)
     rate = f"{calibration.false_alarm_rate:.2%}"
     axes.axvline(max(calibration.threshold, bins[0]), color="black", linestyle="--", label=f"threshold at {rate}")
     axes.set_xscale("log")
     axes.set_xlabel("anomaly score")
-    axes.set_ylabel("density")
+    axes.set_ylabel("share of rows")
     axes.legend()
     return figure
 

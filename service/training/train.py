@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from service.store import MODEL_CARD, PLOTS, Calibration, Corruption, FeatureReference, Manifest, SignatureSpec, Store
-from service.training.config import TrainingConfig, latent_width
+from service.training.config import TrainingConfig, settle
 from service.training.data import Dataset, read_dataset
 from service.training.progress import Reporter, SilentReporter
 from service.training.publish import check_target, verify
@@ -91,8 +91,8 @@ def train(
 
 def train_model(dataset: Dataset, config: TrainingConfig, reporter: Reporter) -> TrainedModel:
     """Split, fit, calibrate and measure. Writes nothing. Errors as of ``train``."""
-    latent_width(config, dataset.features)
     split = split_rows(len(dataset.instances), config)
+    config = settle(config, features=dataset.features, rows=len(split.train))
     reporter.stage("Starting TensorFlow")
     from service.training.architecture import build_autoencoder
     from service.training.calibrate import calibrate
