@@ -204,18 +204,18 @@ class Tracing:
     """
 
     def __init__(self, endpoint: str | None, *, share: float, exporter: "SpanExporter | None" = None) -> None:
-        self._provider: "TracerProvider | None" = None
-        self._tracer: "Tracer | None" = None
+        self._provider: TracerProvider | None = None
+        self._tracer: Tracer | None = None
         if endpoint is None and exporter is None:
             return
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk import trace as sdk
         from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
         resource = Resource.create({"service.name": "autoencoder-service"})
-        self._provider = TracerProvider(sampler=ParentBasedTraceIdRatio(share), resource=resource)
+        self._provider = sdk.TracerProvider(sampler=ParentBasedTraceIdRatio(share), resource=resource)
         exporter = exporter or OTLPSpanExporter(endpoint=endpoint)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("service")
