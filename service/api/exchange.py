@@ -5,6 +5,7 @@ a request. FastAPI still documents their routes.
 """
 
 import asyncio
+import itertools
 import re
 import secrets
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
@@ -31,6 +32,8 @@ _COMPRESSED_SLICE_BYTES = 1024
 """Of a stream, decompressed at once: what becomes 32 MiB at the very most (zstd), and seldom more than 20 KiB."""
 _PIECE_BYTES = 64 * 2**10
 
+_PROCESS_ID = secrets.token_hex(10)
+_NUMBERS = itertools.count(secrets.randbelow(2**32))
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -270,4 +273,4 @@ def _decompressed(chunk: bytes, decompressor: Decompressor) -> Iterator[bytes]:
 def request_id(headers: dict[bytes, bytes]) -> str:
     """The caller's request id where it is harmless in logs and headers, else a new one."""
     given = headers.get(b"x-request-id", b"")
-    return given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+    return given.decode() if _REQUEST_ID.fullmatch(given) else f"{_PROCESS_ID}{next(_NUMBERS):012x}"

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 REAP_INTERVAL_S = 0.5
 WORKER_CHECK_S = 0.5
 BACKLOG = 2048
+CORK_BYTES = 64 * 2**10
+"""Bodies of this size are not copied behind their heads."""
 SWITCH_INTERVAL_S = 0.0003
 LAME_DUCK_S = 0.5
 """How long connections stay open after the stop has begun, for requests that are on their way."""
@@ -69,6 +71,44 @@ async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None
     await send({"type": "http.response.body", "body": body})
 
 
+class CorkedTransport:
+    """Holds the head of an answer back for its body, which follows at once: one system call and packet, not two."""
+
+    __slots__ = ("_head", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._head: bytes | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, part: bytes) -> None:
+        if self._head is not None:
+            head, self._head = self._head, None
+            self._transport.write(head + part if len(part) < CORK_BYTES else head)
+            if len(part) >= CORK_BYTES:
+                self._transport.write(part)
+        elif part.startswith(b"HTTP/1.1 "):
+            self._head = part
+            self._loop.call_soon(self._flush)
+        else:
+            self._transport.write(part)
+
+    def _flush(self) -> None:
+        if self._head is not None:
+            head, self._head = self._head, None
+            self._transport.write(head)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """Remembers since when it waits for the peer; ``GuardedServer`` closes it when that is too long."""
 
@@ -84,7 +124,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self.waiting_since = time.monotonic()
         self.in_headers = True
         self._header_bytes = 0
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", CorkedTransport(transport)))
 
     def data_received(self, data: bytes) -> None:
         if self.waiting_since is None:

@@ -26,7 +26,6 @@ from service.schemas import (
 )
 
 _ROW_LIKE: Final = (RECONSTRUCT.results[0][1], DENOISE.results[0][1])
-_MANY_FEATURES: Final = 64
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -183,7 +182,8 @@ def contributions(answer: Answer) -> Iterator[list[dict[str, Any]]]:
     shares = shares.reshape(len(shares), -1)
     plan = plan_of(answer.schema)
     wanted = min(int(answer.explain or 0), shares.shape[1])
-    for row, top in enumerate(_largest(shares, wanted).tolist()):
+    order = np.argsort(-shares, axis=1, kind="stable")[:, :wanted]  # ties in the order of the features
+    for row, top in enumerate(order.tolist()):
         yield [
             {
                 "feature": _feature_name(plan, at),
@@ -199,15 +199,6 @@ def _contribution(answer: Answer) -> Array:
     if answer.contribution is None:
         raise ValueError("An answer that explains needs the contributions of the explain signature.")
     return answer.contribution
-
-
-def _largest(shares: NDArray[np.float32], wanted: int) -> NDArray[np.intp]:
-    """Indices of the largest values of each row, largest first, ties in the order of the features."""
-    if shares.shape[1] <= _MANY_FEATURES or wanted >= shares.shape[1]:
-        return np.argsort(-shares, axis=1, kind="stable")[:, :wanted]
-    some = np.sort(np.argpartition(-shares, wanted - 1, axis=1)[:, :wanted], axis=1)
-    order = np.argsort(-np.take_along_axis(shares, some, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(some, order, axis=1)
 
 
 def _feature_name(plan: RowPlan, at: int) -> str | int | list[int]:
