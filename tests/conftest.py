@@ -27,7 +27,8 @@ def table_rows(count: int, *, seed: int) -> NDArray[np.float32]:
     mix = np.array([[1, 0.5, -0.7, 0.2, 0.9, -0.4], [0.3, -1, 0.6, 0.8, -0.2, 1]])
     rows = causes @ mix + 0.1 * random.normal(size=(count, 6))
     scaled = rows * [50, 10, 3, 900, 2, 0.1] + [200, 40, 8, 3000, 5, 0.5]
-    return scaled.astype(np.float32)
+    result: NDArray[np.float32] = scaled.astype(np.float32)
+    return result
 
 
 def write_csv(path: Path, rows: NDArray[np.float32]) -> Path:
@@ -76,6 +77,10 @@ def fake_store(tmp_path: Path) -> Path:
     """A store with ``pumps`` 1 and 2, two unnamed numbers a row, for services that load fakes."""
     root = tmp_path / "fake_store"
     root.mkdir()
+    return _fake_store(root)
+
+
+def _fake_store(root: Path) -> Path:
     publish_fake(Store(root))
     publish_fake(Store(root))
     return root
@@ -92,10 +97,11 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., LiveService]]:
         yield start
 
 
-@pytest.fixture
-def fake_service(fake_store: Path, serve: Callable[..., LiveService]) -> LiveService:
-    """A live service over fakes; no TensorFlow."""
-    return serve(fake_store, load=load_fake)
+@pytest.fixture(scope="session")
+def fake_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """One live service over fakes, for tests that change nothing; no TensorFlow."""
+    with serve_live(Settings(store=_fake_store(tmp_path_factory.mktemp("fakes")), port=0), load=load_fake) as live:
+        yield live
 
 
 @pytest.fixture(scope="session")

@@ -33,9 +33,7 @@ class LiveService:
 
 
 @contextmanager
-def serve_live(
-    settings: Settings, *, load: Callable[[Path], LoadedModel] = load_version
-) -> Iterator[LiveService]:
+def serve_live(settings: Settings, *, load: Callable[[Path], LoadedModel] = load_version) -> Iterator[LiveService]:
     app = create_app(settings, load=load)
     server = GuardedServer(server_config(app, settings), settings)
     failures: list[BaseException] = []

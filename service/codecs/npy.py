@@ -9,7 +9,6 @@ import re
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.codecs.answers import Answer
 from service.codecs.rows import (
@@ -59,7 +58,7 @@ def decode_npy(body: bytes, schema: InputSchema, *, limits: Limits = Limits()) -
     values: Array = np.frombuffer(body, dtype=dtype, count=count, offset=start)
     if fortran_order:
         values = values.reshape(shape, order="F")
-    numbers = _as_float32(values).reshape(shape)
+    numbers = np.require(to_float32(values), dtype=np.float32, requirements=["C", "A"]).reshape(shape)
     check_numbers(numbers, plan)
     return rows_from_arrays(numbers)
 
@@ -87,12 +86,6 @@ def _check_shape(shape: tuple[int, ...], plan: RowPlan, limits: Limits) -> None:
     if len(shape) != len(plan.row_shape) + 1 or shape[1:] != plan.row_shape:
         raise InvalidRows([RowProblem(None, None, shape_words(plan).replace("must be", "each row must be", 1))])
     check_row_count(shape[0], plan, limits)
-
-
-def _as_float32(values: Array) -> NDArray[np.float32]:
-    if values.dtype.kind == "b":  # bytes other than 0 and 1 are no valid booleans for numpy
-        values = values.view(np.uint8) != 0
-    return np.require(to_float32(values), dtype=np.float32, requirements=["C", "A"])
 
 
 def encode_npy(answer: Answer) -> bytes:

@@ -11,7 +11,7 @@ import orjson
 from service.codecs.json_rows import decode_json
 from service.errors import InvalidVersion, OperationNotSupported, RequestError
 from service.runtime.signature import Signature
-from service.schemas import ANOMALY_SCORE, InputSchema, Operation, Results, Rows, row_count
+from service.schemas import ANOMALY_SCORE, EXPLAIN, InputSchema, Operation, Results, Rows, row_count
 from service.store import GOLDEN_OUTPUTS, SAMPLE_REQUEST, Manifest, check_digests, read_manifest
 
 WARM_UP_ROWS = (1, 32, 256)
@@ -61,7 +61,8 @@ class LoadedModel:
             repeats = -(-size // row_count(sample))
             rows = {name: np.concatenate([array] * repeats)[:size] for name, array in sample.items()}
             for signature in self._signatures:
-                self.run(signature, rows)
+                if size == sizes[0] or signature != EXPLAIN:  # each row of it is a batch by itself
+                    self.run(signature, rows)
 
 
 def load_version(version_dir: Path) -> LoadedModel:

@@ -1,0 +1,131 @@
+"""Models without TensorFlow: real versions in a real store, whose signatures are a few lines of numpy."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from service.runtime.loaded_model import LoadedModel
+from service.schemas import INSTANCES, Column, InputSchema, Results, Rows
+from service.store import (
+    ASSETS,
+    Calibration,
+    Corruption,
+    Manifest,
+    RowCounts,
+    SignatureSpec,
+    Store,
+    TensorSpec,
+    read_manifest,
+)
+
+MODEL = "pumps"
+WIDTH = 2
+RAISES = 1e6
+"""A first value on which a fake model raises."""
+ANSWERS_NAN = 2e6
+"""A first value for which a fake model answers NaN."""
+SECRET = "the stack and /srv/secret/path"
+OUTPUTS = {
+    "encode": ("latent",),
+    "reconstruct": ("reconstruction", "error"),
+    "anomaly_score": ("score", "p_value", "is_anomaly"),
+    "explain": ("contribution", "expected"),
+    "denoise": ("denoised",),
+}
+
+
+def publish_fake(
+    store: Store, *, model: str = MODEL, columns: Sequence[str] = (), denoises: bool = True, size_bytes: int = 0
+) -> int:
+    """Publish the next version of a model that ``FakeModel`` runs; the number that it got."""
+
+    def manifest(number: int, digests: dict[str, str]) -> Manifest:
+        spec = TensorSpec(dtype="float32", shape=(None, WIDTH))
+        names = [name for name in OUTPUTS if denoises or name != "denoise"]
+        return Manifest(
+            model=model,
+            version=number,
+            created=datetime(2025, 1, 1, tzinfo=UTC),
+            input=InputSchema(kind="tabular", row_shape=(WIDTH,), columns=tuple(Column(name=name) for name in columns)),
+            signatures={
+                name: SignatureSpec(inputs={INSTANCES: spec}, outputs=dict.fromkeys(OUTPUTS[name], spec))
+                for name in names
+            },
+            latent_dim=1,
+            training={"epochs": 1},
+            seed=0,
+            corruption=Corruption(kind="gaussian", level=0.1) if denoises else None,
+            source="fake",
+            source_sha256="0" * 64,
+            row_counts=RowCounts(train=1, validation=1, calibration=4, test=1),
+            libraries={"numpy": "2.0"},
+            metrics={},
+            calibration=Calibration(rows=4, false_alarm_rate=0.25, threshold=3.0, scores=(0.5, 1.0, 2.0, 3.0)),
+            digests=digests,
+        )
+
+    with store.stage(model) as staging:
+        (staging.path / ASSETS).mkdir()
+        (staging.path / "saved_model.pb").write_bytes(b"\0" * size_bytes)
+        return staging.publish(manifest, lambda _: None)
+
+
+class FakeModel(LoadedModel):
+    """Latent: the first value; score: the sum of a row; the reconstruction is the version in every place."""
+
+    def __init__(self, manifest: Manifest, *, before: Callable[[], None] = lambda: None, size_bytes: int = 0) -> None:
+        super().__init__(manifest, dict.fromkeys(manifest.signatures), size_bytes=size_bytes)
+        self._before = before
+
+    def run(self, signature: str, rows: Rows) -> Results:
+        self._before()
+        values = rows[INSTANCES]
+        if (values[:, 0] == RAISES).any():
+            raise RuntimeError(SECRET)
+        poisoned = np.where(values[:, :1] == ANSWERS_NAN, np.float32(np.nan), np.float32(0))
+        results = self._results(values)
+        return {name: results[name] + poisoned.reshape(-1, *[1] * (results[name].ndim - 1))
+                if results[name].dtype.kind == "f" else results[name]
+                for name in OUTPUTS[signature]}  # fmt: skip
+
+    def _results(self, values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Results:
+        score = values.sum(axis=1, dtype=np.float32)
+        everywhere = np.full_like(values, self.version)
+        at_least = (self.calibration_scores >= score[:, None]).sum(axis=1)
+        return {
+            "latent": values[:, :1].copy(),
+            "reconstruction": everywhere,
+            "denoised": everywhere,
+            "error": np.square(values - everywhere).mean(axis=1, dtype=np.float32),
+            "score": score,
+            "p_value": ((1 + at_least) / 5).astype(np.float32),
+            "is_anomaly": score > self.threshold,
+            "contribution": np.full_like(values, 1 / WIDTH),
+            "expected": everywhere,
+        }
+
+
+@dataclass
+class Gate:
+    """Holds every model call until it is opened."""
+
+    opened: threading.Event = field(default_factory=threading.Event)
+    waiting: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def __call__(self) -> None:
+        self.waiting.release()
+        assert self.opened.wait(60), "nobody opened the gate"
+
+    def await_call(self) -> None:
+        """Until a model call is being held."""
+        assert self.waiting.acquire(timeout=60), "no model call came"
+
+
+def load_fake(path: Path, *, before: Callable[[], None] = lambda: None) -> LoadedModel:
+    """A loader for ``create_app`` and ``ModelManager``; its versions are as large as their files."""
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return FakeModel(read_manifest(path), before=before, size_bytes=size)

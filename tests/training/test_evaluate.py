@@ -1,0 +1,51 @@
+"""Metrics with their baseline, and the warnings that they lead to."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from service.store import Calibration
+from service.training import load_config
+
+if TYPE_CHECKING:
+    from service.training.train import TrainedModel
+
+pytestmark = pytest.mark.tf
+
+
+def test_pca_error_is_what_the_small_eigenvalues_leave(table_model: "TrainedModel") -> None:
+    """The baseline's training error is the variance outside of its components, by numpy's own eigenvalues."""
+    rows = table_model.dataset.instances[table_model.split.train].astype(np.float64)
+    eigenvalues = np.linalg.eigvalsh(np.corrcoef(rows.T))
+    assert table_model.metrics.pca.train == pytest.approx(eigenvalues[:-2].sum() / 6, rel=1e-3)
+
+
+def test_autoencoder_errors_are_of_their_splits(table_model: "TrainedModel") -> None:
+    """The recorded error of the test rows is the mean of their reconstruction errors."""
+    rows = table_model.dataset.instances[table_model.split.test]
+    error = table_model.graph.reconstruct(rows)["error"].numpy().mean()
+    assert table_model.metrics.autoencoder.test == pytest.approx(error, rel=1e-5)
+
+
+def test_denoising_is_measured_on_images(digits_model: "TrainedModel") -> None:
+    """Noise of the trained level costs what it should, and the model removes some of it."""
+    denoising = digits_model.metrics.denoising
+    assert denoising is not None
+    assert denoising.denoised < denoising.noisy < digits_model.config.corruption_level**2
+    assert denoising.noisy_psnr_db == pytest.approx(-10 * np.log10(denoising.noisy))
+
+
+def test_warnings(table_model: "TrainedModel") -> None:
+    """Overfitting, a baseline not beaten, too few calibration rows; none where all is well."""
+    from service.training.evaluate import Denoising, Errors, find_warnings
+
+    fine = replace(table_model.metrics, autoencoder=Errors(1, 1, 1), pca=Errors(2, 2, 2))
+    enough, config = table_model.calibration, load_config()
+    assert find_warnings(fine, enough, config) == ()
+    assert "Overfitting" in find_warnings(replace(fine, autoencoder=Errors(1, 1.5, 1.6)), enough, config)[0]
+    assert "PCA" in find_warnings(replace(fine, pca=Errors(0.5, 0.5, 0.5)), enough, config)[0]
+    assert "noisy" in find_warnings(replace(fine, denoising=Denoising(1, 2, None, None)), enough, config)[0]
+    few = Calibration(rows=98, false_alarm_rate=0.01, threshold=1, scores=(1.0,) * 98)
+    assert "99 are needed" in find_warnings(fine, few, config)[0]
