@@ -7,6 +7,7 @@ import pytest
 
 from service.settings import ENV_PREFIX, Settings
 from service.training.config import PRESETS
+from tests.live import LiveService
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,6 +43,18 @@ def test_commands_of_the_readme_exist() -> None:
     assert {"train", "serve", "models list", "models promote"} <= shown
     for command in shown:
         assert CliRunner().invoke(app, [*command.split(), "--help"]).exit_code == 0, command
+
+
+@pytest.mark.tf
+def test_calls_of_the_readme(service: LiveService, trained_store: Path) -> None:
+    """The curl calls answer with exactly the fields that the README shows."""
+    calls = README.partition("<!-- calls -->")[2].partition("<!-- /calls -->")[0]
+    body = (trained_store / "digits/1/assets.extra/sample_request.json").read_bytes()
+    shown = re.findall(r"curl -s http://127.0.0.1:8000(\S+) .*?```\n```\n(.*?)\n```", calls, flags=re.S)
+    assert len(shown) == 4
+    for path, answer in shown:
+        given = service.post(path, content=body, headers={"Content-Type": "application/json"}).json()
+        assert [name for name in re.findall(r'"(\w+)":', answer) if name not in ("name", "version")] == list(given)
 
 
 @pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"])

@@ -90,6 +90,7 @@ class OperationRoutes:
         self._limits = codecs.Limits(
             max_rows=settings.max_rows,
             max_depth=settings.max_depth,
+            max_json_bytes=settings.max_json_bytes,
             max_decoded_bytes=settings.max_decoded_bytes,
             max_pixels=settings.max_pixels,
         )

@@ -29,8 +29,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.api.app import create_app
 from service.api.errors import PROBLEM_TYPE, problem, problem_body
 from service.api.exchange import request_id
-from service.errors import ConfigurationError, Unavailable
+from service.errors import ConfigurationError, StoreUnavailable, Unavailable
 from service.settings import Settings
+from service.store import Store
 from service.telemetry import configure_logging
 
 log = logging.getLogger(__name__)
@@ -265,18 +266,32 @@ def server_config(app: FastAPI | str, settings: Settings, **more: Any) -> uvicor
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Blocks."""
+    """Serve until SIGTERM or SIGINT. Blocks.
+
+    Raises:
+        ConfigurationError: the address or the store cannot be used; known before a model is loaded.
+    """
     settings.check_access()
+    _check_store(settings)
     configure_logging(settings.log_level, settings.log_format)
-    if settings.workers > 1:
-        _serve_with_workers(settings)
-    else:
-        GuardedServer(server_config(create_app(settings), settings), settings).run()
+    with _bound(settings) as sock:
+        if settings.workers > 1:
+            _serve_with_workers(settings, sock)
+        else:
+            GuardedServer(server_config(create_app(settings), settings), settings).run([sock])
 
 
-def _serve_with_workers(settings: Settings) -> None:
+def _check_store(settings: Settings) -> None:
+    try:
+        Store(settings.store).models()
+    except StoreUnavailable as error:
+        raise ConfigurationError(f"'{settings.store}' cannot be served: {error}") from error
+
+
+def _serve_with_workers(settings: Settings, sock: socket.socket) -> None:
     """Several processes on one socket; each loads the models for itself, their metrics add up."""
-    with tempfile.TemporaryDirectory(prefix="autoencoder-metrics-") as metrics, _listening(settings) as sock:
+    sock.listen(BACKLOG)
+    with tempfile.TemporaryDirectory(prefix="autoencoder-metrics-") as metrics:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -294,7 +309,7 @@ def _serve_with_workers(settings: Settings) -> None:
             worker.join()
 
 
-def _listening(settings: Settings) -> socket.socket:
+def _bound(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -303,7 +318,6 @@ def _listening(settings: Settings) -> socket.socket:
     except OSError as error:
         sock.close()
         raise ConfigurationError(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.") from error
-    sock.listen(BACKLOG)
     return sock
 
 

@@ -122,6 +122,8 @@ def _lists_of_chunk(chunk: Any, plan: RowPlan, first: int) -> Array:
     import pyarrow as pa
 
     values = chunk.storage if isinstance(chunk.type, pa.BaseExtensionType) else chunk
+    if isinstance(chunk.type, pa.FixedShapeTensorType) and not _is_plain_tensor(chunk.type, plan):
+        raise InvalidRows([RowProblem(None, INSTANCES, f"must be tensors: each row {shape_words(plan)}")])
     flat = not _is_list(getattr(values.type, "value_type", None))
     for size in (plan.width,) if flat else plan.row_shape:
         if not _is_list(values.type):
@@ -131,6 +133,11 @@ def _lists_of_chunk(chunk: Any, plan: RowPlan, first: int) -> Array:
     if not (_is_number(values.type) or pa.types.is_boolean(values.type)):
         raise InvalidRows([RowProblem(None, INSTANCES, "must be lists of numbers")])
     return to_float32(_numpy_numbers(values))
+
+
+def _is_plain_tensor(kind: Any, plan: RowPlan) -> bool:
+    in_order = kind.permutation is None or list(kind.permutation) == sorted(kind.permutation)
+    return in_order and tuple(kind.shape) == plan.row_shape
 
 
 def _check_list_lengths(lists: Any, size: int, row_count: int, first: int, plan: RowPlan) -> None:

@@ -40,7 +40,7 @@ def check_stream_bounds(body: bytes, limits: Limits) -> None:
             if message.type == "dictionary":
                 batch = batch.table(_DICTIONARY_DATA)
             else:
-                rows += batch.int64(_BATCH_LENGTH)
+                rows += max(batch.int64(_BATCH_LENGTH), 0)
             claimed += sum(_claimed_sizes(batch, message.body))
         except (struct.error, IndexError):
             raise MalformedInput("The body is not an Arrow stream.") from None

@@ -211,7 +211,7 @@ def shape_words(plan: RowPlan) -> str:
 
 def to_float32(values: Array) -> NDArray[np.float32]:
     """Cast; what does not fit becomes infinite and is found by ``check_numbers``."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return values.astype(np.float32, copy=False)
 
 

@@ -1,6 +1,5 @@
 """One version in memory. The only place where the service calls TensorFlow."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,8 +97,7 @@ def _read(path: Path) -> bytes:
 
 
 def _load_signatures(version_dir: Path, manifest: Manifest) -> dict[str, Signature]:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
+    from service.runtime.quiet import tf
 
     try:
         saved_model = tf.saved_model.load(str(version_dir))

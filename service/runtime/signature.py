@@ -14,7 +14,7 @@ class Signature:
     """
 
     def __init__(self, function: Any, owner: Any) -> None:
-        import tensorflow as tf
+        from service.runtime.quiet import tf
 
         self._call = tf.raw_ops.StatefulPartitionedCall
         self._constant = tf.constant

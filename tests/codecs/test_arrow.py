@@ -61,6 +61,10 @@ def test_a_tensor_column_is_rows() -> None:
     """Arrow's own type for arrays of one shape."""
     table = pa.table({"instances": pa.FixedShapeTensorArray.from_numpy_ndarray(VALUES)})
     assert np.array_equal(numbers_of(table, IMAGE), VALUES)
+    turned = VALUES.transpose(0, 2, 1)
+    for other in (turned, np.ascontiguousarray(turned)):
+        with pytest.raises(InvalidRows):
+            numbers_of(pa.table({"instances": pa.FixedShapeTensorArray.from_numpy_ndarray(other)}), IMAGE)
 
 
 def test_float32_lists_are_not_copied() -> None:
@@ -177,6 +181,10 @@ def test_wrong_lists_are_refused() -> None:
             decode_arrow(stream(table), VECTOR)
     with pytest.raises(InvalidRows):
         decode_arrow(stream(lists(VALUES[:0])), IMAGE)
+    null_row = pa.table({"instances": pa.array([[1, 2, 3, 4], None], pa.list_(pa.float32(), 4))})
+    with pytest.raises(InvalidRows) as caught:
+        decode_arrow(stream(null_row), VECTOR)
+    assert caught.value.problems[0].row == 1
     gaps = pa.table({"instances": pa.array([[[1, None], [2, 3]]], pa.list_(pa.list_(pa.float64(), 2), 2))})
     assert np.isnan(numbers_of(gaps, GAPPY)[0, 0, 1])
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.codecs import Limits, decode_json
@@ -60,6 +60,7 @@ def test_plain_numbers_take_the_fast_path() -> None:
         '{"instances": [[1, 2, 3, 4]], "instances": [[1, 2, 3, 4]]}',
         '{"instances": [[1, 2, 3, 4]], "threshold": [1]}',
         '{"instances": [[1, 2, 3, 4]], "[": 1}',
+        '{"instances": [[1, 2, 3, 4]], "threshold": 1, "threshold": 2}',
         '{"inputs": [[1, 2, 3, 4]]}',
         '{"instances": [[1, 2, 3, 4]]} x',
         '{"instances": []}',
@@ -71,6 +72,13 @@ def test_plain_numbers_take_the_fast_path() -> None:
 def test_the_fast_path_gives_up_on_anything_else(body: str) -> None:
     """Flattened numbers of another shape are never taken for rows."""
     assert decode_numbers_fast(body.encode(), plan_of(VECTOR), Limits()) is None
+
+
+def test_the_fast_path_knows_booleans() -> None:
+    """A number that is neither 0 nor 1 is no boolean there either."""
+    assert decode_numbers_fast(b'{"instances": [[1, 2, 1]]}', plan_of(NUMBERS), Limits()) is not None
+    assert decode_numbers_fast(b'{"instances": [[1, 2, 5]]}', plan_of(NUMBERS), Limits()) is None
+    assert problems_of('{"instances": [[1, 2, 5]]}', NUMBERS) == [(0, "active", "must be true or false")]
 
 
 def test_objects_are_rows_of_named_columns() -> None:
@@ -105,6 +113,8 @@ def test_null_is_a_missing_value_where_it_may_be() -> None:
     """It becomes NaN in one model and is refused in another."""
     assert math.isnan(rows_of('{"instances": [[[1, 2], [null, 4]]]}', GAPPY)["instances"][0, 1, 0])
     assert problems_of('{"instances": [[1, 2, null, 4]]}', VECTOR) == [(0, 2, "may not be missing")]
+    body = '{"instances": [{"amount": null, "age": null, "active": null}]}'
+    assert problems_of(body, NUMBERS) == [(0, "amount", "may not be missing"), (0, "active", "may not be missing")]
 
 
 @pytest.mark.parametrize(
@@ -241,6 +251,25 @@ def test_too_many_rows_are_too_large() -> None:
     assert len(rows_of(body, VECTOR, Limits(max_decoded_bytes=800))["instances"]) == 50
 
 
+def test_more_arrays_than_rows_need_are_too_large() -> None:
+    """Before memory is spent on each; brackets in text are no arrays."""
+    body = b'{"instances": [[1, 2, 3, [' + b"[]," * 100 + b"[]]]]}"
+    with pytest.raises(TooLarge, match="arrays"):
+        rows_of(body, VECTOR, SMALL)
+    with pytest.raises(InvalidRows):
+        rows_of(body, VECTOR)
+    rows_of(orjson.dumps({"instances": [{"amount": 1, "kind": "[{" * 100 + '\\"'}]}), MIXED, SMALL)
+    with pytest.raises(InvalidOption):
+        rows_of(b'{"' + b'\\"[' * 1_000_000 + b'": 1}', VECTOR)
+
+
+def test_very_many_keys_are_refused_soon() -> None:
+    """Each is looked at once."""
+    body = b"{" + b",".join(b'"key_%d":1' % number for number in range(400_000)) + b"}"
+    with pytest.raises(InvalidOption):
+        rows_of(body, VECTOR)
+
+
 def test_options_stand_beside_the_rows() -> None:
     """On the fast path and on the exact one."""
     for rows in ("[[1, 2, 3, 4]]", "[[1, 2, 3, 4], [1, 2, 3, 4]]"):
@@ -283,6 +312,7 @@ def outcome(body: bytes, schema: InputSchema, operation: Operation, *, exactly: 
         return type(error), str(error), getattr(error, "problems", None)
 
 
+@settings(max_examples=300)
 @given(
     rows=st.lists(ROW, max_size=4),
     options=OPTIONS,

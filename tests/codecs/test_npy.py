@@ -93,6 +93,10 @@ def test_bad_values_are_named() -> None:
     array = np.ones((3, 3))
     array[0, 1] = np.nan
     assert np.isnan(decode_npy(npy(array), NUMBERS)["instances"][0, 1])
+    array[2, 0] = np.nan
+    with pytest.raises(InvalidRows):
+        decode_npy(npy(array), NUMBERS)
+    array[2, 0] = 1
     array[1, 0], array[1, 1], array[2, 2] = np.nan, 1e39, 0.5
     with pytest.raises(InvalidRows) as caught:
         decode_npy(npy(array), NUMBERS)
@@ -101,6 +105,13 @@ def test_bad_values_are_named() -> None:
         (1, "age", "must be a finite number that fits into float32"),
         (2, "active", "must be true or false"),
     ]
+
+
+def test_signalling_nans_are_missing_values() -> None:
+    """Not every NaN is numpy's; the processor complains when it casts some."""
+    odd = np.full(4, 0x7FF0000000000001, np.uint64).view(np.float64)
+    with pytest.raises(InvalidRows):
+        decode_npy(npy(odd.reshape(-1, 4)), VECTOR)
 
 
 def test_missing_values_follow_the_schema() -> None:
