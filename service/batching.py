@@ -22,6 +22,9 @@ from service.schemas import Results, Rows, row_count
 
 K = TypeVar("K", bound=Hashable)
 
+SWEEP_INTERVAL_S = 0.02
+"""How late a caller may hear that its deadline has passed."""
+
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
@@ -38,7 +41,7 @@ class BatchObserver(Protocol):
     """What the batcher reports; called on the event loop."""
 
     def batch_ran(self, rows: int, model_s: float) -> None: ...
-    def job_started(self, queue_s: float) -> None: ...
+    def batch_started(self, queue_s: float) -> None: ...
     def queue_changed(self, requests: int, rows: int, size_bytes: int) -> None: ...
 
 
@@ -46,7 +49,7 @@ class _Silent:
     def batch_ran(self, rows: int, model_s: float) -> None:
         pass
 
-    def job_started(self, queue_s: float) -> None:
+    def batch_started(self, queue_s: float) -> None:
         pass
 
     def queue_changed(self, requests: int, rows: int, size_bytes: int) -> None:
@@ -66,8 +69,10 @@ class _Job:
     parts: dict[int, Results] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Slice:
+    """Rows ``start`` to ``stop`` of a job. Not frozen: there is one for each row of a busy service."""
+
     job: _Job
     start: int
     stop: int
@@ -109,6 +114,8 @@ class Batcher(Generic[K]):
         self._running = 0
         self._dispatch_due = False
         self._draining = False
+        self._timed: dict[_Job, float] = {}
+        self._sweep: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self._empty.set()
         self._batches: SimpleQueue[_Batch[K] | None] = SimpleQueue()
@@ -153,11 +160,21 @@ class Batcher(Generic[K]):
         job = self._enqueue(key, rows, row_cost)
         if deadline is None:
             return await job.future
-        timer = self._loop.call_at(deadline, _expire, job)
+        self._timed[job] = deadline
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(SWEEP_INTERVAL_S, self._expire_late)
         try:
             return await job.future
         finally:
-            timer.cancel()
+            del self._timed[job]
+
+    def _expire_late(self) -> None:
+        """Tell those whose deadline has passed; one timer for all, since one for each costs more than the queue."""
+        now = self._loop.time()
+        for job, deadline in self._timed.items():
+            if deadline <= now and not job.future.done():
+                job.future.set_exception(DeadlineExceeded("The deadline passed before the rows were answered."))
+        self._sweep = self._loop.call_later(SWEEP_INTERVAL_S, self._expire_late) if self._timed else None
 
     def _enqueue(self, key: K, rows: Rows, row_cost: int) -> _Job:
         self.check_room()
@@ -170,16 +187,12 @@ class Batcher(Generic[K]):
         job = _Job(rows, count, size, row_cost, self._loop.create_future(), time.monotonic())
         self._queues.setdefault(key, deque()).append(job)
         self._requests += 1
-        self._count(count, size)
+        self._rows += count
+        self._bytes += size
         self._empty.clear()
         if self._idle:
             self._dispatch_soon()
         return job
-
-    def _count(self, rows: int, size: int) -> None:
-        self._rows += rows
-        self._bytes += size
-        self._observer.queue_changed(self._requests, self._rows, self._bytes)
 
     def _dispatch_soon(self) -> None:
         # After the callbacks that are ready now: requests that arrived together share a batch at no wait.
@@ -196,6 +209,8 @@ class Batcher(Generic[K]):
             self._idle -= 1
             self._running += 1
             self._batches.put(batch)
+        # Twice a batch, not twice a row: what has just been taken, and what has gathered when it is done.
+        self._observer.queue_changed(self._requests, self._rows, self._bytes)
         if not self._queues and not self._running:
             self._empty.set()
 
@@ -203,7 +218,7 @@ class Batcher(Generic[K]):
         """The next batch of the key whose turn it is; None when all its jobs were given up."""
         key, queue = next(iter(self._queues.items()))
         room = self._room(queue[0])
-        slices: list[_Slice] = []
+        slices: dict[_Job, _Slice] = {}
         # A slice for everybody, oldest first; then what is left of the batch to the oldest.
         for share in (self._limits.slice_rows, room):
             for job in queue:
@@ -211,21 +226,25 @@ class Batcher(Generic[K]):
                     break
                 rows = min(max(1, share // job.row_cost), room, job.count - job.taken)
                 if rows > 0 and not job.future.done():
-                    slices.append(self._take(job, rows))
+                    self._take(job, rows, slices)
                     room -= rows
+        if slices:
+            self._observer.batch_started(time.monotonic() - queue[0].queued_at)
         self._rotate(key, queue)
-        return _Batch(key, _merged(slices)) if slices else None
+        return _Batch(key, list(slices.values())) if slices else None
 
     def _room(self, job: _Job) -> int:
         by_bytes = self._limits.max_batch_bytes * job.count // max(1, job.size_bytes)
         return max(1, min(self._limits.max_batch_rows // job.row_cost, by_bytes))
 
-    def _take(self, job: _Job, rows: int) -> _Slice:
-        if not job.taken:
-            self._observer.job_started(time.monotonic() - job.queued_at)
-        taken = _Slice(job, job.taken, job.taken + rows)
+    @staticmethod
+    def _take(job: _Job, rows: int, slices: dict[_Job, _Slice]) -> None:
+        taken = slices.get(job)
+        if taken is None:
+            slices[job] = _Slice(job, job.taken, job.taken + rows)
+        else:
+            taken.stop += rows
         job.taken += rows
-        return taken
 
     def _rotate(self, key: K, queue: deque[_Job]) -> None:
         """Drop what is taken whole or given up; the key goes behind the others."""
@@ -235,7 +254,8 @@ class Batcher(Generic[K]):
                 kept.append(job)
             else:
                 self._requests -= 1
-                self._count(-job.count, -job.size_bytes)
+                self._rows -= job.count
+                self._bytes -= job.size_bytes
         del self._queues[key]
         if kept:
             self._queues[key] = kept
@@ -254,7 +274,8 @@ class Batcher(Generic[K]):
         parts = [part.rows() for part in batch.slices]
         try:
             results = self._run_batch(batch.key, _joined(parts))
-            return [_checked(part) for part in _split(results, batch.slices)]
+            split = _split(results, batch.slices)
+            return list(split) if _is_finite(results) else [_checked(part) for part in split]
         except Exception as error:  # noqa: BLE001 - whatever the model raises is the answer of this batch
             if len(parts) == 1:
                 return [_as_model_failure(error)]
@@ -288,20 +309,6 @@ class Batcher(Generic[K]):
             self._batches.put(None)
 
 
-def _expire(job: _Job) -> None:
-    if not job.future.done():
-        job.future.set_exception(DeadlineExceeded("The deadline passed before the rows were answered."))
-
-
-def _merged(slices: list[_Slice]) -> list[_Slice]:
-    """Slices of the same job that follow each other become one."""
-    by_job: dict[int, _Slice] = {}
-    for part in slices:
-        seen = by_job.get(id(part.job))
-        by_job[id(part.job)] = _Slice(part.job, seen.start, part.stop) if seen else part
-    return list(by_job.values())
-
-
 def _joined(parts: list[Rows]) -> Rows:
     if len(parts) == 1:
         return parts[0]
@@ -311,12 +318,17 @@ def _joined(parts: list[Rows]) -> Rows:
 def _split(results: Results, slices: list[_Slice]) -> list[Results]:
     if len(slices) == 1:
         return [results]
+    outputs = list(results.items())
     split, start = [], 0
     for part in slices:
         stop = start + part.stop - part.start
-        split.append({name: array[start:stop] for name, array in results.items()})
+        split.append({name: array[start:stop] for name, array in outputs})
         start = stop
     return split
+
+
+def _is_finite(results: Results) -> bool:
+    return all(array.dtype.kind != "f" or np.isfinite(array).all() for array in results.values())
 
 
 def _checked(results: Results) -> Results | AutoencoderError:

@@ -15,7 +15,7 @@ import orjson
 try:
     import httpx2 as httpx
 except ImportError:  # pragma: no cover - the maintained fork is preferred, its ancestor will do
-    import httpx  # type: ignore[import-not-found, no-redef]
+    import httpx  # type: ignore[import-not-found, no-redef, unused-ignore]
 
 Instances = np.ndarray[Any, Any] | Sequence[Any]
 

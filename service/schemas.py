@@ -62,9 +62,9 @@ class InputSchema(Frozen):
         return tuple(column for column in self.columns if column.type in types)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Operation:
-    """One of the four things that the service does with rows."""
+    """One of the four things that the service does with rows. There is one object of each."""
 
     name: str
     """Name of the SavedModel signature and of the operation in metrics."""

@@ -148,7 +148,7 @@ class Telemetry:
         self._batch_rows.observe(rows)
         self._stages["model"].observe(model_s)
 
-    def job_started(self, queue_s: float) -> None:
+    def batch_started(self, queue_s: float) -> None:
         self._stages["queue"].observe(queue_s)
 
     def queue_changed(self, requests: int, rows: int, size_bytes: int) -> None:
@@ -197,6 +197,9 @@ class Telemetry:
         return generate_latest(registry)
 
 
+_NO_SPAN: AbstractContextManager[None] = nullcontext()
+
+
 class Tracing:
     """OpenTelemetry spans of requests, where a collector is configured; else nothing at all.
 
@@ -227,7 +230,7 @@ class Tracing:
     def request(self, name: str, headers: Mapping[bytes, bytes]) -> "AbstractContextManager[Span | None]":
         """A span around one request, within that of its caller where the headers name one."""
         if self._tracer is None:
-            return nullcontext()
+            return _NO_SPAN
         from opentelemetry.propagate import extract
         from opentelemetry.trace import SpanKind
 
@@ -236,7 +239,7 @@ class Tracing:
 
     def stage(self, name: Stage | Literal["run"]) -> "AbstractContextManager[Span | None]":
         """A span within that of the request."""
-        return nullcontext() if self._tracer is None else self._tracer.start_as_current_span(name)
+        return _NO_SPAN if self._tracer is None else self._tracer.start_as_current_span(name)
 
     def shutdown(self) -> None:
         """Send what is left. Blocks."""

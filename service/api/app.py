@@ -1,6 +1,7 @@
 """The composition root: settings in, an application out. Everything that lives as long as the service is made here."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,16 +13,20 @@ from fastapi import FastAPI
 from service import __version__
 from service.api.access import Access
 from service.api.errors import install_error_answers
+from service.api.exchange import Reception
 from service.api.front import AutoencoderApp
 from service.api.models import model_routes, service_routes
+from service.api.oip import OIPRoutes
 from service.api.openapi import install_openapi
 from service.api.ops import BatchKey, Operations
+from service.api.protocols import Serving
 from service.api.routes import OperationRoutes
+from service.api.tfserving import TFServingRoutes
 from service.batching import Batcher, BatchLimits
 from service.runtime import ModelManager, ModelStatus
 from service.runtime.loaded_model import LoadedModel, load_version
 from service.runtime.traffic import LiveTraffic
-from service.schemas import ANOMALY_SCORE, Results, Rows
+from service.schemas import ANOMALY_SCORE, Results, Rows, row_count
 from service.settings import Settings, load_settings
 from service.store import Store
 from service.telemetry import METRICS_CONTENT_TYPE, Telemetry, Tracing
@@ -39,6 +44,7 @@ class Service:
         self.telemetry = Telemetry()
         self.tracing = Tracing(settings.otlp_endpoint, share=settings.trace_share)
         self.access = Access(settings.key_hashes, settings.admin_key_hashes)
+        self.reception = Reception(settings.max_received_bytes, body_timeout_s=settings.body_timeout_s)
         self.draining = False
         self.manager = ModelManager(
             Store(settings.store),
@@ -57,6 +63,17 @@ class Service:
         )
         self.executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="codec")
         self.operations: Operations
+        self.serving = Serving(
+            settings=settings,
+            manager=self.manager,
+            operations=lambda: self.operations,
+            access=self.access,
+            telemetry=self.telemetry,
+            tracing=self.tracing,
+            reception=self.reception,
+            executor=self.executor,
+            draining=lambda: self.draining,
+        )
 
     def _models_changed(self, models: Mapping[str, ModelStatus]) -> None:
         loaded = {(model.name, version) for model in models.values() for version in model.loaded}
@@ -66,6 +83,7 @@ class Service:
     def _run_batch(self, key: BatchKey, rows: Rows) -> Results:
         loaded, signature = key
         results = loaded.run(signature, rows)
+        self.telemetry.rows_answered(signature, loaded.name, row_count(rows))
         if signature == ANOMALY_SCORE.name:
             self.traffic.scored(loaded, rows, results)
         return results
@@ -92,8 +110,11 @@ class Service:
             threads=settings.model_threads,
             observer=self.telemetry,
         )
-        self.operations = Operations(batcher, self.telemetry, max_explain_rows=settings.max_explain_rows)
+        self.operations = Operations(batcher, max_explain_rows=settings.max_explain_rows)
         await asyncio.to_thread(self.manager.refresh)
+        # A full collection looks at all that TensorFlow has made by now, 300 ms in which nobody is answered.
+        gc.collect()
+        gc.freeze()
         self.manager.start(settings.watch_interval_s)
         self.traffic.start()
         lag = asyncio.create_task(self._watch_lag())
@@ -135,8 +156,10 @@ def create_app(settings: Settings | None = None, *, load: Callable[[Path], Loade
             access=service.access,
             telemetry=service.telemetry,
             tracing=service.tracing,
+            reception=service.reception,
             executor=service.executor,
         ),
+        [TFServingRoutes(service.serving), OIPRoutes(service.serving)],
         allowed_hosts=settings.allowed_hosts,
         path_prefix=settings.root_path,
         title="Autoencoder Service",

@@ -45,15 +45,25 @@ STATUS: Mapping[type[AutoencoderError], int] = {
 }
 
 
-def status_of(error: Exception) -> int:
+PROTOCOL_STATUS: Mapping[type[AutoencoderError], int] = {
+    **STATUS,
+    errors.InvalidRows: 400,
+    errors.InvalidOption: 400,
+    errors.OperationNotSupported: 400,
+    errors.VersionNotLoaded: 404,
+}
+"""As the TensorFlow Serving and Open Inference protocols have it."""
+
+
+def status_of(error: Exception, statuses: Mapping[type[AutoencoderError], int] = STATUS) -> int:
     """Status of the nearest class of the error tree; 500 for everything else."""
-    return next((STATUS[base] for base in type(error).__mro__ if base in STATUS), 500)
+    return next((statuses[base] for base in type(error).__mro__ if base in statuses), 500)
 
 
 def problem(error: Exception, request_id: str) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
     """Status, body and extra headers of the answer to an error. Unknown errors say nothing of themselves."""
     status = status_of(error)
-    detail = str(error) if isinstance(error, AutoencoderError) else "The service failed on this request."
+    detail = _detail(error)
     rows = error.problems if isinstance(error, InvalidRows) else ()
     listed: list[dict[str, object]] = [
         {"row": row.row, "column": _cut(row.column), "problem": _cut(row.problem)} for row in rows
@@ -61,14 +71,31 @@ def problem(error: Exception, request_id: str) -> tuple[int, bytes, list[tuple[b
     # 422 always lists what is wrong; an option is no row and no column.
     if status == 422 and not listed:
         listed = [{"row": None, "column": None, "problem": _cut(detail)}]
-    headers: list[tuple[bytes, bytes]] = []
+    return status, problem_body(status, detail, request_id, listed), _headers(error, status)
+
+
+def _detail(error: Exception) -> str:
+    return str(error) if isinstance(error, AutoencoderError) else "The service failed on this request."
+
+
+def _headers(error: Exception, status: int) -> list[tuple[bytes, bytes]]:
     if isinstance(error, QueueFull):
-        headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
-    elif status == 503:
-        headers.append((b"retry-after", b"1"))
-    elif status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    return status, problem_body(status, detail, request_id, listed), headers
+        return [(b"retry-after", str(max(1, round(error.retry_after_s))).encode())]
+    if status == 503:
+        return [(b"retry-after", b"1")]
+    return [(b"www-authenticate", b"Bearer")] if status == 401 else []
+
+
+def protocol_refusal(error: Exception) -> tuple[int, str, list[tuple[bytes, bytes]]]:
+    """Status, text and extra headers of an error as the TensorFlow Serving and Open Inference protocols answer it."""
+    status = status_of(error, PROTOCOL_STATUS)
+    text = _detail(error)
+    if isinstance(error, InvalidRows) and error.problems:
+        first = error.problems[0]
+        places = [("row", first.row), ("column", first.column)]
+        place = ", ".join(f"{name} {_cut(value)}" for name, value in places if value is not None)
+        text = f"{text} {place[:1].upper()}{place[1:]}: {_cut(first.problem)}."
+    return status, text[: 2 * MAX_TEXT], _headers(error, status)
 
 
 def problem_body(status: int, detail: str, request_id: str, listed: list[dict[str, object]] | None = None) -> bytes:

@@ -6,10 +6,11 @@ a request. FastAPI still documents their routes.
 
 import asyncio
 import itertools
+import math
 import re
 import secrets
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
@@ -24,6 +25,7 @@ Headers = list[tuple[bytes, bytes]]
 
 LEAVING_CHECK_S = 0.05
 """Requests that take longer than this are given up when their caller leaves; shorter ones are not worth a watch."""
+ATTEND_INTERVAL_S = 0.05
 
 _UNBOUNDED = 2**62
 _MAX_STREAM_RATIO = 100
@@ -41,66 +43,79 @@ class CallerLeft(Exception):
     """The connection closed before the body was complete; there is nobody to answer."""
 
 
-class _Watch:
-    """Cancels a task when its caller closes the connection."""
+class Reception:
+    """What all exchanges share: the bytes that they may hold at once, and one timer that looks after all of them.
 
-    __slots__ = ("_task", "left")
+    A timer for each request would cost more than most of what a request does.
+    """
 
-    def __init__(self) -> None:
-        self.left = False
-        self._task: asyncio.Task[None] | None = None
-
-    def begin(self, receive: Receive, waiting: asyncio.Task[Any]) -> None:
-        self._task = asyncio.create_task(self._watch(receive, waiting))
-
-    async def _watch(self, receive: Receive, waiting: asyncio.Task[Any]) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self.left = True
-        waiting.cancel()
-
-    def end(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-
-
-class ReceivedBytes:
-    """Bounds the bodies that are in memory at once, over all requests."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, max_bytes: int, *, body_timeout_s: float) -> None:
+        self.body_timeout_s = body_timeout_s
+        self._max_bytes = max_bytes
         self._held = 0
+        self._attended: set[Exchange] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     def hold(self, size: int) -> None:
         """
         Raises:
             QueueFull: other requests hold too much already.
         """
-        if self._held + size > self._limit and self._held:
+        if self._held + size > self._max_bytes and self._held:
             raise QueueFull("The service is receiving as much as it can hold.")
         self._held += size
 
     def release(self, size: int) -> None:
         self._held -= size
 
+    def attend(self, exchange: "Exchange") -> None:
+        """Look after an exchange until ``leave``."""
+        self._attended.add(exchange)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(ATTEND_INTERVAL_S, self._look)
+
+    def leave(self, exchange: "Exchange") -> None:
+        self._attended.discard(exchange)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for exchange in self._attended:
+            exchange.look_after(now)
+        self._timer = loop.call_later(ATTEND_INTERVAL_S, self._look) if self._attended else None
+
 
 class Exchange:
     """One request being answered."""
 
-    __slots__ = ("_held", "_receive", "_received", "_send", "_timeout_s", "headers", "request_id", "scope")
+    __slots__ = (
+        "_cancelled_for",
+        "_held",
+        "_receive",
+        "_receive_by",
+        "_reception",
+        "_send",
+        "_task",
+        "_watch",
+        "_watch_from",
+        "headers",
+        "request_id",
+        "scope",
+    )
 
-    def __init__(
-        self, scope: Scope, receive: Receive, send: Send, *, received: ReceivedBytes, body_timeout_s: float
-    ) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, reception: Reception) -> None:
         self.scope = scope
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.request_id = request_id(self.headers)
         request_id_of_context.set(self.request_id)
         self._receive = receive
         self._send = send
-        self._received = received
+        self._reception = reception
         self._held = 0
-        self._timeout_s = body_timeout_s
+        self._task: asyncio.Task[Any] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._receive_by = self._watch_from = math.inf
+        self._cancelled_for: Exception | None = None
 
     @property
     def query(self) -> dict[str, str]:
@@ -145,20 +160,23 @@ class Exchange:
         """
         announced = self._announced(limit)
         self.hold(announced)
+        self._attend()
+        self._receive_by = asyncio.get_running_loop().time() + self._reception.body_timeout_s
         chunks: list[bytes] = []
         size, more = 0, True
         try:
-            async with asyncio.timeout(self._timeout_s):
-                while more:
-                    chunk, more = await self._next_chunk()
-                    chunks.append(chunk)
-                    size += len(chunk)
-                    if size > limit:
-                        raise TooLarge(f"The body is larger than {limit} bytes.")
-                    if size > announced:
-                        self.hold(len(chunk))
-        except TimeoutError as error:
-            raise DeadlineExceeded("The body did not arrive in time.") from error
+            while more:
+                chunk, more = await self._next_chunk()
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit:
+                    raise TooLarge(f"The body is larger than {limit} bytes.")
+                if size > announced:
+                    self.hold(len(chunk))
+        except asyncio.CancelledError:
+            self._raise_reason()
+        finally:
+            self._receive_by = math.inf
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def _next_chunk(self) -> tuple[bytes, bool]:
@@ -179,7 +197,7 @@ class Exchange:
         left, more = decoded_limit, True
         while more:
             try:
-                async with asyncio.timeout(self._timeout_s):
+                async with asyncio.timeout(self._reception.body_timeout_s):
                     chunk, more = await self._next_chunk()
             except TimeoutError as error:
                 raise DeadlineExceeded("The body did not arrive in time.") from error
@@ -205,12 +223,13 @@ class Exchange:
 
     def hold(self, size: int) -> None:
         """Count ``size`` more bytes as held by this request."""
-        self._received.hold(size)
+        self._reception.hold(size)
         self._held += size
 
     def release(self) -> None:
         """Give back what the body held; call once, when the request is over."""
-        self._received.release(self._held)
+        self._reception.leave(self)
+        self._reception.release(self._held)
         self._held = 0
 
     async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
@@ -219,20 +238,46 @@ class Exchange:
         Raises:
             CallerLeft: the connection closed first.
         """
-        loop = asyncio.get_running_loop()
-        waiting = cast("asyncio.Task[Any]", asyncio.current_task())
-        watch = _Watch()
-        # A watch is a task: not worth it for requests that are answered at once.
-        timer = loop.call_later(LEAVING_CHECK_S, watch.begin, self._receive, waiting)
+        self._attend()
+        self._watch_from = asyncio.get_running_loop().time() + LEAVING_CHECK_S
         try:
             return await work
         except asyncio.CancelledError:
-            if watch.left:
-                raise CallerLeft from None
-            raise
+            self._raise_reason()
         finally:
-            timer.cancel()
-            watch.end()
+            self._watch_from = math.inf
+            if self._watch is not None:
+                self._watch.cancel()
+                self._watch = None
+
+    def _attend(self) -> None:
+        if self._task is None:
+            self._task = asyncio.current_task()
+            self._reception.attend(self)
+
+    def _raise_reason(self) -> NoReturn:
+        """Raise what this exchange was given up for; a cancellation from elsewhere stays one."""
+        if self._cancelled_for is None or self._task is None:
+            raise  # noqa: PLE0704 - within the except clause of the caller
+        self._task.uncancel()
+        raise self._cancelled_for from None
+
+    def look_after(self, now: float) -> None:
+        """Give up a body that is late; from some time on, notice when the caller leaves."""
+        if now >= self._receive_by:
+            self._give_up(DeadlineExceeded("The body did not arrive in time."))
+        elif now >= self._watch_from and self._watch is None:
+            self._watch = asyncio.create_task(self._wait_until_left())
+
+    async def _wait_until_left(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._give_up(CallerLeft())
+
+    def _give_up(self, reason: Exception) -> None:
+        if self._cancelled_for is None and self._task is not None:
+            self._cancelled_for = reason
+            self._task.cancel()
 
     async def answer(self, status: int, body: bytes, media_type: bytes, headers: Iterable[Any] = ()) -> None:
         await self._send(

@@ -1,5 +1,6 @@
 """What every request passes first: its host name, its request id, and the fast way for operations."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -8,6 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service.api.errors import PROBLEM_TYPE, problem_body
 from service.api.exchange import request_id
+from service.api.protocols import ProtocolRoutes, Reply, error_reply
 from service.api.routes import OperationRoutes
 from service.telemetry import request_id_of_context
 
@@ -19,10 +21,17 @@ class AutoencoderApp(FastAPI):
     """FastAPI, with the operation routes in front of its request machinery, which costs more than the model does."""
 
     def __init__(
-        self, operation_routes: OperationRoutes, *, allowed_hosts: tuple[str, ...], path_prefix: str, **options: Any
+        self,
+        operation_routes: OperationRoutes,
+        protocol_routes: Sequence[ProtocolRoutes] = (),
+        *,
+        allowed_hosts: tuple[str, ...],
+        path_prefix: str,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self._operation_routes = operation_routes
+        self._protocol_routes = protocol_routes
         self._path_prefix = path_prefix
         self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
 
@@ -30,10 +39,30 @@ class AutoencoderApp(FastAPI):
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
         elif self._allowed_hosts and _host(scope) not in self._allowed_hosts:
-            await _refuse_host(scope, send)
-        elif not await self._operation_routes.answer(scope, receive, send):
+            await self._refuse_host(scope, send)
+        elif not (
+            await self._operation_routes.answer(scope, receive, send)
+            or await self._answer_protocol(scope, receive, send)
+        ):
             scope.update(root_path=self._path_prefix, path=self._path_prefix + scope["path"])
             await super().__call__(scope, _bounded(receive), _with_request_id(scope, send))
+
+    async def _answer_protocol(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        for routes in self._protocol_routes:
+            if await routes.answer(scope, receive, send):
+                return True
+        return False
+
+    async def _refuse_host(self, scope: Scope, send: Send) -> None:
+        given, detail = request_id(dict(scope["headers"])), "This host name is not served here."
+        if any(routes.claims(scope["path"]) for routes in self._protocol_routes):
+            refused = error_reply(400, detail)
+        else:
+            refused = Reply(problem_body(400, detail, given), 400, PROBLEM_TYPE.encode())
+        headers = [(b"content-type", refused.media_type), (b"content-length", b"%d" % len(refused.body))]
+        headers.append((b"x-request-id", given.encode()))
+        await send({"type": "http.response.start", "status": 400, "headers": headers})
+        await send({"type": "http.response.body", "body": refused.body})
 
 
 def _host(scope: Scope) -> str:
@@ -42,15 +71,6 @@ def _host(scope: Scope) -> str:
     if given.startswith("["):
         return str(given[1:].partition("]")[0])
     return str(given.partition(":")[0])
-
-
-async def _refuse_host(scope: Scope, send: Send) -> None:
-    given = request_id(dict(scope["headers"]))
-    body = problem_body(400, "This host name is not served here.", given)
-    headers = [(b"content-type", PROBLEM_TYPE.encode()), (b"content-length", b"%d" % len(body))]
-    headers.append((b"x-request-id", given.encode()))
-    await send({"type": "http.response.start", "status": 400, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 def _bounded(receive: Receive) -> Receive:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.access import Access, Role
@@ -232,7 +233,12 @@ def service_routes(manager: ModelManager, *, draining: Any, exposition: Any, met
         response.status_code = 503
         return {"ready": False, "reason": reason}
 
-    @router.get("/metrics", summary="Prometheus metrics", dependencies=[Depends(callers_only)])
+    @router.get(
+        "/metrics",
+        summary="Prometheus metrics",
+        dependencies=[Depends(callers_only)],
+        response_class=PlainTextResponse,
+    )
     async def metrics() -> Response:
         return Response(await asyncio.to_thread(exposition), headers={"Content-Type": metrics_type})
 

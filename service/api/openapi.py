@@ -190,8 +190,10 @@ def _describe_errors(path: str, method: str, described: Json) -> None:
     statuses = [401]
     if "{" in path:
         statuses += [404, 422, 500, 503]
+    if path.endswith("/drift"):
+        statuses += [409]
     if method in ("put", "delete"):
-        statuses += [400, 403, 409]
+        statuses += [400, 403, 409, 413]
     for status in statuses:
         described["responses"][str(status)] = _problem(STATUSES.get(status, "Not an admin key."))
 

@@ -10,7 +10,6 @@ from service.errors import InvalidOption, TooLarge
 from service.runtime.loaded_model import LoadedModel
 from service.schemas import ANOMALY_SCORE, EXPLAIN, Operation, Results, Rows, row_count
 from service.scoring import conformal_threshold, float32_threshold
-from service.telemetry import Telemetry
 
 EXPLAIN_ROW_COST = 64
 """Explaining a row calls the network once a feature and candidate."""
@@ -33,9 +32,8 @@ class Call:
 class Operations:
     """Runs calls through the batcher and completes their answers."""
 
-    def __init__(self, batcher: Batcher[BatchKey], telemetry: Telemetry, *, max_explain_rows: int) -> None:
+    def __init__(self, batcher: Batcher[BatchKey], *, max_explain_rows: int) -> None:
         self._batcher = batcher
-        self._telemetry = telemetry
         self._max_explain_rows = max_explain_rows
 
     def check_room(self) -> None:
@@ -56,7 +54,6 @@ class Operations:
         false_alarm_rate: float | None = None
         if operation is ANOMALY_SCORE:
             results, threshold, false_alarm_rate = _judged(loaded, results, call.options)
-        self._telemetry.rows_answered(operation.name, loaded.name, row_count(call.rows))
         return Answer(
             operation=operation,
             schema=loaded.schema,
@@ -74,11 +71,13 @@ class Operations:
     async def _explain(self, call: Call) -> Results:
         if call.options.explain == "map" and call.loaded.schema.kind != "image":
             raise InvalidOption("The error map is for image models; give the number of features to explain.")
-        if row_count(call.rows) > self._max_explain_rows:
+        return await self.explain(call.loaded, call.rows, deadline=call.deadline)
+
+    async def explain(self, loaded: LoadedModel, rows: Rows, *, deadline: float) -> Results:
+        """The outputs of the signature ``explain``; the errors are those of ``run``."""
+        if row_count(rows) > self._max_explain_rows:
             raise TooLarge(f"At most {self._max_explain_rows} rows of one request can be explained.")
-        return await self._batcher.submit(
-            (call.loaded, EXPLAIN), call.rows, deadline=call.deadline, row_cost=EXPLAIN_ROW_COST
-        )
+        return await self._batcher.submit((loaded, EXPLAIN), rows, deadline=deadline, row_cost=EXPLAIN_ROW_COST)
 
 
 def _judged(loaded: LoadedModel, results: Results, options: Options) -> tuple[Results, np.float32 | float, float]:

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TypeVar
 
 from starlette.types import Receive, Scope, Send
@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from service import codecs
 from service.api.access import Access, Role
 from service.api.errors import PROBLEM_TYPE, problem, problem_body
-from service.api.exchange import CallerLeft, Exchange, Headers, ReceivedBytes
+from service.api.exchange import CallerLeft, Exchange, Headers, Reception
 from service.api.ops import Call, Operations
 from service.api.streams import NdjsonExchange
 from service.codecs import Decoded
@@ -77,6 +77,7 @@ class OperationRoutes:
         access: Access,
         telemetry: Telemetry,
         tracing: Tracing,
+        reception: Reception,
         executor: Executor,
     ) -> None:
         self._settings = settings
@@ -86,7 +87,7 @@ class OperationRoutes:
         self._telemetry = telemetry
         self._tracing = tracing
         self._executor = executor
-        self._received = ReceivedBytes(settings.max_received_bytes)
+        self._reception = reception
         self._limits = codecs.Limits(
             max_rows=settings.max_rows,
             max_depth=settings.max_depth,
@@ -100,7 +101,7 @@ class OperationRoutes:
         matched = match(scope["path"])
         if matched is None:
             return False
-        exchange = Exchange(scope, receive, send, received=self._received, body_timeout_s=self._settings.body_timeout_s)
+        exchange = Exchange(scope, receive, send, self._reception)
         if scope["method"] == "POST":
             await self._serve(exchange, *matched)
         else:
@@ -175,21 +176,21 @@ class OperationRoutes:
         self, exchange: Exchange, request_type: str, body: bytes, loaded: LoadedModel, operation: Operation
     ) -> Decoded:
         started = time.perf_counter()
-        query, encoding = exchange.query, exchange.content_encoding
-        inline = encoding == "identity" and len(body) <= INLINE_BYTES
-        decoded = await self._maybe_in_thread(
-            inline,
-            lambda: codecs.decode(
-                request_type,
-                body,
-                encoding,
-                schema=loaded.schema,
-                operation=operation,
-                query=query,
-                limits=self._limits,
-            ),
+        encoding = exchange.content_encoding
+        decode = partial(
+            codecs.decode,
+            request_type,
+            body,
+            encoding,
+            schema=loaded.schema,
+            operation=operation,
+            query=exchange.query,
+            limits=self._limits,
         )
-        if not inline:
+        if encoding == "identity" and len(body) <= INLINE_BYTES:
+            decoded = decode()
+        else:
+            decoded = await self._in_thread(decode)
             exchange.hold(sum(array.nbytes for array in decoded.rows.values()))
         self._telemetry.stage_took("decode", time.perf_counter() - started)
         return decoded
@@ -202,20 +203,14 @@ class OperationRoutes:
         accepted = exchange.headers.get(b"accept-encoding")
         encoding = None if accepted is None else _answer_encoding(accepted)
         size = sum(array.size for array in answer.results.values())
-
-        def encode() -> tuple[bytes, str | None]:
-            content = codecs.encode(answer_type, answer, decoded.table)
-            if encoding is None or len(content) < MIN_COMPRESSED_BYTES:
-                return content, None
-            return codecs.compress(content, encoding), encoding
-
-        encoded = await self._maybe_in_thread(size <= INLINE_VALUES and answer.explain is None, encode)
+        if size <= INLINE_VALUES and answer.explain is None:
+            encoded = _encode(answer_type, answer, decoded, encoding)
+        else:
+            encoded = await self._in_thread(partial(_encode, answer_type, answer, decoded, encoding))
         self._telemetry.stage_took("encode", time.perf_counter() - started)
         return encoded
 
-    async def _maybe_in_thread(self, inline: bool, work: Callable[[], T]) -> T:
-        if inline:
-            return work()
+    async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def _refuse(self, exchange: Exchange, error: Exception, loaded: LoadedModel | None) -> int:
@@ -228,6 +223,15 @@ class OperationRoutes:
             headers += _model_headers(loaded)
         await exchange.answer(status, body, PROBLEM_TYPE.encode(), headers)
         return status
+
+
+def _encode(
+    answer_type: str, answer: codecs.Answer, decoded: Decoded, encoding: str | None
+) -> tuple[bytes, str | None]:
+    content = codecs.encode(answer_type, answer, decoded.table)
+    if encoding is None or len(content) < MIN_COMPRESSED_BYTES:
+        return content, None
+    return codecs.compress(content, encoding), encoding
 
 
 def _model_headers(loaded: LoadedModel) -> Headers:

@@ -140,8 +140,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self.in_headers = False
-        size = sum(len(name) + len(value) + 4 for name, value in self.headers) + len(self.url)
-        if size > self.max_header_bytes:
+        if self._header_bytes > self.max_header_bytes and self._size_of_headers() > self.max_header_bytes:
             self._refuse(431, "The headers are too large.")
             return
         if len(self.connections) > self.max_connections:
@@ -149,6 +148,9 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.draining and self.cycle is not None:
             self.cycle.keep_alive = False
+
+    def _size_of_headers(self) -> int:
+        return sum(len(name) + len(value) + 4 for name, value in self.headers) + len(self.url)
 
     def on_message_complete(self) -> None:
         self.waiting_since = None
@@ -200,6 +202,8 @@ class GuardedServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for sock in sockets or ():  # of others uvicorn tells
+            log.info("serving on http://%s:%d", *sock.getsockname()[:2])
         self._reaper = asyncio.create_task(self._reap())
 
     async def _reap(self) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 START_TIMEOUT_S = 120
 ROOT = Path(__file__).parents[2]
-RUNNING = re.compile(rb"running on (http://[0-9.]+:[0-9]+)")
+RUNNING = re.compile(rb"(?:running|serving) on (http://[0-9.]+:[0-9]+)")
 
 
 @dataclass(frozen=True)
