@@ -38,7 +38,7 @@ bench: setup ## Measure a running service: make bench ARGS="--help".
 	@$(BIN)/autoencoder bench $(ARGS)
 
 test: setup ## Run all tests (minutes; ARGS goes to pytest).
-	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest --all -n 2 --dist worksteal $(ARGS)
 
 check: lint ## Static checks and the tests that need no TensorFlow (seconds).
 	@$(BIN)/python -m pytest -q -m "not tf" $(ARGS)

@@ -49,6 +49,17 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=64, description="Server processes; each loads the models for itself.")
     root_path: str = Field("", description="Path prefix that a proxy in front strips.")
 
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of the gRPC services (TensorFlow Serving, Open Inference Protocol); 0 takes a free one; "
+        "unset: none.",
+    )
+    kserve_v1: bool = Field(
+        False, description="`GET /v1/models/{model}` also has KServe's `name` and `ready`, and is 503 when not ready."
+    )
+
     watch_interval_s: PositiveFloat = Field(2.0, description="How often the store is looked at for new versions.")
     keep_versions: PositiveInt = Field(
         2, description="Newest versions of each model that stay loaded beside those that aliases name."

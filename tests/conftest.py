@@ -17,6 +17,20 @@ from service.store import Store
 from tests.fakes import load_fake, publish_fake
 from tests.live import LiveService, serve_live
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="Run the slow tests too, as `make test` does.")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the slow tests out, unless all are wanted."""
+    if config.getoption("--all"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
 COLUMNS = ("amount", "age", "visits", "balance", "tenure", "score")
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.runtime.loaded_model import LoadedModel
 from service.schemas import INSTANCES, Column, InputSchema, Results, Rows
@@ -41,7 +42,7 @@ OUTPUTS = {
 def publish_fake(
     store: Store, *, model: str = MODEL, columns: Sequence[str] = (), denoises: bool = True, size_bytes: int = 0
 ) -> int:
-    """Publish the next version of a model that ``FakeModel`` runs; the number that it got."""
+    """Publish the next version of a model that ``load_fake`` loads; the number that it got."""
 
     def manifest(number: int, digests: dict[str, str]) -> Manifest:
         spec = TensorSpec(dtype="float32", shape=(None, WIDTH))
@@ -74,38 +75,40 @@ def publish_fake(
         return staging.publish(manifest, lambda _: None)
 
 
-class FakeModel(LoadedModel):
+@dataclass(frozen=True)
+class FakeSignature:
     """Latent: the first value; score: the sum of a row; the reconstruction is the version in every place."""
 
-    def __init__(self, manifest: Manifest, *, before: Callable[[], None] = lambda: None, size_bytes: int = 0) -> None:
-        super().__init__(manifest, dict.fromkeys(manifest.signatures), size_bytes=size_bytes)
-        self._before = before
+    name: str
+    manifest: Manifest
+    before: Callable[[], None]
+    """Called first on every call, on the thread of the model."""
 
-    def run(self, signature: str, rows: Rows) -> Results:
-        self._before()
+    def __call__(self, rows: Rows) -> Results:
+        self.before()
         values = rows[INSTANCES]
         if (values[:, 0] == RAISES).any():
             raise RuntimeError(SECRET)
-        poisoned = np.where(values[:, :1] == ANSWERS_NAN, np.float32(np.nan), np.float32(0))
         results = self._results(values)
-        return {name: results[name] + poisoned.reshape(-1, *[1] * (results[name].ndim - 1))
-                if results[name].dtype.kind == "f" else results[name]
-                for name in OUTPUTS[signature]}  # fmt: skip
+        for array in results.values():
+            if array.dtype.kind == "f":
+                array[values[:, 0] == ANSWERS_NAN] = np.nan
+        return {name: results[name] for name in OUTPUTS[self.name]}
 
-    def _results(self, values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Results:
+    def _results(self, values: NDArray[np.float32]) -> Results:
         score = values.sum(axis=1, dtype=np.float32)
-        everywhere = np.full_like(values, self.version)
-        at_least = (self.calibration_scores >= score[:, None]).sum(axis=1)
+        calibration = self.manifest.calibration
+        at_least = (np.asarray(calibration.scores, np.float32) >= score[:, None]).sum(axis=1)
         return {
             "latent": values[:, :1].copy(),
-            "reconstruction": everywhere,
-            "denoised": everywhere,
-            "error": np.square(values - everywhere).mean(axis=1, dtype=np.float32),
+            "reconstruction": np.full_like(values, self.manifest.version),
+            "denoised": np.full_like(values, self.manifest.version),
+            "error": np.square(values - self.manifest.version).mean(axis=1, dtype=np.float32),
             "score": score,
-            "p_value": ((1 + at_least) / 5).astype(np.float32),
-            "is_anomaly": score > self.threshold,
+            "p_value": ((1 + at_least) / (calibration.rows + 1)).astype(np.float32),
+            "is_anomaly": score > np.float32(calibration.threshold),
             "contribution": np.full_like(values, 1 / WIDTH),
-            "expected": everywhere,
+            "expected": np.full_like(values, self.manifest.version),
         }
 
 
@@ -128,4 +131,6 @@ class Gate:
 def load_fake(path: Path, *, before: Callable[[], None] = lambda: None) -> LoadedModel:
     """A loader for ``create_app`` and ``ModelManager``; its versions are as large as their files."""
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return FakeModel(read_manifest(path), before=before, size_bytes=size)
+    manifest = read_manifest(path)
+    signatures = {name: FakeSignature(name, manifest, before) for name in manifest.signatures}
+    return LoadedModel(manifest, signatures, size_bytes=size)

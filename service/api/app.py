@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -30,6 +31,9 @@ from service.schemas import ANOMALY_SCORE, Results, Rows, row_count
 from service.settings import Settings, load_settings
 from service.store import Store
 from service.telemetry import METRICS_CONTENT_TYPE, Telemetry, Tracing
+
+if TYPE_CHECKING:
+    from service.api.grpc.server import GrpcServer
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +67,9 @@ class Service:
         )
         self.executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="codec")
         self.operations: Operations
+        self.grpc_port: int | None = None
+        """Where the gRPC services listen, while they do."""
+        self._grpc: GrpcServer | None = None
         self.serving = Serving(
             settings=settings,
             manager=self.manager,
@@ -119,9 +126,11 @@ class Service:
         self.traffic.start()
         lag = asyncio.create_task(self._watch_lag())
         try:
+            await self._start_grpc()
             yield
         finally:
             self.draining = True
+            await self._stop_grpc()
             await batcher.drain()
             lag.cancel()
             self.manager.stop()
@@ -129,6 +138,17 @@ class Service:
             batcher.close()
             self.executor.shutdown(wait=False)
             await asyncio.to_thread(self.tracing.shutdown)
+
+    async def _start_grpc(self) -> None:
+        if self.settings.grpc_port is not None:
+            from service.api.grpc.server import GrpcServer
+
+            self._grpc = GrpcServer(self.serving)
+            self.grpc_port = await self._grpc.start()
+
+    async def _stop_grpc(self) -> None:
+        if self._grpc is not None:
+            await self._grpc.stop(self.settings.drain_timeout_s)
 
     async def _watch_lag(self) -> None:
         loop = asyncio.get_running_loop()

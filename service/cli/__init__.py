@@ -144,13 +144,22 @@ def _train(
     from service.training.train import train
 
     if overrides.get("hidden") is not None:
-        overrides["hidden"] = tuple(int(width) for width in overrides["hidden"].split(",") if width.strip())
+        overrides["hidden"] = _widths(overrides["hidden"])
     config = load_config(preset, **overrides)
     store.mkdir(parents=True, exist_ok=True)
     with terminal_reporter() as reporter:
         result = train(config, source=source, store=store, model=model, columns=columns, drop=drop, reporter=reporter)
     Console().print(summary(result))
     return result
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    from service.errors import ConfigurationError
+
+    try:
+        return tuple(int(width) for width in _listed(text))
+    except ValueError as error:
+        raise ConfigurationError("--hidden takes whole numbers with commas between them, as in 256,128.") from error
 
 
 def _model_name(source: str) -> str:

@@ -86,19 +86,19 @@ def rows_as_json(answer: Answer) -> list[bytes]:
         (output, _row_values_json(answer, output)) for _, output in answer.operation.results
     ]
     if answer.explain == "map":
-        parts.append(("error_map", _each_json(error_maps(answer))))
+        parts.append(("error_map", each_json(error_maps(answer))))
     elif answer.explain is not None:
         parts.append(("contributions", [orjson.dumps(row, option=_NUMPY) for row in contributions(answer)]))
-    return _interleave([b'"%b":' % name.encode() for name, _ in parts], [values for _, values in parts])
+    return interleave([b'"%b":' % name.encode() for name, _ in parts], [values for _, values in parts])
 
 
 def _row_values_json(answer: Answer, output: str) -> list[bytes]:
     if answer.has_named_columns(output):
         return _objects_json(answer, output)
-    return _each_json(answer.results[output])
+    return each_json(answer.results[output])
 
 
-def _each_json(array: Array) -> list[bytes]:
+def each_json(array: Array) -> list[bytes]:
     if array.ndim == 1:
         return _tokens(array)
     return [orjson.dumps(np.ascontiguousarray(row), option=_NUMPY) for row in array]
@@ -109,7 +109,7 @@ def _tokens(array: Array) -> list[bytes]:
     return orjson.dumps(np.ascontiguousarray(array), option=_NUMPY)[1:-1].split(b",") if len(array) else []
 
 
-def _interleave(keys: Sequence[bytes], columns: Sequence[Sequence[bytes]]) -> list[bytes]:
+def interleave(keys: Sequence[bytes], columns: Sequence[Sequence[bytes]]) -> list[bytes]:
     """Objects from JSON keys, each with its colon, and columns of JSON values."""
     if not keys:
         return []
@@ -123,7 +123,7 @@ def _interleave(keys: Sequence[bytes], columns: Sequence[Sequence[bytes]]) -> li
 def _objects_json(answer: Answer, output: str) -> list[bytes]:
     columns = dict(_named_values(answer, output))
     keys = plan_of(answer.schema).json_keys
-    return _interleave(
+    return interleave(
         [keys[name] for name in keys if name in columns], [columns[name] for name in keys if name in columns]
     )
 

@@ -85,7 +85,7 @@ def decode_numbers_fast(
     """Float32 numbers ``(rows, *row_shape)`` and the scalar options beside them, or None where that is not all."""
     if not plan.arrays_only or (plan.columns and body.find(b"{", body.find(b"{") + 1) >= 0):
         return None
-    parser = _parser(len(body))
+    parser = parser_for(len(body))
     try:
         document = parser.parse(body)
         if len(document) > 1 + len(SCORE_OPTIONS):  # looking up each of very many keys takes quadratic time
@@ -94,13 +94,13 @@ def decode_numbers_fast(
         option_values = {key: document[key] for key in keys if key != INSTANCES}
         if len(option_values) + 1 != len(document) or not _are_plain(option_values):
             return None
-        numbers = _proven_numbers(document[INSTANCES], body, plan, limits)
+        numbers = proven_numbers(document[INSTANCES], body, plan, limits)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
         return None
     return None if numbers is None else (numbers, option_values)
 
 
-def _parser(body_length: int) -> Any:
+def parser_for(body_length: int) -> Any:
     # A parser keeps the memory of its largest document and must not be shared by threads.
     if body_length > _MAX_KEPT_PARSER_BYTES:
         return simdjson.Parser()
@@ -116,7 +116,7 @@ def _are_plain(option_values: dict[str, Any]) -> bool:
     )
 
 
-def _proven_numbers(instances: Any, body: bytes, plan: RowPlan, limits: Limits) -> NDArray[np.float32] | None:
+def proven_numbers(instances: Any, body: bytes, plan: RowPlan, limits: Limits) -> NDArray[np.float32] | None:
     # as_buffer flattens. The nesting is proven by the lengths of all arrays and by there being no other brackets.
     count = len(instances)
     if not 0 < count <= limits.max_rows or 4 * count * plan.width > limits.max_decoded_bytes:
@@ -140,7 +140,7 @@ def _proven_numbers(instances: Any, body: bytes, plan: RowPlan, limits: Limits) 
 
 def decode_json_exactly(body: bytes, plan: RowPlan, *, operation: Operation, limits: Limits) -> tuple[Rows, Options]:
     """The same as ``decode_json``, for any body, with the exact reason where it is refused."""
-    _check_containers(body, plan, limits)
+    check_containers(body, plan, limits)
     document, only_json = parse_json(body)
     try:
         rows, options = _rows_and_options(document, plan, operation, limits)
@@ -153,7 +153,7 @@ def decode_json_exactly(body: bytes, plan: RowPlan, *, operation: Operation, lim
     return rows, options
 
 
-def _check_containers(body: bytes, plan: RowPlan, limits: Limits) -> None:
+def check_containers(body: bytes, plan: RowPlan, limits: Limits) -> None:
     """Refuse more arrays and objects than any rows may have, before memory is spent on each of them."""
     arrays_in_row = sum(math.prod(plan.row_shape[:dimension]) for dimension in range(len(plan.row_shape)))
     rows = min(limits.max_rows, limits.max_decoded_bytes // (4 * plan.width + 1))

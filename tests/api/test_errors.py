@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.errors import QueueFull
 from service.settings import Settings
 from service.store import Store
 from tests.api.raw import chunk, connect, head
@@ -237,7 +239,7 @@ def test_too_many_rows_to_explain_are_413(fake_store: Path, serve: Serve) -> Non
 @pytest.mark.parametrize("compress", [gzip.compress, "zstd"])
 def test_a_decompression_bomb_is_413(fake_store: Path, serve: Serve, compress: Any) -> None:
     """Small on the wire, over the limit when decompressed."""
-    service = serve(fake_store, load=load_fake, max_decoded_bytes=1_000_000)
+    service = serve(fake_store, load=load_fake, max_json_bytes=1_000_000)
     encoding = "gzip"
     if compress == "zstd":
         from backports import zstd
@@ -412,6 +414,16 @@ def test_npy_that_is_not_finite_is_422_with_row_and_column(fake_service: LiveSer
 # --- 429, 503, 504 ----------------------------------------------------------------------------------------------------
 
 
+def await_full_queue(service: LiveService) -> None:
+    """Until a request would be refused."""
+    while True:
+        try:
+            service.service.operations.check_room()
+        except QueueFull:
+            return
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("limit", ["max_queue_requests", "max_queue_rows", "max_queue_bytes"])
 def test_a_full_queue_answers_429_at_once(fake_store: Path, serve: Serve, limit: str) -> None:
     """While the model is busy: one request waits, the next are refused with Retry-After; later all is well."""
@@ -439,8 +451,7 @@ def test_a_full_queue_refuses_before_the_body_is_read(fake_store: Path, serve: S
         first = pool.submit(service.post, "/encode", json={"instances": ROWS})
         gate.await_call()
         second = pool.submit(service.post, "/encode", json={"instances": ROWS})
-        while b"autoencoder_queue_requests 1.0" not in service.get("/metrics").content:
-            pass
+        await_full_queue(service)
         connection.send(head("/encode", Content_Type="application/json", Content_Length="100"))
         assert_problem(connection.answer(), 429)
         gate.opened.set()
@@ -494,15 +505,14 @@ def test_too_many_connections_are_503(fake_store: Path, serve: Serve) -> None:
 def test_a_model_failure_is_500_for_that_request_only(fake_store: Path, serve: Serve, poison: float) -> None:
     """Neighbours in the same batch get their answers; the failure shows nothing of itself."""
     gate = Gate()
-    service = serve(fake_store, load=partial(load_fake, before=gate))
+    service = serve(fake_store, load=partial(load_fake, before=gate), max_queue_requests=6)
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(service.post, "/encode", json={"instances": ROWS})
         gate.await_call()
         rows = [[[float(at), 1.0]] for at in range(6)]
         rows[3][0][0] = poison
         others = [pool.submit(service.post, "/encode", json={"instances": row}) for row in rows]
-        while b"autoencoder_queue_requests 6.0" not in service.get("/metrics").content:
-            pass
+        await_full_queue(service)
         gate.opened.set()
         assert first.result().status_code == 200
         answers = [future.result() for future in others]

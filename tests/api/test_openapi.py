@@ -141,7 +141,9 @@ def test_nothing_is_served_that_is_not_documented(fake_service: LiveService, doc
     }
     operations = {("post", f"{prefix}/{operation}") for prefix in PREFIXES for operation in RESULTS}
     documented = {(method, path) for path, item in document["paths"].items() for method in item}
-    assert served | operations == documented
+    assert served | operations <= documented
+    # The wire protocols of other servers are served below FastAPI, each with its own tests.
+    assert {path for _, path in documented - served - operations if not path.startswith(("/v1/", "/v2"))} == set()
 
 
 def routes_of(router: Any) -> Iterator[APIRoute]:
@@ -170,16 +172,20 @@ def test_the_document_is_true_of_the_service(fake_store: Path, serve: Callable[.
     for result in schema.get_all_operations():
         run_examples(result.ok())
         tested += 1
-    assert tested == len(RESULTS) * len(PREFIXES) + len(SERVICE_ROUTES)
+    assert tested >= len(RESULTS) * len(PREFIXES) + len(SERVICE_ROUTES)
     assert service.post("/encode", json={"instances": [[0.0] * WIDTH]}).status_code == 200
 
 
-@pytest.mark.parametrize("operation", RESULTS)
-@pytest.mark.parametrize("options", [{}, {"explain": 2, "threshold": 1.5}, {"explain": 1, "false_alarm_rate": 0.1}])
+@pytest.mark.parametrize(
+    ("operation", "options"),
+    [
+        *((operation, {}) for operation in RESULTS),
+        ("anomaly-score", {"explain": 2, "threshold": 1.5}),
+        ("anomaly-score", {"explain": 1, "false_alarm_rate": 0.1}),
+    ],
+)
 def test_answers_fit_their_schemas(fake_service: LiveService, operation: str, options: dict[str, Any]) -> None:
     """Good rows with every option: the documented 200, with the documented arrays."""
-    if options and operation != "anomaly-score":
-        pytest.skip("options belong to anomaly-score")
     schema: Any = schemathesis.openapi.from_url(f"{fake_service.url}/openapi.json")
     case = schema[f"/models/{{model}}/{operation}"]["POST"].Case(
         path_parameters={"model": "pumps"},

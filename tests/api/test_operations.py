@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from service.store import Store
+from service.training.config import load_config
 from tests.api.samples import (
     OPERATIONS,
     WITHOUT_DENOISE,
@@ -23,8 +24,9 @@ from tests.live import LiveService
 
 pytestmark = pytest.mark.tf
 
+LATENT_DIM = load_config("demo").latent_dim
 RESULTS: dict[str, dict[str, tuple[int, ...]]] = {
-    "encode": {"latents": (16,)},
+    "encode": {"latents": (LATENT_DIM,)},
     "reconstruct": {"reconstructions": (8, 8), "errors": ()},
     "denoise": {"denoised": (8, 8)},
     "anomaly-score": {"scores": (), "p_values": (), "is_anomaly": ()},

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from service.store import Store
 from tests.live import LiveService
 
-pytestmark = pytest.mark.tf
+pytestmark = [pytest.mark.tf, pytest.mark.slow]
 
 REQUESTS = 10_000
 CALLERS = 64

@@ -48,7 +48,7 @@ def used_telemetry() -> Telemetry:
     telemetry.rows_answered("anomaly-score", "digits", 3)
     for stage in ("decode", "encode"):
         telemetry.stage_took(stage, 0.001)
-    telemetry.job_started(0.001)
+    telemetry.batch_started(0.001)
     telemetry.batch_ran(3, 0.002)
     telemetry.queue_changed(1, 3, 768)
     telemetry.refused("queue_full")

@@ -8,6 +8,8 @@ import pytest
 
 from .faults import run
 
+pytestmark = pytest.mark.slow
+
 OPERATIONS = ["publish", "promote", "roll_back", "delete"]
 NAMESPACE = ("unshare", "--map-root-user", "--mount")
 

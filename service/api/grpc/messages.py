@@ -1,0 +1,114 @@
+"""Message classes made of ``protos/``, and the few bytes of protobuf's wire format that are written by hand.
+
+``descriptors.pb`` is what protoc makes of the .proto files (``make protos``). Its messages have the names that
+TensorFlow, Triton's client and others register too, in a pool that a process has one of; ours stay in a pool of their
+own, so that all of them can be in one process.
+"""
+
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from service.errors import MalformedInput
+
+DESCRIPTORS: Final = "descriptors.pb"
+_VARINT: Final = 0
+_LENGTH_DELIMITED: Final = 2
+_FIXED: Final = {1: 8, 5: 4}
+_MAX_VARINT: Final = 10
+_NOT_A_MESSAGE: Final = "The request is not a message of this method."
+
+
+@cache
+def descriptor_pool() -> DescriptorPool:
+    pool = DescriptorPool()
+    described = FileDescriptorSet.FromString((files("service.api.grpc") / DESCRIPTORS).read_bytes())
+    for file in described.file:
+        pool.AddSerializedFile(file.SerializeToString())
+    return pool
+
+
+@cache
+def message_class(full_name: str) -> Any:
+    """The class of a message by its full name, such as ``inference.ModelInferRequest``."""
+    return GetMessageClass(descriptor_pool().FindMessageTypeByName(full_name))
+
+
+def parse(full_name: str, content: bytes) -> Any:
+    """
+    Raises:
+        MalformedInput: the bytes are not such a message.
+    """
+    try:
+        return message_class(full_name).FromString(content)
+    except DecodeError:
+        raise MalformedInput(_NOT_A_MESSAGE) from None
+
+
+def split_field(content: bytes, number: int) -> tuple[bytes, list[memoryview]]:
+    """A message without one of its fields of bytes, and the values of that field, which are not copied.
+
+    Raises:
+        MalformedInput: the bytes are not a message.
+    """
+    view, at, rest, values = memoryview(content), 0, [], []
+    while at < len(content):
+        start = at
+        tag, at = _read_varint(content, at)
+        first, at = _value(content, at, tag & 7)
+        if tag == number << 3 | _LENGTH_DELIMITED:
+            values.append(view[first:at])
+        else:
+            rest.append(view[start:at])
+    return b"".join(rest), values
+
+
+def _value(content: bytes, at: int, wire_type: int) -> tuple[int, int]:
+    """Where the value of a field begins and ends."""
+    if wire_type == _VARINT:
+        end = _read_varint(content, at)[1]
+    elif wire_type == _LENGTH_DELIMITED:
+        length, at = _read_varint(content, at)
+        end = at + length
+    else:
+        end = at + _FIXED.get(wire_type, len(content) + 1)
+    if end > len(content):
+        raise MalformedInput(_NOT_A_MESSAGE)
+    return at, end
+
+
+def _read_varint(content: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    for byte in content[at : at + _MAX_VARINT]:
+        at += 1
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return number, at
+    raise MalformedInput(_NOT_A_MESSAGE)
+
+
+def message_bytes(message: Message, parts: Iterable[bytes | memoryview] = ()) -> bytes:
+    """A message, and behind it fields that were written by hand: arrays go in with one copy and no parsing."""
+    return b"".join([message.SerializeToString(), *parts])
+
+
+def field(number: int, *parts: bytes | memoryview) -> list[bytes | memoryview]:
+    """A field of bytes, text, a message or packed numbers: tag, length, and the parts of its content."""
+    tag = number << 3 | _LENGTH_DELIMITED
+    return [_varint(tag), _varint(sum(map(len, parts))), *parts]
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)

@@ -1,0 +1,244 @@
+"""The Open Inference Protocol over gRPC: ``inference.GRPCInferenceService``."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from service import __version__
+from service.api.access import Role
+from service.api.grpc.messages import field, message_bytes, message_class, parse, split_field
+from service.api.grpc.methods import Incoming, Method
+from service.api.oip import (
+    SERVER_NAME,
+    Inference,
+    acquire,
+    load_model,
+    model_metadata,
+    plan_inference,
+    repository_index,
+    run_inference,
+    unload_model,
+)
+from service.codecs import Limits
+from service.codecs.infer import MAX_ID_LENGTH, MAX_OUTPUTS, InferAnswer, InferBody, WantedOutput
+from service.codecs.rows import plan_of
+from service.codecs.tensors import (
+    BYTES,
+    DATATYPES,
+    DTYPES,
+    Tensor,
+    array_from_bytes,
+    bytes_of_array,
+    checked_shape,
+    datatype_of_array,
+    objects,
+    rows_from_tensors,
+    shaped,
+    shown,
+)
+from service.errors import MalformedInput, NotFound, NotReady
+from service.runtime.loaded_model import LoadedModel
+from service.schemas import Array
+
+EXTENSIONS: Final = ("model_repository", "parameters")
+SERVICE: Final = "inference.GRPCInferenceService"
+_CONTENTS: Final[Mapping[str, str]] = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    BYTES: "bytes_contents",
+}
+"""Where the protocol has the elements of each datatype; 16-bit floats are sent raw only."""
+_RAW_INPUT: Final = 7
+_RAW_OUTPUT: Final = 6
+_OUTPUT: Final = 5
+_OUTPUT_CONTENTS: Final = 5
+_PACKED: Final[Mapping[str, int]] = {"BOOL": 1, "FP32": 6, "FP64": 7}
+"""Fields whose packed form is the array as it lies in memory."""
+
+
+def methods() -> tuple[Method, ...]:
+    return (
+        Method("ServerLive", _server_live, Role.ANYONE),
+        Method("ServerReady", _server_ready, Role.ANYONE),
+        Method("ModelReady", _model_ready),
+        Method("ServerMetadata", _server_metadata),
+        Method("ModelMetadata", _model_metadata),
+        Method("ModelInfer", _model_infer, operation="infer"),
+        Method("RepositoryIndex", _repository_index),
+        Method("RepositoryModelLoad", _load, Role.ADMIN),
+        Method("RepositoryModelUnload", _unload, Role.ADMIN),
+    )
+
+
+async def _request(incoming: Incoming, name: str) -> Any:
+    return parse(f"inference.{name}Request", await incoming.message())
+
+
+def _response(method: str, /, **fields: Any) -> bytes:
+    content: bytes = message_class(f"inference.{method}Response")(**fields).SerializeToString()
+    return content
+
+
+async def _server_live(_incoming: Incoming) -> bytes:
+    return _response("ServerLive", live=True)
+
+
+async def _server_ready(incoming: Incoming) -> bytes:
+    return _response("ServerReady", ready=incoming.serving.not_ready_reason is None)
+
+
+async def _model_ready(incoming: Incoming) -> bytes:
+    request = await _request(incoming, "ModelReady")
+    try:
+        acquire(incoming.serving.manager, request.name, request.version)
+    except (NotFound, NotReady):
+        return _response("ModelReady", ready=False)
+    return _response("ModelReady", ready=True)
+
+
+async def _server_metadata(_incoming: Incoming) -> bytes:
+    return _response("ServerMetadata", name=SERVER_NAME, version=__version__, extensions=EXTENSIONS)
+
+
+async def _model_metadata(incoming: Incoming) -> bytes:
+    request = await _request(incoming, "ModelMetadata")
+    manager = incoming.serving.manager
+    loaded = acquire(manager, request.name, request.version)
+    return _response("ModelMetadata", **model_metadata(loaded, manager.model(loaded.name)))
+
+
+async def _repository_index(incoming: Incoming) -> bytes:
+    request = await _request(incoming, "RepositoryIndex")
+    models = repository_index(incoming.serving.manager, only_ready=request.ready)
+    return _response("RepositoryIndex", models=models)
+
+
+async def _load(incoming: Incoming) -> bytes:
+    request = await _request(incoming, "RepositoryModelLoad")
+    await load_model(incoming.serving.manager, request.model_name)
+    return _response("RepositoryModelLoad")
+
+
+async def _unload(incoming: Incoming) -> bytes:
+    request = await _request(incoming, "RepositoryModelUnload")
+    unload_model(incoming.serving.manager, request.model_name)
+    return _response("RepositoryModelUnload")
+
+
+# --- infer ----------------------------------------------------------------------------------------------------------
+
+
+async def _model_infer(incoming: Incoming) -> bytes:
+    serving, started = incoming.serving, time.perf_counter()
+    now, timeout_s, limits = asyncio.get_running_loop().time(), incoming.timeout_s, serving.limits
+    content = await incoming.message()
+
+    def decode() -> tuple[LoadedModel, InferBody, bool]:
+        fields, raw = split_field(content, _RAW_INPUT)
+        request = parse("inference.ModelInferRequest", fields)
+        loaded = acquire(serving.manager, request.model_name, request.model_version)
+        incoming.model = loaded.name
+        return loaded, _body(request, raw, loaded, limits), bool(raw)
+
+    loaded, body, is_raw = await incoming.worked(len(content), decode)
+    try:
+        inference: Inference = plan_inference(loaded, body, now=now, timeout_s=timeout_s)
+        answer = await run_inference(serving, inference, body)
+    except Exception:
+        serving.statistics.failed(loaded, seconds=time.perf_counter() - started)
+        raise
+    size = sum(array.nbytes for _, array in answer.outputs)
+    return await incoming.worked(size, lambda: _encode(answer, is_raw=is_raw))
+
+
+def _body(request: Any, raw: list[memoryview], loaded: LoadedModel, limits: Limits) -> InferBody:
+    if len(request.outputs) > MAX_OUTPUTS:
+        raise MalformedInput(f"At most {MAX_OUTPUTS} outputs can be requested.")
+    if len(request.id) > MAX_ID_LENGTH:
+        raise MalformedInput(f"'id' must be a string of at most {MAX_ID_LENGTH} characters.")
+    tensors = _tensors(request, raw, loaded.name)
+    return InferBody(
+        rows=rows_from_tensors(tensors, plan_of(loaded.schema), model=loaded.name, limits=limits),
+        outputs=tuple(WantedOutput(output.name) for output in request.outputs),
+        id=request.id,
+        parameters={name: _parameter(value) for name, value in request.parameters.items()},
+    )
+
+
+def _parameter(value: Any) -> Any:
+    chosen = value.WhichOneof("parameter_choice")
+    return None if chosen is None else getattr(value, chosen)
+
+
+def _tensors(request: Any, raw: list[memoryview], model: str) -> list[Tensor]:
+    if raw and len(raw) != len(request.inputs):
+        raise MalformedInput(f"expected {len(request.inputs)} raw input contents for model '{model}', got {len(raw)}")
+    return [_tensor(given, raw[at] if raw else None, model) for at, given in enumerate(request.inputs)]
+
+
+def _tensor(given: Any, raw: memoryview | None, model: str) -> Tensor:
+    name, datatype = shown(given.name), given.datatype
+    if datatype not in DATATYPES:
+        raise MalformedInput(f"input '{name}' needs a datatype of the protocol, such as FP32")
+    shape = checked_shape(list(given.shape), name)
+    if "shared_memory_region" in given.parameters:
+        raise MalformedInput("shared memory is not supported")
+    if raw is None:
+        return Tensor(given.name, datatype, _typed(given, shape, name, model))
+    if given.HasField("contents"):
+        raise MalformedInput(f"contents field must not be specified when using raw_input_contents for '{name}'")
+    return Tensor(given.name, datatype, array_from_bytes(raw, datatype, shape, name=name, model=model))
+
+
+def _typed(given: Any, shape: tuple[int, ...], name: str, model: str) -> Array:
+    held = _CONTENTS.get(given.datatype)
+    if held is None:
+        raise MalformedInput(f"{given.datatype} tensors are sent as raw_input_contents only: input '{name}'")
+    values: Sequence[Any] = getattr(given.contents, held)
+    if given.datatype == BYTES:
+        return shaped(objects(values), shape, name=name, model=model)
+    wide: Array = np.fromiter(values, _WIDE.get(held, DTYPES[given.datatype]), count=len(values))
+    return shaped(wide, shape, name=name, model=model)
+
+
+_WIDE: Final = {"int_contents": np.dtype("<i4"), "uint_contents": np.dtype("<u4")}
+
+
+def _encode(answer: InferAnswer, *, is_raw: bool) -> bytes:
+    """Raw outputs for raw inputs, typed ones for typed inputs."""
+    response = message_class("inference.ModelInferResponse")(
+        model_name=answer.model, model_version=str(answer.version), id=answer.id
+    )
+    for name, value in answer.parameters.items():
+        response.parameters[name].double_param = value
+    parts: list[bytes | memoryview] = []
+    for wanted, array in answer.outputs:
+        output = message_class("inference.ModelInferResponse.InferOutputTensor")(
+            name=wanted.name, datatype=datatype_of_array(array), shape=array.shape
+        )
+        if is_raw:
+            response.outputs.append(output)
+            parts += field(_RAW_OUTPUT, bytes_of_array(array))
+        else:
+            parts += field(_OUTPUT, *_typed_output(output, array))
+    return message_bytes(response, parts)
+
+
+def _typed_output(output: Any, array: Array) -> list[bytes | memoryview]:
+    number = _PACKED.get(output.datatype)
+    if number is None:
+        getattr(output.contents, _CONTENTS[output.datatype]).extend(array.reshape(-1).tolist())
+        return [output.SerializeToString()]
+    return [output.SerializeToString(), *field(_OUTPUT_CONTENTS, *field(number, bytes_of_array(array)))]

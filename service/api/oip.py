@@ -1,0 +1,403 @@
+"""The Open Inference Protocol (KServe V2, as Triton and MLServer speak it) over REST, under ``/v2``.
+
+``infer`` with the binary tensor extension, and what there is: server, models, repository, statistics, configuration.
+Sources: the protocol's REST document, and Triton's extensions for binary tensors, repository, statistics and
+configuration.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from service import __version__
+from service.api.access import Role
+from service.api.exchange import Exchange
+from service.api.protocols import MAX_CONTROL_BYTES, OCTETS, ProtocolRoutes, Reply, Serving, error_reply, json_reply
+from service.api.signatures import (
+    SignatureCalls,
+    VersionStatistics,
+    outputs_of,
+    run_signatures,
+    score_options,
+)
+from service.codecs.infer import InferAnswer, InferBody, WantedOutput, decode_infer, encode_infer
+from service.codecs.rows import plan_of
+from service.codecs.tensors import datatype_of, inputs_of, shown
+from service.errors import (
+    Conflict,
+    InvalidOption,
+    InvalidRows,
+    MalformedInput,
+    ModelNotFound,
+    NotFound,
+    NotReady,
+    VersionNotFound,
+    VersionNotLoaded,
+)
+from service.runtime import ModelManager, ModelStatus, Target, VersionState
+from service.runtime.loaded_model import LoadedModel
+from service.schemas import ANOMALY_SCORE
+
+SERVER_NAME: Final = "autoencoder-service"
+PLATFORM: Final = "tensorflow_savedmodel"
+EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "statistics", "model_configuration", "parameters")
+HEADER_LENGTH: Final = b"inference-header-content-length"
+TIMEOUT: Final = "timeout"
+"""Parameter of a request: microseconds; 0 stands for none."""
+
+_MODEL: Final = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
+_NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+_MICROSECONDS: Final = 1e-6
+
+STATES: Final = {
+    VersionState.AVAILABLE: "READY",
+    VersionState.LOADING: "LOADING",
+    VersionState.FAILED: "UNAVAILABLE",
+    VersionState.RETIRED: "UNAVAILABLE",
+}
+
+
+# --- what REST and gRPC share ---------------------------------------------------------------------------------------
+
+
+def acquire(manager: ModelManager, model: str, version: str | None) -> LoadedModel:
+    """The version that a request names by its number or by an alias; none: the default one.
+
+    Raises:
+        ModelNotFound, VersionNotFound: there is none, or it is not loaded.
+        NotReady: no version of this model could be loaded yet.
+    """
+    try:
+        if not model:
+            raise ModelNotFound("The request names no model.")
+        return manager.acquire(_target(model, version))
+    except ModelNotFound as error:
+        raise ModelNotFound(f"Request for unknown model: '{shown(model)}' is not found") from error
+    except (NotFound, VersionNotLoaded) as error:
+        which = f"'{shown(model)}' version {shown(version)}"
+        raise VersionNotFound(f"Request for unknown model: {which} is not found") from error
+
+
+def _target(model: str, version: str | None) -> Target:
+    if not version:
+        return Target(model)
+    return Target(model, int(version)) if _NUMBER.fullmatch(version) else Target(model, alias=version)
+
+
+def model_metadata(loaded: LoadedModel, status: ModelStatus) -> dict[str, Any]:
+    """Inputs and outputs of a version, and the versions that answer."""
+    return {
+        "name": loaded.name,
+        "versions": [str(version) for version in sorted(status.loaded)],
+        "platform": PLATFORM,
+        "inputs": [
+            {"name": each.name, "datatype": each.datatype, "shape": each.shape}
+            for each in inputs_of(plan_of(loaded.schema))
+        ],
+        "outputs": [
+            {"name": name, "datatype": datatype_of(spec.dtype), "shape": [-1 if n is None else n for n in spec.shape]}
+            for name, (_, spec) in outputs_of(loaded).items()
+        ],
+    }
+
+
+def repository_index(manager: ModelManager, *, only_ready: bool) -> list[dict[str, str]]:
+    return [
+        {
+            "name": model.name,
+            "version": str(status.version),
+            "state": STATES[status.state],
+            "reason": status.reason or "",
+        }
+        for model in manager.models.values()
+        for status in model.versions
+        if not only_ready or status.state is VersionState.AVAILABLE
+    ]
+
+
+async def load_model(manager: ModelManager, model: str) -> None:
+    """Look at the store now, and load what its policy wants of this model.
+
+    Raises:
+        ModelNotFound: the store has no such model.
+        NotReady: none of its versions can be loaded.
+    """
+    await asyncio.to_thread(manager.refresh)
+    try:
+        status = manager.model(model)
+    except ModelNotFound as error:
+        raise ModelNotFound(f"failed to load '{shown(model)}', the store has no such model") from error
+    if not status.loaded:
+        reason = next((version.reason for version in reversed(status.versions) if version.reason), "no version")
+        raise NotReady(f"load failed for model '{status.name}': {reason}")
+
+
+def unload_model(manager: ModelManager, model: str) -> None:
+    """Versions are unloaded when neither the store nor an alias wants them any more, and not by callers.
+
+    Raises:
+        ModelNotFound: the store has no such model.
+        Conflict: it is loaded, and stays so.
+    """
+    try:
+        status = manager.model(model)
+    except ModelNotFound as error:
+        raise ModelNotFound(f"failed to unload '{shown(model)}', the store has no such model") from error
+    if status.loaded:
+        raise Conflict(
+            f"failed to unload '{status.name}': the store and its aliases decide what is loaded; "
+            "delete its versions from the store"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What an ``infer`` request comes to."""
+
+    calls: SignatureCalls
+    signatures: tuple[str, ...]
+    outputs: tuple[WantedOutput, ...]
+
+
+def plan_inference(loaded: LoadedModel, body: InferBody, *, now: float, timeout_s: float) -> Inference:
+    """Which signatures a request needs: those that the outputs it names belong to; none: ``anomaly_score``.
+
+    Raises:
+        InvalidRows: an output that the version does not have, or one twice.
+        InvalidOption: a parameter has a wrong value.
+    """
+    known = outputs_of(loaded)
+    for wanted in body.outputs:
+        if wanted.name not in known:
+            raise InvalidRows([], f"unexpected inference output '{shown(wanted.name)}' for model '{loaded.name}'")
+    if len({wanted.name for wanted in body.outputs}) < len(body.outputs):
+        raise InvalidRows([], f"an output of model '{loaded.name}' is requested twice")
+    outputs = body.outputs or tuple(
+        WantedOutput(name, body.all_binary) for name, (signature, _) in known.items() if signature == ANOMALY_SCORE.name
+    )
+    signatures = tuple(dict.fromkeys(known[wanted.name][0] for wanted in outputs))
+    deadline = now + min(timeout_s, _timeout_s(body.parameters))
+    options = score_options(body.parameters, loaded, signatures)
+    return Inference(SignatureCalls(loaded, body.rows, deadline, options), signatures, outputs)
+
+
+def _timeout_s(parameters: Mapping[str, Any]) -> float:
+    given = parameters.get(TIMEOUT, 0)
+    if type(given) is not int or given < 0:
+        raise InvalidOption(f"parameter '{TIMEOUT}' must be a whole number of microseconds")
+    return given * _MICROSECONDS if given else float("inf")
+
+
+async def run_inference(serving: Serving, inference: Inference, body: InferBody) -> InferAnswer:
+    """Run what was planned; the errors are those of ``Operations.run``."""
+    calls, started = inference.calls, time.perf_counter()
+    answered = await run_signatures(serving.operations(), calls, inference.signatures)
+    serving.statistics.answered(calls, runs=len(inference.signatures), seconds=time.perf_counter() - started)
+    outputs = [(wanted, answered.results[wanted.name]) for wanted in inference.outputs]
+    return InferAnswer(calls.loaded.name, calls.loaded.version, body.id, answered.parameters, outputs)
+
+
+# --- REST -----------------------------------------------------------------------------------------------------------
+
+Answering = Callable[["OIPRoutes", Exchange, re.Match[str]], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    method: str
+    pattern: re.Pattern[str]
+    answering: Answering
+    role: Role = Role.CALLER
+
+
+class OIPRoutes(ProtocolRoutes):
+    """``/v2`` and everything under it."""
+
+    def claims(self, path: str) -> bool:
+        return path == "/v2" or path.startswith("/v2/")
+
+    async def reply(self, exchange: Exchange) -> Reply:
+        path, method = exchange.scope["path"], exchange.scope["method"]
+        allowed = []
+        for route in _ROUTES:
+            found = route.pattern.fullmatch(path)
+            if found is None:
+                continue
+            if route.method == method:
+                self._serving.access.check(exchange.headers, route.role)
+                return await route.answering(self, exchange, found)
+            allowed.append(route.method)
+        if allowed:
+            return error_reply(405, f"This route takes {allowed[0]} only.", [(b"allow", allowed[0].encode())])
+        return error_reply(404, "There is no such route.")
+
+    # --- the server -------------------------------------------------------------------------------------------------
+
+    async def server(self, _exchange: Exchange, _found: re.Match[str]) -> Reply:
+        return json_reply({"name": SERVER_NAME, "version": __version__, "extensions": list(EXTENSIONS)})
+
+    async def live(self, _exchange: Exchange, _found: re.Match[str]) -> Reply:
+        return json_reply({"live": True})
+
+    async def ready(self, _exchange: Exchange, _found: re.Match[str]) -> Reply:
+        reason = self._serving.not_ready_reason
+        return json_reply({"ready": True}) if reason is None else error_reply(503, reason, [(b"retry-after", b"1")])
+
+    async def models(self, _exchange: Exchange, _found: re.Match[str]) -> Reply:
+        return json_reply({"models": list(self._serving.manager.models)})
+
+    # --- a model ----------------------------------------------------------------------------------------------------
+
+    def _loaded(self, found: re.Match[str]) -> LoadedModel:
+        return acquire(self._serving.manager, found["model"], found["version"])
+
+    async def model_ready(self, _exchange: Exchange, found: re.Match[str]) -> Reply:
+        return json_reply({"name": self._loaded(found).name, "ready": True})
+
+    async def model(self, _exchange: Exchange, found: re.Match[str]) -> Reply:
+        loaded = self._loaded(found)
+        return json_reply(model_metadata(loaded, self._serving.manager.model(loaded.name)))
+
+    async def config(self, _exchange: Exchange, found: re.Match[str]) -> Reply:
+        return json_reply(_config(self._loaded(found), self._serving.settings.max_rows))
+
+    async def statistics(self, _exchange: Exchange, found: re.Match[str]) -> Reply:
+        groups = found.groupdict()
+        if "model" not in groups:
+            versions = [each for model in self._serving.manager.models.values() for each in model.loaded.values()]
+        elif groups["version"] is None:
+            self._loaded(found)  # its errors
+            versions = list(self._serving.manager.model(groups["model"]).loaded.values())
+        else:
+            versions = [self._loaded(found)]
+        return json_reply({"model_stats": [_stats(each, self._serving.statistics.of(each)) for each in versions]})
+
+    async def infer(self, exchange: Exchange, found: re.Match[str]) -> Reply:
+        async def work(loaded: LoadedModel) -> Reply:
+            started = time.perf_counter()
+            try:
+                return await self._infer(exchange, loaded)
+            except Exception:
+                self._serving.statistics.failed(loaded, seconds=time.perf_counter() - started)
+                raise
+
+        return await self.measured(exchange, "infer", lambda: self._loaded(found), work)
+
+    async def _infer(self, exchange: Exchange, loaded: LoadedModel) -> Reply:
+        serving, settings = self._serving, self._serving.settings
+        now = asyncio.get_running_loop().time()
+        timeout_s = exchange.timeout_s(settings.request_timeout_ms)
+        json_length = _json_length(exchange.headers.get(HEADER_LENGTH))
+        limit = settings.max_json_bytes if json_length is None else settings.max_body_bytes
+        most = settings.max_json_bytes if json_length is None else settings.max_decoded_bytes
+        content = await self.body(exchange, limit, most)
+        limits = serving.limits
+
+        def decode() -> InferBody:
+            return decode_infer(content, json_length, loaded.schema, model=loaded.name, limits=limits)
+
+        body = await self.decoded(exchange, content, decode)
+        inference = plan_inference(loaded, body, now=now, timeout_s=timeout_s)
+        with serving.tracing.stage("run"):
+            answer = await exchange.while_connected(run_inference(serving, inference, body))
+        return await self.encoded(exchange, dict(_named(answer)), lambda: _infer_reply(answer))
+
+    # --- the repository ---------------------------------------------------------------------------------------------
+
+    async def index(self, exchange: Exchange, _found: re.Match[str]) -> Reply:
+        only_ready = (await self.control_body(exchange)).get("ready", False)
+        if type(only_ready) is not bool:
+            raise InvalidOption("'ready' must be true or false.")
+        return json_reply(repository_index(self._serving.manager, only_ready=only_ready))
+
+    async def load(self, exchange: Exchange, found: re.Match[str]) -> Reply:
+        parameters = (await self.control_body(exchange)).get("parameters") or {}
+        if parameters:
+            raise MalformedInput("A model is loaded as the store has it: 'parameters' are not supported.")
+        await load_model(self._serving.manager, found["model"])
+        return json_reply({"name": found["model"], "load": True})
+
+    async def unload(self, exchange: Exchange, found: re.Match[str]) -> Reply:
+        await self.body(exchange, MAX_CONTROL_BYTES, MAX_CONTROL_BYTES)
+        unload_model(self._serving.manager, found["model"])
+        return json_reply({"name": found["model"], "unload": True})
+
+
+def _route(method: str, pattern: str, answering: Answering, role: Role = Role.CALLER) -> _Route:
+    return _Route(method, re.compile(pattern), answering, role)
+
+
+_ROUTES: Final = (
+    _route("POST", f"{_MODEL}/infer", OIPRoutes.infer, Role.ANYONE),  # ``measured`` asks for the key, and counts it
+    _route("GET", "/v2/health/live", OIPRoutes.live, Role.ANYONE),
+    _route("GET", "/v2/health/ready", OIPRoutes.ready, Role.ANYONE),
+    _route("GET", f"{_MODEL}/ready", OIPRoutes.model_ready),
+    _route("GET", "/v2/?", OIPRoutes.server),
+    _route("GET", "/v2/models/?", OIPRoutes.models),
+    _route("GET", "/v2/models/stats", OIPRoutes.statistics),
+    _route("GET", f"{_MODEL}/stats", OIPRoutes.statistics),
+    _route("GET", f"{_MODEL}/config", OIPRoutes.config),
+    _route("GET", _MODEL, OIPRoutes.model),
+    _route("POST", "/v2/repository/index", OIPRoutes.index),
+    _route("POST", "/v2/repository/models/(?P<model>[^/]+)/load", OIPRoutes.load, Role.ADMIN),
+    _route("POST", "/v2/repository/models/(?P<model>[^/]+)/unload", OIPRoutes.unload, Role.ADMIN),
+)
+
+
+def _json_length(header: bytes | None) -> int | None:
+    if header is None:
+        return None
+    if not header.isdigit() or len(header) > 18:
+        raise MalformedInput("Inference-Header-Content-Length must be a whole number of bytes.")
+    return int(header)
+
+
+def _named(answer: InferAnswer) -> list[tuple[str, Any]]:
+    return [(wanted.name, array) for wanted, array in answer.outputs]
+
+
+def _infer_reply(answer: InferAnswer) -> Reply:
+    body, json_length = encode_infer(answer)
+    if json_length is None:
+        return Reply(body)
+    return Reply(body, media_type=OCTETS, headers=[(HEADER_LENGTH, b"%d" % json_length)])
+
+
+def _config(loaded: LoadedModel, max_rows: int) -> dict[str, Any]:
+    """Triton's model configuration, as far as it has a meaning here; the row's shape without the rows."""
+    metadata = model_metadata(loaded, ModelStatus(loaded.name, (), {}, {}, None, {}))
+    tensors = {
+        kind: [
+            {"name": each["name"], "data_type": _config_type(each["datatype"]), "dims": each["shape"][1:] or [1]}
+            for each in metadata[f"{kind}s"]
+        ]
+        for kind in ("input", "output")
+    }
+    return {"name": loaded.name, "platform": PLATFORM, "max_batch_size": max_rows, **tensors}
+
+
+def _config_type(datatype: str) -> str:
+    return f"TYPE_{'STRING' if datatype == 'BYTES' else datatype}"
+
+
+def _stats(loaded: LoadedModel, counted: VersionStatistics) -> dict[str, Any]:
+    none = {"count": 0, "ns": 0}
+    return {
+        "name": loaded.name,
+        "version": str(loaded.version),
+        "last_inference": counted.last_ms,
+        "inference_count": counted.rows,
+        "execution_count": counted.runs,
+        "inference_stats": {
+            "success": {"count": counted.successes, "ns": counted.success_ns},
+            "fail": {"count": counted.failures, "ns": counted.failure_ns},
+            "queue": none,
+            "compute_input": none,
+            "compute_infer": {"count": counted.successes, "ns": counted.success_ns},
+            "compute_output": none,
+        },
+        "batch_stats": [],
+    }

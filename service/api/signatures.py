@@ -1,0 +1,153 @@
+"""Signatures and their outputs by name, as the TensorFlow Serving and Open Inference protocols ask for them.
+
+Knows no protocol and no transport: the REST and gRPC routes of both run what they decode through here.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from service.api.ops import Call, Operations
+from service.codecs import Options, options_from_json
+from service.errors import InvalidOption
+from service.runtime.loaded_model import LoadedModel
+from service.schemas import ANOMALY_SCORE, EXPLAIN, OPERATIONS, Results, Rows, row_count
+from service.store import TensorSpec
+
+SERVING_DEFAULT: Final = "serving_default"
+SCORE_PARAMETERS: Final = ("threshold", "false_alarm_rate")
+_BY_NAME: Final = {operation.name: operation for operation in OPERATIONS}
+_ORDER: Final = (ANOMALY_SCORE.name, *(name for name in _BY_NAME if name != ANOMALY_SCORE.name), EXPLAIN)
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureCalls:
+    """Rows of one caller for some signatures of one version. ``deadline``: an instant of the event loop's clock."""
+
+    loaded: LoadedModel
+    rows: Rows
+    deadline: float
+    options: Options = field(default_factory=Options)
+    """Of ``anomaly_score``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    results: Results
+    """Outputs of all signatures by name."""
+    parameters: Mapping[str, Any]
+    """The threshold and false-alarm rate that the flags hold for, where there are flags."""
+
+
+def signature_of(name: str) -> str:
+    """The signature that a request names; none, or the default one, is ``anomaly_score``."""
+    return ANOMALY_SCORE.name if name in ("", SERVING_DEFAULT) else name
+
+
+def signature_names(loaded: LoadedModel) -> list[str]:
+    """Signatures of a version, the default one first."""
+    return [name for name in _ORDER if loaded.supports(name) and name in loaded.manifest.signatures]
+
+
+def outputs_of(loaded: LoadedModel) -> dict[str, tuple[str, TensorSpec]]:
+    """Every output of a version by name: its signature, and what it looks like."""
+    found: dict[str, tuple[str, TensorSpec]] = {}
+    for signature in signature_names(loaded):
+        for name, spec in _in_order(signature, loaded.manifest.signatures[signature].outputs):
+            found.setdefault(name, (signature, spec))
+    return found
+
+
+def _in_order(signature: str, outputs: Mapping[str, TensorSpec]) -> Iterable[tuple[str, TensorSpec]]:
+    """The outputs that an operation is about first, in its order."""
+    known = [name for _, name in _BY_NAME[signature].results] if signature in _BY_NAME else []
+    return sorted(outputs.items(), key=lambda item: known.index(item[0]) if item[0] in known else len(known))
+
+
+def score_options(parameters: Mapping[str, Any], loaded: LoadedModel, signatures: Sequence[str]) -> Options:
+    """The caller's own threshold or false-alarm rate among the parameters of a request; others are not looked at.
+
+    Raises:
+        InvalidOption: a wrong value, or no flags are asked for.
+    """
+    values = {name: parameters[name] for name in SCORE_PARAMETERS if name in parameters}
+    if values and ANOMALY_SCORE.name not in signatures:
+        raise InvalidOption(f"the parameter '{next(iter(values))}' needs an output of anomaly_score")
+    return options_from_json(values, schema=loaded.schema, operation=ANOMALY_SCORE)
+
+
+async def run_signatures(operations: Operations, calls: SignatureCalls, signatures: Sequence[str]) -> Answered:
+    """Run each signature once, together; the errors are those of ``Operations.run``."""
+    if len(signatures) == 1:
+        return await _run(operations, calls, signatures[0])
+    tasks = [asyncio.create_task(_run(operations, calls, signature)) for signature in signatures]
+    try:
+        answers = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+    results = {name: array for answer in answers for name, array in answer.results.items()}
+    return Answered(results, {name: value for answer in answers for name, value in answer.parameters.items()})
+
+
+def _run(operations: Operations, calls: SignatureCalls, signature: str) -> Coroutine[Any, Any, Answered]:
+    return _explain(operations, calls) if signature == EXPLAIN else _operate(operations, calls, signature)
+
+
+async def _explain(operations: Operations, calls: SignatureCalls) -> Answered:
+    return Answered(await operations.explain(calls.loaded, calls.rows, deadline=calls.deadline), {})
+
+
+async def _operate(operations: Operations, calls: SignatureCalls, signature: str) -> Answered:
+    operation = _BY_NAME[signature]
+    options = calls.options if operation is ANOMALY_SCORE else Options()
+    answer = await operations.run(Call(calls.loaded, operation, calls.rows, options, calls.deadline))
+    if answer.threshold is None or answer.false_alarm_rate is None:
+        return Answered(answer.results, {})
+    # Of a float32 the shortest number that is read back as it.
+    rate = {"threshold": float(str(answer.threshold)), "false_alarm_rate": float(answer.false_alarm_rate)}
+    return Answered(answer.results, rate)
+
+
+@dataclass(slots=True)
+class VersionStatistics:
+    """What one version did for callers of the Open Inference Protocol."""
+
+    rows: int = 0
+    runs: int = 0
+    """Signatures run."""
+    successes: int = 0
+    success_ns: int = 0
+    """From the queue to the results."""
+    failures: int = 0
+    failure_ns: int = 0
+    last_ms: int = 0
+    """When the last request was answered, in milliseconds since 1970."""
+
+
+class Statistics:
+    """Counts by model and version, which come from the store only. Belongs to the event loop."""
+
+    def __init__(self) -> None:
+        self._by_version: dict[tuple[str, int], VersionStatistics] = {}
+
+    def answered(self, calls: SignatureCalls, *, runs: int, seconds: float) -> None:
+        counted = self._of(calls.loaded)
+        counted.successes += 1
+        counted.success_ns += int(seconds * 1e9)
+        counted.rows += row_count(calls.rows)
+        counted.runs += runs
+        counted.last_ms = int(time.time() * 1000)
+
+    def failed(self, loaded: LoadedModel, *, seconds: float) -> None:
+        counted = self._of(loaded)
+        counted.failures += 1
+        counted.failure_ns += int(seconds * 1e9)
+
+    def of(self, loaded: LoadedModel) -> VersionStatistics:
+        return self._by_version.get((loaded.name, loaded.version)) or VersionStatistics()
+
+    def _of(self, loaded: LoadedModel) -> VersionStatistics:
+        return self._by_version.setdefault((loaded.name, loaded.version), VersionStatistics())

@@ -1,0 +1,173 @@
+"""Bodies of TensorFlow Serving's REST ``predict``: rows or columns of input tensors in JSON.
+
+A body of plain numbers takes the fast path of ``json_rows``; every other one is looked at value by value.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from service.codecs.answers import each_json, interleave
+from service.codecs.json_rows import decode_instances, parser_for, proven_numbers
+from service.codecs.rows import Limits, RowPlan, plan_of, rows_from_arrays
+from service.codecs.tensors import (
+    BYTES,
+    Tensor,
+    array_from_json,
+    inputs_of,
+    json_values,
+    parse_loosely,
+    rows_from_tensors,
+)
+from service.errors import InvalidOption, InvalidRows, MalformedInput
+from service.schemas import INSTANCES, Array, InputSchema, Results, Rows
+
+_INPUTS: Final = "inputs"
+_SIGNATURE: Final = "signature_name"
+_MAX_KEYS: Final = 8
+_B64: Final = "b64"
+
+
+@dataclass(frozen=True, slots=True)
+class PredictBody:
+    rows: Rows
+    signature: str
+    """As the request names it; empty for the default one."""
+    by_row: bool
+    """Whether rows were given one by one (``instances``), and are answered that way."""
+
+
+def decode_predict(body: bytes, schema: InputSchema, *, model: str, limits: Limits) -> PredictBody:
+    """
+    Raises:
+        MalformedInput: not JSON, or not of this form.
+        InvalidRows: not rows of this model.
+        InvalidOption: ``signature_name`` is not a string.
+        TooLarge: too many rows or numbers.
+    """
+    plan = plan_of(schema)
+    return _decode_fast(body, plan, limits) or _decode_exactly(body, plan, model, limits)
+
+
+def _decode_fast(body: bytes, plan: RowPlan, limits: Limits) -> PredictBody | None:
+    """Plain numbers under ``instances`` or ``inputs``; None where there is anything else."""
+    if not plan.arrays_only:
+        return None
+    parser = parser_for(len(body))
+    try:
+        document = parser.parse(body)
+        if len(document) > _MAX_KEYS:
+            return None
+        keys = document.keys()
+        signature = document[_SIGNATURE] if _SIGNATURE in keys else ""
+        if (INSTANCES in keys) == (_INPUTS in keys) or len(set(keys)) != len(keys) or type(signature) is not str:
+            return None
+        by_row = INSTANCES in keys
+        numbers = proven_numbers(document[INSTANCES if by_row else _INPUTS], body, plan, limits)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
+        return None
+    return None if numbers is None else PredictBody(rows_from_arrays(numbers), signature, by_row)
+
+
+def _decode_exactly(body: bytes, plan: RowPlan, model: str, limits: Limits) -> PredictBody:
+    if not body.strip():
+        raise MalformedInput("JSON Parse error: The document is empty")
+    document = parse_loosely(body, plan, limits)
+    if type(document) is not dict:
+        raise MalformedInput("The request must be a JSON object.")
+    signature = document.get(_SIGNATURE, "")
+    if type(signature) is not str:
+        raise InvalidOption("'signature_name' key must be a string value.")
+    if INSTANCES in document and _INPUTS in document:
+        raise MalformedInput("The request must have either 'instances' or 'inputs', not both.")
+    if INSTANCES in document:
+        return PredictBody(_rows(document[INSTANCES], plan, model, limits), signature, by_row=True)
+    if _INPUTS in document:
+        return PredictBody(_columns(document[_INPUTS], plan, model, limits), signature, by_row=False)
+    raise MalformedInput("Missing 'inputs' or 'instances' key")
+
+
+def _rows(instances: Any, plan: RowPlan, model: str, limits: Limits) -> Rows:
+    """Row format: values of the only input, or objects by name of input. Objects by column are taken as well."""
+    if type(instances) is not list or not instances:
+        raise InvalidRows([], "'instances' must be a non-empty array.")
+    names = [known.name for known in inputs_of(plan)]
+    if type(instances[0]) is dict and instances[0].keys() == set(names):
+        if any(type(row) is not dict or row.keys() != set(names) for row in instances):
+            raise InvalidRows([], "All 'instances' must be objects with the same inputs.")
+        return _columns({name: [row[name] for row in instances] for name in names}, plan, model, limits)
+    if len(names) > 1 and type(instances[0]) is not dict:
+        raise InvalidRows(
+            [],
+            "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
+            "tensorinfo_map",
+        )
+    return decode_instances(instances, plan, limits)
+
+
+def _columns(inputs: Any, plan: RowPlan, model: str, limits: Limits) -> Rows:
+    """Columnar format: the tensor of the only input, or tensors by name of input; further names are ignored."""
+    known = inputs_of(plan)
+    if type(inputs) is not dict:
+        if len(known) > 1:
+            raise InvalidRows(
+                [],
+                "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
+                "tensorinfo_map",
+            )
+        inputs = {known[0].name: inputs}
+    for each in known:
+        if each.name not in inputs:
+            raise InvalidRows([], f"Missing named input: {each.name} in 'inputs' object.")
+    if len(known) == 1 and known[0].name == INSTANCES:
+        return decode_instances(inputs[INSTANCES], plan, limits)
+    tensors = [
+        Tensor(each.name, each.datatype, _array(inputs[each.name], each.datatype, each.name, model)) for each in known
+    ]
+    return rows_from_tensors(tensors, plan, model=model, limits=limits)
+
+
+def _array(values: Any, datatype: str, name: str, model: str) -> Array:
+    if datatype == BYTES:
+        values = _plain_strings(values)
+    return array_from_json(values, datatype, name=name, model=model)
+
+
+def _plain_strings(values: Any) -> Any:
+    """Nested lists whose ``{"b64": …}`` objects are the strings that they stand for."""
+    if type(values) is list:
+        return [_plain_strings(value) for value in values]
+    if type(values) is dict and values.keys() == {_B64} and type(values[_B64]) is str:
+        try:
+            return base64.b64decode(values[_B64], validate=True).decode()
+        except (binascii.Error, ValueError):
+            raise MalformedInput("A 'b64' value is not the base64 of UTF-8.") from None
+    return values
+
+
+def encode_predictions(outputs: Results, *, by_row: bool) -> bytes:
+    """``predictions``, row by row, or ``outputs``, by name; a single output stands for itself.
+
+    Every float has a ``.`` or an ``e``, so that typed clients do not take it for an integer.
+    """
+    first = next(iter(outputs.values()))
+    if not by_row:
+        named = {name: json_values(array) for name, array in outputs.items()}
+        return _dumps({"outputs": json_values(first) if len(outputs) == 1 else named})
+    if len(outputs) == 1:
+        return _dumps({"predictions": json_values(first)})
+    keys = [orjson.dumps(name) + b":" for name in outputs]
+    rows = interleave(keys, [_rows_json(array) for array in outputs.values()])
+    return b'{"predictions":[' + b",".join(rows) + b"]}"
+
+
+def _rows_json(array: Array) -> Sequence[bytes]:
+    return [orjson.dumps(row) for row in json_values(array)] if array.dtype.kind in "OSU" else each_json(array)
+
+
+def _dumps(body: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)

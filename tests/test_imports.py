@@ -1,0 +1,66 @@
+"""What must start at once does not import TensorFlow."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("tensorflow", "keras", "sklearn", "matplotlib", "scipy", "pyarrow", "PIL")
+ROOT = Path(__file__).parents[1]
+
+
+def imported_by(statement: str) -> set[str]:
+    """Top-level names of all modules after a statement in a fresh interpreter."""
+    code = f"import sys\n{statement}\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}), sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "service",
+        "service.client",
+        "service.store",
+        "service.codecs",
+        "service.scoring",
+        "service.settings",
+        "service.schemas",
+        "service.batching",
+        "service.telemetry",
+        "service.runtime",
+        "service.api.app",
+        "service.api.server",
+        "service.cli",
+    ],
+)
+def test_importing_is_light(module: str) -> None:
+    """Neither TensorFlow nor any other library that only some requests or commands need."""
+    assert imported_by(f"import {module}") & set(HEAVY) == set()
+
+
+def test_the_client_imports_nothing_of_the_server() -> None:
+    """It may be copied elsewhere."""
+    server = {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "structlog"}
+    assert imported_by("import service.client") & server == set()
+
+
+def test_the_control_sees_what_is_imported() -> None:
+    """The same look at a module that does import a heavy library."""
+    assert "PIL" in imported_by("import PIL.Image")
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--help"], ["--version"], ["train", "--help"], ["serve", "-h"], ["models", "--help"]]
+)
+def test_help_is_light(arguments: list[str]) -> None:
+    """``autoencoder --help`` and its kind need neither TensorFlow nor numpy nor a web framework."""
+    statement = (
+        f"sys.argv = ['autoencoder', *{arguments!r}]\n"
+        "from service.cli import main\n"
+        "import io, contextlib\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
+        "    try:\n        main()\n    except SystemExit:\n        pass"
+    )
+    assert imported_by(statement) & {*HEAVY, "numpy", "fastapi", "uvicorn", "httpx2", "rich"} == set()
