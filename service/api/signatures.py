@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from service.api.ops import Call, Operations
-from service.codecs import Options, options_from_json
+from service.codecs import Options, options_from_json, options_from_query
 from service.errors import InvalidOption
 from service.runtime.loaded_model import LoadedModel
 from service.schemas import ANOMALY_SCORE, EXPLAIN, OPERATIONS, Results, Rows, row_count
@@ -75,6 +75,8 @@ def score_options(parameters: Mapping[str, Any], loaded: LoadedModel, signatures
     values = {name: parameters[name] for name in SCORE_PARAMETERS if name in parameters}
     if values and ANOMALY_SCORE.name not in signatures:
         raise InvalidOption(f"the parameter '{next(iter(values))}' needs an output of anomaly_score")
+    if values and all(type(value) is str for value in values.values()):  # KServe's gRPC client can send no floats
+        return options_from_query(values, schema=loaded.schema, operation=ANOMALY_SCORE)
     return options_from_json(values, schema=loaded.schema, operation=ANOMALY_SCORE)
 
 

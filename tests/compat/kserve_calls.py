@@ -49,7 +49,7 @@ async def v2(url: str, rows: list[Any]) -> dict[str, Any]:
     for name, binary in (("json", False), ("binary", True)):
         asked = request(rows, binary=binary, outputs=["score", "is_anomaly", "latent"])
         response = await client.infer(url, asked, model_name="digits")
-        found[name] = {**outputs_of(response), "model": response.model_name, "version": response.model_version}
+        found[name] = {**outputs_of(response), "model": response.model_name}
     try:
         await client.infer(url, request(rows, binary=True, outputs=["x"]), model_name="digits")
     except httpx.HTTPStatusError as error:
@@ -60,7 +60,8 @@ async def v2(url: str, rows: list[Any]) -> dict[str, Any]:
 
 async def grpc(address: str, rows: list[Any]) -> dict[str, Any]:
     client = kserve.InferenceGRPCClient(address)
-    asked = request(rows, binary=True, outputs=["score", "latent"])
+    asked = request(rows, binary=True, outputs=["score", "is_anomaly", "latent"])
+    asked.parameters = {"threshold": "0.5"}  # the client sends no floats over gRPC
     return {
         "live": await client.is_server_live(),
         "ready": await client.is_server_ready(),

@@ -125,8 +125,8 @@ def test_triton_async(fakes: LiveService, client: Any) -> None:
     async def ask() -> list[float]:
         import tritonclient.grpc.aio as triton_aio
 
-        async with triton_aio.InferenceServerClient(grpc_url(fakes)) as client:
-            result = await client.infer("pumps", [infer_input(ROWS)])
+        async with triton_aio.InferenceServerClient(grpc_url(fakes)) as aio_client:
+            result = await aio_client.infer("pumps", [infer_input(ROWS)])
             scores: list[float] = result.as_numpy("score").tolist()
             return scores
 

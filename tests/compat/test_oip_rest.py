@@ -137,9 +137,7 @@ def test_triton_health_and_metadata(client: Any) -> None:
     assert metadata["versions"] == ["1", "2"]
     assert metadata["inputs"] == [{"name": "instances", "datatype": "FP32", "shape": [-1, 2]}]
     assert {"latent", "score", "p_value", "is_anomaly", "reconstruction"} <= {o["name"] for o in metadata["outputs"]}
-    assert client.get_model_config("pumps")["input"] == [
-        {"name": "instances", "data_type": "TYPE_FP32", "dims": [2]}
-    ]
+    assert client.get_model_config("pumps")["input"] == [{"name": "instances", "data_type": "TYPE_FP32", "dims": [2]}]
 
 
 def test_triton_default_call_is_binary_both_ways(client: Any) -> None:
