@@ -1,5 +1,6 @@
 """What many tests share: models trained once a session, and live servers over them."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -56,7 +57,9 @@ def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     The alias ``stable`` of ``digits`` names version 1.
     """
-    shared = tmp_path_factory.getbasetemp().parent / "trained"
+    base = tmp_path_factory.getbasetemp()
+    # The workers of one run share what is above their own folders; above that of a run alone are the runs before it.
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
     shared.mkdir(exist_ok=True)
     store = shared / "store"
     with FileLock(shared / "lock"):

@@ -14,7 +14,7 @@ from tests.live import LiveService, serve_live
 
 @pytest.fixture(scope="session")
 def fakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """A service over fakes, with gRPC; no TensorFlow. ``pumps`` 1 and 2, ``stable`` names 1; ``valves`` cannot denoise."""
+    """A service over fakes, with gRPC: ``pumps`` 1 (``stable``) and 2, and ``valves``, which cannot denoise."""
     root = _fake_store(tmp_path_factory.mktemp("compat"))
     Store(root).set_alias("pumps", "stable", 1)
     publish_fake(Store(root), model="valves", denoises=False)

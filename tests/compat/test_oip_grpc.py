@@ -184,7 +184,9 @@ def test_triton_repository(client: Any) -> None:
 def test_typed_contents(channel: Any, datatype: str, held: str) -> None:
     """Typed inputs get typed outputs."""
     values = [1, 0, 1, 1] if datatype != "BOOL" else [True, False, True, True]
-    response = call(channel, message(datatype, **{held: values}))
+    request = message(datatype)
+    getattr(request.inputs[0].contents, held).extend(values)
+    response = call(channel, request)
     assert not response.raw_output_contents
     score, p_value, flag = response.outputs
     assert list(score.contents.fp32_contents) == [1, 2]

@@ -112,7 +112,7 @@ def answer(live: LiveService, body: Any, path: str = INFER) -> Any:
     return response.json()
 
 
-def refused(live: LiveService, body: Any, status: int = 400, **headers: str) -> str:
+def refused(live: LiveService, body: Any, status: int = 400, *, headers: dict[str, str] | None = None) -> str:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     response = live.post(INFER, content=content, headers=headers)
     assert response.status_code == status, response.text
@@ -356,8 +356,8 @@ def test_raw_request(fakes: LiveService) -> None:
     header = json.loads(response.content[:length])
     assert [output["name"] for output in header["outputs"]] == ["score", "p_value", "is_anomaly"]
     assert np.frombuffer(response.content[length:], "<f4", 2).tolist() == [3, 7]
-    assert refused(fakes, ROWS.tobytes()[:-1], **{LENGTH: "0"}).startswith("input byte size mismatch")
-    assert refused(fakes, b"", **{LENGTH: "0"})
+    assert refused(fakes, ROWS.tobytes()[:-1], headers={LENGTH: "0"}).startswith("input byte size mismatch")
+    assert refused(fakes, b"", headers={LENGTH: "0"})
 
 
 def test_output_chooses_its_own_encoding(fakes: LiveService) -> None:
@@ -399,14 +399,14 @@ def test_compressed_binary_request(fakes: LiveService, encoding: str, compress: 
 def test_sizes_of_binary_tensors(fakes: LiveService, size: int | None, tail: bytes, text: str) -> None:
     """Too few bytes, too many, and sizes that are none."""
     head, raw = binary_request(size=size)
-    assert text in refused(fakes, head + raw + tail, **{LENGTH: str(len(head))})
+    assert text in refused(fakes, head + raw + tail, headers={LENGTH: str(len(head))})
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "1.5", "99999999", "9" * 30, ""])
 def test_lengths_that_are_none(fakes: LiveService, length: str) -> None:
     """Of the JSON: no number, or more than there is."""
     head, raw = binary_request()
-    assert "Inference-Header-Content-Length" in refused(fakes, head + raw, **{LENGTH: length})
+    assert "Inference-Header-Content-Length" in refused(fakes, head + raw, headers={LENGTH: length})
 
 
 @pytest.mark.parametrize(
@@ -469,7 +469,7 @@ def test_non_finite_values(fakes: LiveService) -> None:
     """Not even as bytes, where the model knows no missing values."""
     for value in (np.nan, np.inf):
         head, raw = binary_request(np.array([[1, value]], np.float32))
-        assert "Row 0, column 1" in refused(fakes, head + raw, **{LENGTH: str(len(head))})
+        assert "Row 0, column 1" in refused(fakes, head + raw, headers={LENGTH: str(len(head))})
 
 
 def test_routes_that_are_not_there(fakes: LiveService) -> None:
