@@ -57,7 +57,8 @@ class Settings(BaseSettings):
         "unset: none.",
     )
     kserve_v1: bool = Field(
-        False, description="Let `GET /v1/models/{model}` also have KServe's `name` and `ready`, and be 503 when not ready."
+        False,
+        description="Give `GET /v1/models/{model}` KServe's `name` and `ready` too, and 503 when not ready.",
     )
 
     watch_interval_s: PositiveFloat = Field(2.0, description="How often the store is looked at for new versions.")

@@ -234,24 +234,6 @@ def test_serve_and_health(tmp_path: Path) -> None:
         assert "not ready" in refused("health", "--url", service.url)
 
 
-@pytest.mark.tf
-def test_several_workers_answer_and_stop(trained_store: Path) -> None:
-    """Two processes on one socket: ready, metrics that add up, exit code 0 on SIGTERM."""
-    import httpx2 as httpx
-
-    arguments = ["--store", str(trained_store), "--port", "0", "--default-model", "payments", "--workers", "2"]
-    with running(["service.cli", "serve", *arguments]) as service:
-        body = {"instances": table_rows(1, seed=3).tolist()}
-        for _ in range(8):
-            assert httpx.post(f"{service.url}/encode", json=body, timeout=60, trust_env=False).status_code == 200
-        metrics = httpx.get(f"{service.url}/metrics", trust_env=False).text
-        counted = 'autoencoder_requests_total{model="payments",operation="encode",status="200"} 8.0'
-        assert counted in metrics
-        assert run("health", "--url", service.url).exit_code == 0
-        service.process.terminate()
-        assert service.process.wait(60) == 0, service.log
-
-
 # --- train ------------------------------------------------------------------------------------------------------------
 
 

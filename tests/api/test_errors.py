@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.api.errors import problem
 from service.errors import QueueFull
 from service.settings import Settings
 from service.store import Store
@@ -522,6 +523,14 @@ def test_a_model_failure_is_500_for_that_request_only(fake_store: Path, serve: S
             assert SECRET not in response.text
         else:
             assert response.json()["latents"] == [[float(at)]]
+
+
+def test_an_unexpected_error_says_nothing_of_itself() -> None:
+    """Whatever breaks where nobody thought of it: 500 without its text."""
+    status, body, _ = problem(RuntimeError(SECRET), "an-id")
+    assert status == 500
+    assert SECRET not in body.decode()
+    assert json.loads(body)["request_id"] == "an-id"
 
 
 def test_the_log_says_what_the_answer_does_not(fake_service: LiveService, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,6 @@
 """Message classes made of ``protos/``, and the few bytes of protobuf's wire format that are written by hand.
 
-``descriptors.pb`` is what protoc makes of the .proto files (``make protos``). Its messages have the names that
+``descriptors.pb`` is what protoc makes of the .proto files. Its messages have the names that
 TensorFlow, Triton's client and others register too, in a pool that a process has one of; ours stay in a pool of their
 own, so that all of them can be in one process.
 """
