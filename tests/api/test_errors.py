@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -492,11 +493,15 @@ def test_an_empty_store_is_503(tmp_path: Path, serve: Serve) -> None:
 def test_too_many_connections_are_503(fake_store: Path, serve: Serve) -> None:
     """Beyond the limit the answer is a problem as well, at once."""
     service = serve(fake_store, load=load_fake, max_connections=2)
-    with connect(service.url) as one, connect(service.url) as two, connect(service.url) as three:
-        for connection in (one, two):
-            connection.send(head("/encode", Content_Length="100"))
-        three.send(head("/livez", method="GET"))
-        assert_problem(three.answer(), 503)
+    with ExitStack() as stack:
+        for _ in range(2):
+            connection = stack.enter_context(connect(service.url))
+            connection.send(head("/livez", method="GET"))
+            assert connection.answer().status_code == 200
+        one_too_many = stack.enter_context(connect(service.url))
+        one_too_many.send(head("/livez", method="GET"))
+        assert_problem(one_too_many.answer(), 503)
+        assert one_too_many.is_closed()
 
 
 # --- 500 --------------------------------------------------------------------------------------------------------------
