@@ -29,6 +29,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.api.app import create_app
 from service.api.errors import PROBLEM_TYPE, problem, problem_body
 from service.api.exchange import request_id
+from service.api.memory import keep_freed_memory
 from service.errors import ConfigurationError, StoreUnavailable, Unavailable
 from service.settings import Settings
 from service.store import Store
@@ -198,6 +199,7 @@ class GuardedServer(uvicorn.Server):
         # A model thread that comes back from TensorFlow waits for the event loop's thread to give way: 5 ms, three
         # times a batch, if it were left as it is.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        keep_freed_memory()
         super().run(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
