@@ -12,7 +12,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.access import Access, Role
-from service.errors import InvalidVersion, ModelNotFound, NotReady, VersionNotFound
+from service.errors import InvalidVersion, NotReady, VersionNotFound
 from service.runtime import ModelManager, ModelStatus, Target, VersionState, VersionStatus
 from service.runtime.traffic import LiveTraffic
 from service.schemas import InputSchema
@@ -293,6 +293,3 @@ def _calibration(manifest: Manifest) -> CalibrationSummary:
         threshold=calibration.threshold,
         quantiles={f"{level:g}": float(value) for level, value in zip(QUANTILES, values, strict=True)},
     )
-
-
-__all__ = ["ModelNotFound", "admin_only", "callers_only", "model_routes", "service_routes"]

@@ -218,11 +218,12 @@ def settings() -> None:
 @app.command()
 def key() -> None:
     """Make a new API key: the key for its caller, and its hash for the service's settings."""
-    import hashlib
     import secrets
 
+    from service.api.access import hash_key
+
     new = secrets.token_urlsafe(32)
-    click.echo(f"key   {new}\nhash  {hashlib.sha256(new.encode()).hexdigest()}")
+    click.echo(f"key   {new}\nhash  {hash_key(new)}")
 
 
 @app.command()
