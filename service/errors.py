@@ -14,7 +14,8 @@ AutoencoderError
 ├── NotFound
 │   ├── ModelNotFound
 │   ├── VersionNotFound
-│   └── AliasNotFound
+│   ├── AliasNotFound
+│   └── ExhibitNotFound         the version was trained without this file
 ├── Conflict
 │   ├── OperationNotSupported   this version was not trained for that
 │   ├── VersionNotLoaded        it is in the store, but not in memory
@@ -36,6 +37,7 @@ AutoencoderError
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 MAX_ROW_PROBLEMS = 10
 
@@ -65,6 +67,9 @@ class InvalidRows(RequestError):
     def __init__(self, problems: Sequence[RowProblem], detail: str | None = None) -> None:
         self.problems = tuple(problems[:MAX_ROW_PROBLEMS])
         super().__init__(detail or "The rows do not fit this model.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problems, str(self))  # as it is sent from one process to another
 
 
 class InvalidOption(RequestError):
@@ -108,6 +113,10 @@ class VersionNotFound(NotFound):
 
 
 class AliasNotFound(NotFound):
+    pass
+
+
+class ExhibitNotFound(NotFound):
     pass
 
 

@@ -6,6 +6,8 @@ dimension. ``instances`` holds numbers (float32, a missing value is NaN), ``cate
 UTC, a missing value is the smallest int64). A model has only the inputs that its columns need.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
@@ -14,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.errors import ModelFailed
+
 Array: TypeAlias = NDArray[Any]
 Rows: TypeAlias = dict[str, Array]
 Results: TypeAlias = dict[str, Array]
@@ -21,6 +25,7 @@ Results: TypeAlias = dict[str, Array]
 INSTANCES = "instances"
 CATEGORIES = "categories"
 TIMESTAMPS = "timestamps"
+_FEW_NUMBERS = 16_384
 MISSING_TIMESTAMP = int(np.iinfo(np.int64).min)
 
 
@@ -53,10 +58,17 @@ class InputSchema(Frozen):
     row_shape: tuple[int, ...]
     """Shape of one row of ``instances``; for named columns ``(numeric and boolean columns,)``."""
     columns: tuple[Column, ...] = ()
+    channels: tuple[str, ...] = ()
+    """Names of what is read at each step of a window of a series, in order."""
     may_be_missing: bool = False
     """Whether unnamed values may be missing (NaN or null)."""
     value_range: tuple[float, float] | None = None
     """Smallest and largest value seen or possible, for images."""
+
+    @property
+    def features(self) -> int:
+        """Columns, or values of a row where they have no names."""
+        return len(self.columns) or math.prod(self.row_shape)
 
     def columns_of(self, *types: ColumnType) -> tuple[Column, ...]:
         return tuple(column for column in self.columns if column.type in types)
@@ -84,9 +96,58 @@ ANOMALY_SCORE = Operation(
 OPERATIONS = (ENCODE, RECONSTRUCT, DENOISE, ANOMALY_SCORE)
 
 EXPLAIN = "explain"
-"""Signature beside the operations: ``contribution`` and ``expected``, each (rows, *row_shape); shares sum to 1."""
+"""Signature beside the operations. ``contribution``: (rows, *row_shape), or (rows, columns) in the order of the inputs
+and their columns; shares sum to 1. ``expected``, ``expected_categories``, ``expected_timestamps``: like the inputs."""
+
+POINT_ERRORS = "point_errors"
+"""Signature beside the operations, of series models: ``error`` of each step of a window, (rows, window)."""
 
 
 def row_count(rows: Rows) -> int:
     """Number of rows, the common leading dimension."""
     return len(next(iter(rows.values())))
+
+
+def all_finite(numbers: Array) -> bool:
+    """Whether floats of any shape are all finite; of many in a third of the time of ``np.isfinite``, without its array.
+
+    The sum of squares is NaN or infinite when any of them is; where it is so from very large numbers alone, they are
+    looked at one by one.
+    """
+    flat = numbers.reshape(-1)
+    if flat.size > _FEW_NUMBERS:
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(np.dot(flat, flat)):
+                return True
+    return bool(np.isfinite(flat).all())
+
+
+def ordered_columns(schema: InputSchema) -> tuple[Column, ...]:
+    """The columns in the order of the inputs: numbers and booleans, labels, times."""
+    numbers = schema.columns_of(ColumnType.NUMERIC, ColumnType.BOOLEAN)
+    return numbers + schema.columns_of(ColumnType.CATEGORICAL) + schema.columns_of(ColumnType.TIMESTAMP)
+
+
+def times_as_numbers(times: Array) -> NDArray[np.float64]:
+    """Milliseconds with NaN for a missing time."""
+    return np.where(times == MISSING_TIMESTAMP, np.nan, times.astype(np.float64))
+
+
+def take_rows(rows: Rows, which: Any) -> Rows:
+    """The rows that a slice, a mask or an array of row numbers names."""
+    return {name: array[which] for name, array in rows.items()}
+
+
+def failure_of(results: Results) -> ModelFailed | None:
+    """What a model's answer is where a number in it is not finite; None where all are."""
+    for name, array in results.items():
+        if array.dtype.kind == "f" and not all_finite(array):
+            return ModelFailed(f"The model answered with non-finite numbers in '{name}'.")
+    return None
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """Rows, or results, of several calls as those of one, in order. A single part is not copied."""
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

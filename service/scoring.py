@@ -28,6 +28,21 @@ def reconstruction_error(rows: Array, reconstructions: Array) -> NDArray[np.floa
     return errors
 
 
+def point_scores(errors: Array) -> NDArray[np.float32]:
+    """Score of each point of a series: the mean of its errors in all the windows that it lies in.
+
+    Args:
+        errors: (windows, window), of windows that begin one point after the other.
+    """
+    count, window = errors.shape
+    total, covering = np.zeros(count + window - 1), np.zeros(count + window - 1)
+    for step in range(window):
+        total[step : step + count] += errors[:, step]
+        covering[step : step + count] += 1
+    scores: NDArray[np.float32] = (total / covering).astype(np.float32)
+    return scores
+
+
 def conformal_p_values(scores: ArrayLike, calibration_scores: ArrayLike) -> NDArray[np.float32]:
     """(1 + number of calibration scores >= score) / (calibration rows + 1), for each score.
 

@@ -40,7 +40,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
-    store: Path = Field(Path("model_store"), description="Folder of the model store.")
+    store: Path | str = Field("model_store", description="Folder of the model store, or its URL: `s3://bucket/prefix`.")
     default_model: str | None = Field(
         None, description="Model that `/encode` and the other routes without a model use; unset: the only one."
     )
@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     )
     drift_window_rows: PositiveInt = Field(
         100_000, description="Rows after which the live distribution counts half; older traffic fades."
+    )
+    alert_values: bool = Field(
+        False, description="Keep the values of the rows behind the last alerts in memory, and show them in the console."
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")

@@ -21,9 +21,11 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     generate_latest,
     multiprocess,
 )
+from prometheus_client.metrics_core import Metric
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -49,6 +51,7 @@ class Telemetry:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         r = self.registry
         self._requests = Counter(
             "autoencoder_requests", "Answered requests.", ["operation", "model", "status"], registry=r
@@ -190,11 +193,18 @@ class Telemetry:
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format, over all worker processes."""
+        return generate_latest(self._of_all_workers())
+
+    def families(self) -> list[Metric]:
+        """The same as objects."""
+        return list(self._of_all_workers().collect())
+
+    def _of_all_workers(self) -> CollectorRegistry:
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            return generate_latest(self.registry)
+            return self.registry
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return registry
 
 
 _NO_SPAN: AbstractContextManager[None] = nullcontext()
