@@ -7,12 +7,14 @@ therefore an alias's newest earlier version that equals its present one does not
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, TypeVar
 
 from pydantic import Field, TypeAdapter
 
 from service.errors import AliasNotFound, InvalidOption, StoreError, VersionNotFound
-from service.store.directory import LocalDirectory
+from service.store.buckets import LostRace
+from service.store.directory import Directory
 from service.store.versions import NAME_PATTERN, is_name
 
 ALIASES = "aliases.json"
@@ -29,13 +31,13 @@ _ALIASES = TypeAdapter(dict[AliasName, VersionNumber])
 _HISTORY = TypeAdapter(dict[AliasName, list[VersionNumber]])
 
 
-def read_aliases(directory: LocalDirectory, model: str) -> dict[str, int]:
+def read_aliases(directory: Directory, model: str) -> dict[str, int]:
     """Raises StoreError when ``aliases.json`` is not what it should be; {} when there is none."""
     return _read(directory, f"{model}/{ALIASES}", _ALIASES)
 
 
-def point(directory: LocalDirectory, model: str, *, alias: str, version: int) -> int | None:
-    """Point an alias at a version, under the model's lock. Returns the version before, None for a new alias."""
+def point(directory: Directory, model: str, *, alias: str, version: int) -> int | None:
+    """Point an alias at a version, within ``exclusively``. Returns the version before, None for a new alias."""
     if not is_name(alias):
         raise InvalidOption("An alias is 1 to 63 characters of a-z, 0-9, - and _, and starts with a letter or a digit.")
     aliases, history = read_aliases(directory, model), _read_history(directory, model)
@@ -49,17 +51,25 @@ def point(directory: LocalDirectory, model: str, *, alias: str, version: int) ->
     return before
 
 
-def remove(directory: LocalDirectory, model: str, alias: str) -> None:
-    """Remove an alias and its history, under the model's lock."""
+def withdraw(directory: Directory, model: str, *, alias: str, before: int | None) -> None:
+    """Undo ``point``, unless somebody else moved the alias since."""
+    aliases = read_aliases(directory, model)
+    others = {name: version for name, version in aliases.items() if name != alias}
+    _write(directory, f"{model}/{ALIASES}", others if before is None else others | {alias: before})
+
+
+def remove(directory: Directory, model: str, alias: str) -> None:
+    """Remove an alias and its history, within ``exclusively``."""
     aliases, history = read_aliases(directory, model), _read_history(directory, model)
     if alias not in aliases:
         raise AliasNotFound(f"Model {model} has no such alias.")
     _write(directory, f"{model}/{ALIASES}", {name: aliases[name] for name in aliases if name != alias})
-    _write_history(directory, model, {name: history[name] for name in history if name != alias})
+    with suppress(LostRace):  # the alias has gone; what its history was does not count
+        _write_history(directory, model, {name: history[name] for name in history if name != alias})
 
 
-def point_back(directory: LocalDirectory, model: str, *, alias: str, versions: list[int]) -> int:
-    """Point an alias at the version it pointed to before, under the model's lock. Returns that version."""
+def point_back(directory: Directory, model: str, *, alias: str, versions: list[int]) -> int:
+    """Point an alias at the version it pointed to before, within ``exclusively``. Returns that version."""
     aliases, history = read_aliases(directory, model), _read_history(directory, model)
     if alias not in aliases:
         raise AliasNotFound(f"Model {model} has no such alias.")
@@ -72,8 +82,16 @@ def point_back(directory: LocalDirectory, model: str, *, alias: str, versions: l
         )
     # The alias goes first here: a kill before the history follows leaves an entry that does not count.
     _write(directory, f"{model}/{ALIASES}", aliases | {alias: earlier[-1]})
-    _write_history(directory, model, history | {alias: earlier[:-1]})
+    with suppress(LostRace):
+        _write_history(directory, model, history | {alias: earlier[:-1]})
     return earlier[-1]
+
+
+def read_earlier(directory: Directory, model: str) -> dict[str, int]:
+    """The version that each alias pointed at before, for those that have pointed at another."""
+    aliases, history = read_aliases(directory, model), _read_history(directory, model)
+    earlier = {alias: _earlier(history, alias, version) for alias, version in aliases.items()}
+    return {alias: versions[-1] for alias, versions in earlier.items() if versions}
 
 
 def _earlier(history: dict[str, list[int]], alias: str, current: int) -> list[int]:
@@ -81,19 +99,19 @@ def _earlier(history: dict[str, list[int]], alias: str, current: int) -> list[in
     return earlier[:-1] if earlier and earlier[-1] == current else earlier
 
 
-def _read_history(directory: LocalDirectory, model: str) -> dict[str, list[int]]:
+def _read_history(directory: Directory, model: str) -> dict[str, list[int]]:
     return _read(directory, f"{model}/{HISTORY}", _HISTORY)
 
 
-def _write_history(directory: LocalDirectory, model: str, history: dict[str, list[int]]) -> None:
+def _write_history(directory: Directory, model: str, history: dict[str, list[int]]) -> None:
     _write(directory, f"{model}/{HISTORY}", {name: earlier for name, earlier in history.items() if earlier})
 
 
-def _write(directory: LocalDirectory, relative: str, content: Mapping[str, int | list[int]]) -> None:
+def _write(directory: Directory, relative: str, content: Mapping[str, int | list[int]]) -> None:
     directory.replace(relative, json.dumps(content).encode() + b"\n")
 
 
-def _read(directory: LocalDirectory, relative: str, adapter: TypeAdapter[T]) -> T:
+def _read(directory: Directory, relative: str, adapter: TypeAdapter[T]) -> T:
     content = directory.read(relative)
     try:
         return adapter.validate_python(

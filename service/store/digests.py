@@ -26,8 +26,7 @@ def check_digests(version_dir: Path, manifest: Manifest) -> None:
     Raises:
         InvalidVersion: names the first file that is missing, not listed, altered, a link, or outside the folder.
     """
-    for path in manifest.digests:
-        _check_path(path)
+    check_paths(manifest)
     present = set(list_files(version_dir)) - {MANIFEST}
     for path in sorted(present | manifest.digests.keys()):
         if path not in present:
@@ -65,6 +64,12 @@ def _walk(folder: Path, prefix: str) -> Iterator[str]:
             yield path
         else:
             raise InvalidVersion(f"{_shown(path)} is neither a file nor a folder.")
+
+
+def check_paths(manifest: Manifest) -> None:
+    """Raises InvalidVersion when the manifest lists something that is no plain path within the version."""
+    for path in manifest.digests:
+        _check_path(path)
 
 
 def _check_path(path: str) -> None:

@@ -1,5 +1,5 @@
-"""A local directory as the home of the store. All reading and writing of the store goes through this one class, in
-paths relative to its root, so that an object-store prefix can take its place.
+"""A local directory as the home of the store. All reading and writing of the store goes through one class, in paths
+relative to its root, so that an object-store prefix (``objects.py``) can take its place.
 
 Reading needs no lock: what is read is either immutable or replaced in one step. Writers of one model exclude each
 other by flock on ``<model>/.lock``; the kernel lets go of it when a process dies, however it dies.
@@ -8,13 +8,15 @@ other by flock on ``<model>/.lock``; the kernel lets go of it when a process die
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import Protocol, TypeVar
 
-from service.errors import StoreError, StoreReadOnly, StoreUnavailable
+from service.errors import InvalidVersion, StoreError, StoreReadOnly, StoreUnavailable
 from service.store.filesystem import (
     FOLDER_MODE,
     PRIVATE_FOLDER_MODE,
@@ -24,12 +26,37 @@ from service.store.filesystem import (
 )
 
 LOCK = ".lock"
+LAST_VERSION = ".last_version"
 STAGING_PREFIX = ".staging-"
 DELETED_PREFIX = ".deleted-"
 MAX_SMALL_FILE_BYTES = 4 * 2**20
 
+T = TypeVar("T")
+
+_LAST_NUMBER = re.compile(r"[1-9][0-9]{0,17}\n?")
 _NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+
+
+class Directory(Protocol):
+    """A home of the store. Paths are relative to its root, with ``/`` between their parts."""
+
+    def create(self) -> None: ...
+    def entries(self, folder: str = "") -> dict[str, bool] | None: ...
+    def exists(self, relative: str) -> bool: ...
+    def read(self, relative: str) -> bytes | None: ...
+    def read_file(self, relative: str) -> bytes | None: ...
+    def size_bytes(self, folder: str) -> int: ...
+    def version_path(self, model: str, version: int) -> Path: ...
+    def last_number(self, model: str) -> int: ...
+    def note_number(self, model: str, number: int) -> None: ...
+    def make_folder(self, folder: str) -> None: ...
+    def replace(self, relative: str, content: bytes) -> None: ...
+    def exclusively(self, model: str, work: Callable[[], T]) -> T: ...
+    def private_folder(self, folder: str) -> AbstractContextManager[Path]: ...
+    def publish(self, source: Path, model: str, number: int) -> bool: ...
+    def discard(self, model: str, version: int, *, wanted: Callable[[], bool]) -> bool: ...
+    def clear(self, model: str) -> list[str]: ...
 
 
 @contextmanager
@@ -57,6 +84,11 @@ class LocalDirectory:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+
+    def create(self) -> None:
+        """Make the root, unless it is there."""
+        with writing():
+            self.root.mkdir(parents=True, exist_ok=True)
 
     def path(self, relative: str) -> Path:
         return self.root / relative
@@ -98,6 +130,44 @@ class LocalDirectory:
             raise StoreError(f"{self.path(relative).name} is too large to be what it should be.")
         return content
 
+    def read_file(self, relative: str) -> bytes | None:
+        """Content of a file of a version, None when there is none.
+
+        Raises:
+            InvalidVersion: it cannot be read; whether the store can be is found out before.
+        """
+        try:
+            return self.path(relative).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise InvalidVersion(f"{self.path(relative).name} cannot be read: {error.strerror}.") from error
+
+    def size_bytes(self, folder: str) -> int:
+        """Of all files below a folder."""
+        with reading():
+            return sum(file.stat().st_size for file in self.path(folder).rglob("*") if file.is_file())
+
+    def version_path(self, model: str, version: int) -> Path:
+        return self.path(f"{model}/{version}")
+
+    def last_number(self, model: str) -> int:
+        """The highest version number that was noted."""
+        content = self.read(f"{model}/{LAST_VERSION}")
+        if content is None:
+            return 0
+        text = content.decode("ascii", errors="replace")
+        if not _LAST_NUMBER.fullmatch(text):
+            raise StoreError(
+                f"{LAST_VERSION} of model {model} is damaged; write the highest number ever published into it."
+            )
+        return int(text)
+
+    def note_number(self, model: str, number: int) -> None:
+        """Note durably that ``number`` was given. Only within ``exclusively``."""
+        if number > self.last_number(model):
+            self.replace(f"{model}/{LAST_VERSION}", f"{number}\n".encode())
+
     def make_folder(self, folder: str) -> None:
         """Make a folder below the root, unless it is there; the root itself is never made."""
         self.entries()
@@ -133,8 +203,13 @@ class LocalDirectory:
         finally:
             os.close(descriptor)
 
+    def exclusively(self, model: str, work: Callable[[], T]) -> T:
+        """Do ``work`` while no other writer touches the model."""
+        with self.locked(model):
+            return work()
+
     @contextmanager
-    def private_folder(self, folder: str) -> Iterator[str]:
+    def private_folder(self, folder: str) -> Iterator[Path]:
         """A new private folder in ``folder``, removed at the end unless it was moved away.
 
         The flock on it says that its owner lives; ``clear`` leaves it alone until the owner has gone.
@@ -144,11 +219,22 @@ class LocalDirectory:
             self.path(relative).mkdir(PRIVATE_FOLDER_MODE)
             claim = _claim(self.path(relative))
         try:
-            yield relative
+            yield self.path(relative)
         finally:
             shutil.rmtree(self.path(relative), ignore_errors=True)
             if claim is not None:
                 os.close(claim)
+
+    def publish(self, source: Path, model: str, number: int) -> bool:
+        """Let a private folder be a version; False where the number is taken. Only within ``exclusively``."""
+        with writing():
+            source.chmod(FOLDER_MODE)
+            fsync_path(source)
+        return self.move(str(source.relative_to(self.root)), f"{model}/{number}")
+
+    def discard(self, model: str, version: int, *, wanted: Callable[[], bool]) -> bool:
+        """Take a version away for ``clear`` to remove; False where it could not be. Only within ``exclusively``."""
+        return self.move(f"{model}/{version}", f"{model}/{DELETED_PREFIX}{version}-{secrets.token_hex(8)}")
 
     def move(self, source: str, target: str) -> bool:
         """Rename a folder within its parent, on the disk when this returns; False when ``target`` is there already.

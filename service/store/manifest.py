@@ -17,6 +17,10 @@ GOLDEN_OUTPUTS = f"{ASSETS}/golden_outputs.json"
 MODEL_CARD = f"{ASSETS}/MODEL_CARD.md"
 KERAS_MODEL = f"{ASSETS}/model.keras"
 PLOTS = f"{ASSETS}/plots"
+HISTORY = f"{ASSETS}/history.json"
+LATENT_MAP = f"{ASSETS}/latent_map.json"
+TRAVERSALS = f"{ASSETS}/traversals.png"
+REPORT = f"{ASSETS}/report.html"
 
 _SEAL = b',\n "manifest_sha256": "%b"\n}\n'
 """The last lines of the file; the digest is over all bytes before them. One flipped bit anywhere is found."""
@@ -75,6 +79,8 @@ class FeatureReference(Frozen):
     """Share of the present values in each of the ``len(edges) + 1`` bins."""
     missing: float
     """Share of missing values."""
+    labels: tuple[str, ...] = ()
+    """Of a categorical column: label i counts as the number i, any other one as a number beyond all edges."""
 
 
 class Manifest(Frozen):
@@ -95,12 +101,16 @@ class Manifest(Frozen):
     source_sha256: str
     """Fingerprint of the rows after reading: SHA-256 of their bytes in order."""
     row_counts: RowCounts
+    source_rows: int | None = None
+    """Rows of the source, where those counted are a sample of them."""
     libraries: dict[str, str]
     metrics: dict[str, Any]
     """Reconstruction errors by split, with the PCA baseline beside them; more where the training measured more."""
     warnings: tuple[str, ...] = ()
     """What the trainer found worth a look: overfitting, a baseline not beaten, too few calibration rows."""
     calibration: Calibration
+    point_calibration: Calibration | None = None
+    """Of series models: the same for points of a series sent whole."""
     reference: tuple[FeatureReference, ...] = ()
     """Of every feature in order, at most the first ``MAX_REFERENCE_FEATURES``."""
     digests: dict[str, str]
@@ -117,7 +127,7 @@ def read_manifest(version_dir: Path) -> Manifest:
         content = (version_dir / MANIFEST).read_bytes()
     except OSError as error:
         raise InvalidVersion(f"manifest.json cannot be read: {error.strerror}.") from error
-    return _parse(content)
+    return parse_manifest(content)
 
 
 def write_manifest(version_dir: Path, manifest: Manifest) -> None:
@@ -129,7 +139,8 @@ def write_manifest(version_dir: Path, manifest: Manifest) -> None:
     path.write_bytes(body + _SEAL % hashlib.sha256(body).hexdigest().encode())
 
 
-def _parse(content: bytes) -> Manifest:
+def parse_manifest(content: bytes) -> Manifest:
+    """Raises InvalidVersion when it was altered since it was written, or is not a manifest."""
     body, digest = content[:-_SEAL_BYTES], content[-_SEAL_BYTES:]
     if digest != _SEAL % hashlib.sha256(body).hexdigest().encode():
         raise InvalidVersion(

@@ -1,14 +1,14 @@
-"""Making a version out of a staged folder: whole and checked before it gets its number, in one rename."""
+"""Making a version out of a staged folder: whole and checked before it gets its number, in one step."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from service.errors import InvalidVersion
 from service.store.digests import check_digests, file_digests
-from service.store.directory import LocalDirectory, writing
+from service.store.directory import Directory, writing
 from service.store.filesystem import FOLDER_MODE, FROZEN_FILE_MODE, fsync_path
 from service.store.manifest import ASSETS, MANIFEST, Manifest, read_manifest, write_manifest
-from service.store.versions import next_version, record_version
+from service.store.versions import next_version
 
 BuildManifest = Callable[[int, dict[str, str]], Manifest]
 Verify = Callable[[Path], None]
@@ -17,11 +17,10 @@ Verify = Callable[[Path], None]
 class Staging:
     """A private folder that may become a version: fill ``path``, then ``publish``. One thread."""
 
-    def __init__(self, directory: LocalDirectory, model: str, folder: str) -> None:
+    def __init__(self, directory: Directory, model: str, folder: Path) -> None:
         self.model = model
-        self.path = directory.path(folder)
+        self.path = folder
         self._directory = directory
-        self._folder = folder
         self._published = False
 
     def publish(self, build_manifest: BuildManifest, verify: Verify) -> int:
@@ -42,11 +41,15 @@ class Staging:
         self._write_manifest(build_manifest(number, digests), number, digests)
         verify(self.path)
         check_digests(self.path, read_manifest(self.path))
-        with self._directory.locked(self.model):
-            while not self._take(number):
-                number = next_version(self._directory, self.model)
-                self._write_manifest(build_manifest(number, digests), number, digests)
-        return number
+
+        def take() -> int:
+            taken = number
+            while not self._take(taken):
+                taken = next_version(self._directory, self.model)
+                self._write_manifest(build_manifest(taken, digests), taken, digests)
+            return taken
+
+        return self._directory.exclusively(self.model, take)
 
     def _settle(self) -> dict[str, str]:
         """Put every file and folder on the disk, readable by all, writable by nobody; the files' digests."""
@@ -74,12 +77,9 @@ class Staging:
         read_manifest(self.path)
 
     def _take(self, number: int) -> bool:
-        """Rename to ``number``; False when it is not the next one or something is there. Under the model's lock."""
+        """Become ``number``; False when it is not the next one or something is there. Within ``exclusively``."""
         if number != next_version(self._directory, self.model):
             return False
-        record_version(self._directory, self.model, number)
-        with writing():
-            self.path.chmod(FOLDER_MODE)
-            fsync_path(self.path)
-        self._published = self._directory.move(self._folder, f"{self.model}/{number}")
+        self._directory.note_number(self.model, number)
+        self._published = self._directory.publish(self.path, self.model, number)
         return self._published

@@ -1,6 +1,5 @@
 """Versions and aliases of models in one directory: what the training job writes and the services read."""
 
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +16,10 @@ from service.errors import (
 from service.store import aliases as alias_files
 from service.store.aliases import PRODUCTION, read_aliases
 from service.store.digests import check_digests
-from service.store.directory import DELETED_PREFIX, LocalDirectory
-from service.store.manifest import Manifest, read_manifest
+from service.store.directory import Directory, LocalDirectory
+from service.store.manifest import MANIFEST, Manifest, parse_manifest
 from service.store.publish import Staging
-from service.store.versions import is_name, list_versions, next_version, record_version
+from service.store.versions import is_name, list_versions, next_version
 
 
 class Store:
@@ -31,12 +30,20 @@ class Store:
     when it failed otherwise.
     """
 
-    def __init__(self, root: Path | str) -> None:
-        self._directory = LocalDirectory(Path(root))
+    def __init__(self, root: Path | str | Directory) -> None:
+        """``root``: a folder, or the URL of an object-store prefix as ``s3://bucket/prefix``."""
+        self._directory = directory_at(root) if isinstance(root, Path | str) else root
 
     @property
     def root(self) -> Path:
-        return self._directory.root
+        """Raises ValueError for a store that is no folder."""
+        if isinstance(self._directory, LocalDirectory):
+            return self._directory.root
+        raise ValueError("This store is not a folder.")
+
+    def create(self) -> None:
+        """Make the store itself, unless it is there."""
+        self._directory.create()
 
     def models(self) -> list[str]:
         """Names of the models, sorted; a model may have no version yet."""
@@ -53,6 +60,10 @@ class Store:
     def aliases(self, model: str) -> dict[str, int]:
         """Alias -> version. Raises StoreError when ``aliases.json`` is damaged."""
         return read_aliases(self._directory, self._known(model))
+
+    def earlier(self, model: str) -> dict[str, int]:
+        """The version that each alias pointed at before; an alias that never moved is not in it."""
+        return alias_files.read_earlier(self._directory, self._known(model))
 
     def resolve(self, model: str, *, version: int | None = None, alias: str | None = None) -> int:
         """The version that is meant: this one, the alias's, or with neither that of ``production``, else the highest.
@@ -75,14 +86,30 @@ class Store:
         return _existing(aliases[name], versions, f"The alias {name} of model {model} points at a missing version.")
 
     def path(self, model: str, version: int) -> Path:
-        """Folder of a version, a SavedModel."""
-        return self._directory.path(f"{model}/{self.resolve(model, version=version)}")
+        """Local folder of a version, a SavedModel; of an object store, a copy that is made and checked by this.
+
+        Raises:
+            InvalidVersion: a file that is to be copied is missing or not what was published.
+        """
+        resolved = self.resolve(model, version=version)
+        with self._still_there(model, resolved):
+            return self._directory.version_path(model, resolved)
+
+    def size_bytes(self, model: str, version: int) -> int:
+        """Of all files of a version."""
+        return self._directory.size_bytes(f"{model}/{self.resolve(model, version=version)}")
+
+    def read_file(self, model: str, version: int, path: str) -> bytes | None:
+        """One file of a version, None when it has no such file."""
+        return self._directory.read_file(f"{model}/{self.resolve(model, version=version)}/{path}")
 
     def manifest(self, model: str, version: int) -> Manifest:
         """Raises InvalidVersion when it is damaged, or not of this model and version."""
-        path = self.path(model, version)
         with self._still_there(model, version):
-            manifest = read_manifest(path)
+            content = self.read_file(model, version, MANIFEST)
+            if content is None:
+                raise InvalidVersion("manifest.json is missing.")
+            manifest = parse_manifest(content)
         if (manifest.model, manifest.version) != (model, version):
             raise InvalidVersion("manifest.json is of another model or version.")
         return manifest
@@ -119,14 +146,20 @@ class Store:
             InvalidOption: this cannot be an alias.
             VersionNotFound: there is no such version.
         """
-        with self._directory.locked(self._known(model)):
+
+        def point() -> int | None:
             self.resolve(model, version=version)
-            return alias_files.point(self._directory, model, alias=alias, version=version)
+            before = alias_files.point(self._directory, model, alias=alias, version=version)
+            if version not in self.versions(model):  # deleted meanwhile, where there are no locks
+                alias_files.withdraw(self._directory, model, alias=alias, before=before)
+                raise VersionNotFound(f"Version {version} of model {model} was deleted at the same time.")
+            return before
+
+        return self._directory.exclusively(self._known(model), point)
 
     def delete_alias(self, model: str, alias: str) -> None:
         """Remove an alias and forget where it pointed. Raises AliasNotFound."""
-        with self._directory.locked(self._known(model)):
-            alias_files.remove(self._directory, model, alias)
+        self._directory.exclusively(self._known(model), lambda: alias_files.remove(self._directory, model, alias))
 
     def rollback(self, model: str, alias: str = PRODUCTION) -> int:
         """Point an alias at the version that it pointed at before; again goes one further back. Returns that version.
@@ -135,8 +168,11 @@ class Store:
             AliasNotFound: there is no such alias.
             VersionNotFound: it has not pointed at another version before, or that version is gone.
         """
-        with self._directory.locked(self._known(model)):
+
+        def point_back() -> int:
             return alias_files.point_back(self._directory, model, alias=alias, versions=self.versions(model))
+
+        return self._directory.exclusively(self._known(model), point_back)
 
     def delete(self, model: str, version: int) -> None:
         """Delete a version for ever; its number does not come back.
@@ -145,16 +181,25 @@ class Store:
             VersionInUse: an alias points at it.
             VersionNotFound: there is no such version.
         """
-        with self._directory.locked(self._known(model)):
+
+        def named() -> list[str]:
+            return sorted(alias for alias, target in self.aliases(model).items() if target == version)
+
+        def remove() -> None:
             self.resolve(model, version=version)
-            using = sorted(alias for alias, target in self.aliases(model).items() if target == version)
-            if using:
-                raise VersionInUse(f"Version {version} of model {model} is in use by the alias {using[0]}.")
-            record_version(self._directory, model, next_version(self._directory, model) - 1)
-            gone = f"{model}/{DELETED_PREFIX}{version}-{secrets.token_hex(8)}"
-            if not self._directory.move(f"{model}/{version}", gone):
+            self._refuse_in_use(model, version, named())
+            self._directory.note_number(model, next_version(self._directory, model) - 1)
+            if not self._directory.discard(model, version, wanted=lambda: bool(named())):
+                self._refuse_in_use(model, version, named())
                 raise StoreError("The version could not be moved away; try again.")
+
+        self._directory.exclusively(self._known(model), remove)
         self.sweep(model)
+
+    @staticmethod
+    def _refuse_in_use(model: str, version: int, aliases: list[str]) -> None:
+        if aliases:
+            raise VersionInUse(f"Version {version} of model {model} is in use by the alias {aliases[0]}.")
 
     def sweep(self, model: str | None = None) -> list[str]:
         """Remove what killed trainers and deletions left of a model, or of all; what has gone, as ``model/name``.
@@ -184,3 +229,17 @@ def _existing(version: int, versions: list[int], otherwise: str) -> int:
     if version not in versions:
         raise VersionNotFound(otherwise)
     return version
+
+
+def directory_at(root: Path | str) -> Directory:
+    """The home of a store: a folder, or an object-store prefix where ``root`` is a URL.
+
+    Raises:
+        ConfigurationError: there is no such kind of store, or the libraries for it are not installed.
+    """
+    if "://" not in str(root):
+        return LocalDirectory(Path(root))
+    from service.store.buckets import Bucket
+    from service.store.objects import ObjectDirectory
+
+    return ObjectDirectory(Bucket(str(root)))
