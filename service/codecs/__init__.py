@@ -5,7 +5,7 @@ thread. Decoders raise ``service.errors.RequestError`` and nothing else, whateve
 """
 
 from service.codecs.answers import Answer, encode_json, encode_ndjson
-from service.codecs.arrow import decode_arrow, encode_arrow
+from service.codecs.arrow import answer_columns, decode_arrow, encode_arrow, nested_array, rows_table, table_rows
 from service.codecs.bodies import Decoded, answer_types, decode, encode
 from service.codecs.compression import (
     ANSWER_ENCODINGS,
@@ -53,6 +53,7 @@ __all__ = [
     "NdjsonDecoder",
     "Options",
     "RowBlock",
+    "answer_columns",
     "answer_types",
     "choose_encoding",
     "choose_media_type",
@@ -69,7 +70,10 @@ __all__ = [
     "encode_ndjson",
     "encode_npy",
     "encode_png",
+    "nested_array",
     "options_from_json",
     "options_from_query",
     "request_media_type",
+    "rows_table",
+    "table_rows",
 ]

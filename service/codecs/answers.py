@@ -1,7 +1,7 @@
 """Answers of the operations, and how they look in JSON."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any, Final, Literal
 
@@ -46,8 +46,7 @@ class Answer:
     threshold: np.float32 | float | None = None
     false_alarm_rate: float | None = None
     explain: int | Literal["map"] | None = None
-    contribution: Array | None = None
-    expected: Array | None = None
+    explained: Results = field(default_factory=dict)
     """Outputs of the signature ``explain``, where ``explain`` was asked for."""
     rows: Rows | None = None
     """The rows of the request; needed with ``explain``."""
@@ -196,9 +195,9 @@ def contributions(answer: Answer) -> Iterator[list[dict[str, Any]]]:
 
 
 def _contribution(answer: Answer) -> Array:
-    if answer.contribution is None:
+    if "contribution" not in answer.explained:
         raise ValueError("An answer that explains needs the contributions of the explain signature.")
-    return answer.contribution
+    return answer.explained["contribution"]
 
 
 def _feature_name(plan: RowPlan, at: int) -> str | int | list[int]:
@@ -224,6 +223,12 @@ def _observed(rows: Rows, plan: RowPlan, row: int, at: int) -> Any:
 
 def _expected(answer: Answer, plan: RowPlan, row: int, at: int) -> Any:
     """What the model expected there; a boolean is a number from 0 to 1. None where the model does not say."""
-    if answer.expected is None or at >= plan.width:
-        return None
-    return answer.expected[row].reshape(-1)[at]
+    if at < plan.width:
+        numbers = answer.explained.get("expected")
+        return None if numbers is None else numbers[row].reshape(-1)[at]
+    at -= plan.width
+    if at < len(plan.categories):
+        labels = answer.explained.get(f"expected_{CATEGORIES}")
+        return None if labels is None else label_text(labels[row, at])
+    times = answer.explained.get(f"expected_{TIMESTAMPS}")
+    return None if times is None else time_text(int(times[row, at - len(plan.categories)]))

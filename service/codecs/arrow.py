@@ -1,6 +1,7 @@
 """Arrow IPC streams: named columns, or the rows as one column of fixed-size lists called ``instances``."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -25,12 +26,14 @@ from service.codecs.rows import (
     check_row_count,
     epoch_ms,
     invalid_rows,
+    no_rows,
+    number_problems,
     plan_of,
     shape_words,
     shown_name,
     to_float32,
 )
-from service.errors import InvalidRows, MalformedInput, RowProblem, TooLarge
+from service.errors import MAX_ROW_PROBLEMS, InvalidRows, MalformedInput, RowProblem, TooLarge
 from service.schemas import (
     ANOMALY_SCORE,
     CATEGORIES,
@@ -47,6 +50,7 @@ from service.schemas import (
 _NOT_ARROW: Final = "The body is not an Arrow stream."
 _UNITS_PER_SECOND: Final = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 _VIEW_BYTES: Final = 16
+_UNBOUNDED: Final = Limits(max_rows=2**62, max_decoded_bytes=2**62)
 
 
 def decode_arrow(body: bytes, schema: InputSchema, *, limits: Limits = Limits()) -> tuple[Rows, Any]:  # noqa: B008
@@ -74,9 +78,51 @@ def decode_arrow(body: bytes, schema: InputSchema, *, limits: Limits = Limits())
         rows = {INSTANCES: _list_numbers(table.column(0), plan)} if as_lists else _named_rows(table, plan, limits)
     except (pa.ArrowException, OSError, ValueError, OverflowError):
         raise MalformedInput(_NOT_ARROW) from None
+    _check_rows(rows, plan)
+    return rows, table
+
+
+def table_rows(table: Any, schema: InputSchema) -> tuple[Rows, dict[int, RowProblem]]:
+    """Rows of a ``pyarrow.Table`` in memory, however many, and the first problem of each row that does not fit.
+
+    The table has the model's columns and no others, or one column ``instances``.
+
+    Raises:
+        InvalidRows: a column is missing or of a type that fits in no row.
+    """
+    import pyarrow as pa
+
+    plan = plan_of(schema)
+    as_lists = _takes_lists(table.column_names, plan)
+    if not as_lists:
+        _check_names(table.column_names, plan)
+    if table.num_rows == 0:
+        raise no_rows()
+    try:
+        rows = {INSTANCES: _list_numbers(table.column(0), plan)} if as_lists else _named_rows(table, plan, _UNBOUNDED)
+    except (pa.ArrowException, ValueError, OverflowError):
+        raise InvalidRows([], "The table cannot be read as rows of this model.") from None
+    try:
+        _check_rows(rows, plan)
+    except InvalidRows:
+        found = reversed(list(_row_problems(rows, plan)))
+        return rows, {problem.row: problem for problem in found if problem.row is not None}
+    return rows, {}
+
+
+def _check_rows(rows: Rows, plan: RowPlan) -> None:
+    if CATEGORIES in rows or TIMESTAMPS in rows:
+        problems = list(islice(_value_problems(rows, plan), MAX_ROW_PROBLEMS))
+        if problems:
+            raise invalid_rows(problems)
     if INSTANCES in rows:
         check_numbers(rows[INSTANCES], plan)
-    return rows, table
+
+
+def _row_problems(rows: Rows, plan: RowPlan) -> Iterator[RowProblem]:
+    yield from _value_problems(rows, plan)
+    if INSTANCES in rows:
+        yield from number_problems(rows[INSTANCES], plan)
 
 
 def _takes_lists(names: Sequence[str], plan: RowPlan) -> bool:
@@ -196,11 +242,9 @@ def _named_rows(table: Any, plan: RowPlan, limits: Limits) -> Rows:
     if plan.categories:
         rows[CATEGORIES] = np.empty((table.num_rows, len(plan.categories)), dtype=object)
         _fill(rows[CATEGORIES], table, plan.categories, lambda chunk, column: _column_labels(chunk, limits))
-        _check_labels(rows[CATEGORIES], plan)
     if plan.timestamps:
         rows[TIMESTAMPS] = np.empty((table.num_rows, len(plan.timestamps)), dtype=np.int64)
         _fill(rows[TIMESTAMPS], table, plan.timestamps, lambda chunk, column: _column_times(chunk, column, limits))
-        _check_times(rows[TIMESTAMPS], plan)
     return rows
 
 
@@ -278,15 +322,20 @@ def _check_view_lengths(chunk: Any, limits: Limits) -> None:
         raise TooLarge(f"The decoded rows may take at most {limits.max_decoded_bytes} bytes.")
 
 
-def _check_labels(labels: Array, plan: RowPlan) -> None:
+def _value_problems(rows: Rows, plan: RowPlan) -> Iterator[RowProblem]:
+    """Labels and times that do not fit, column by column."""
     for at, column in enumerate(plan.categories):
         if not column.may_be_missing:
-            _refuse(labels[:, at] == b"", column, MISSING)
+            yield from _problems(rows[CATEGORIES][:, at] == b"", column, MISSING)
+    for at, column in enumerate(plan.timestamps):
+        times = rows[TIMESTAMPS][:, at]
+        if not column.may_be_missing:
+            yield from _problems(times == MISSING_TIMESTAMP, column, MISSING)
+        yield from _problems(times > LATEST_MS, column, NOT_A_TIME)
 
 
-def _refuse(bad: Array, column: Column, problem: str) -> None:
-    if bad.any():
-        raise invalid_rows(RowProblem(int(row), column.name, problem) for row in np.flatnonzero(bad))
+def _problems(bad: Array, column: Column, problem: str) -> Iterator[RowProblem]:
+    return (RowProblem(int(row), column.name, problem) for row in np.flatnonzero(bad))
 
 
 def _column_times(chunk: Any, column: Column, limits: Limits) -> Array:
@@ -323,13 +372,6 @@ def _text_times(chunk: Any, column: Column) -> Array:
     return times
 
 
-def _check_times(times: Array, plan: RowPlan) -> None:
-    for at, column in enumerate(plan.timestamps):
-        if not column.may_be_missing:
-            _refuse(times[:, at] == MISSING_TIMESTAMP, column, MISSING)
-        _refuse(times[:, at] > LATEST_MS, column, NOT_A_TIME)
-
-
 def encode_arrow(answer: Answer, passthrough: Any = None) -> bytes:
     """All result columns as an Arrow IPC stream; what belongs to all rows is in the schema's metadata.
 
@@ -341,7 +383,7 @@ def encode_arrow(answer: Answer, passthrough: Any = None) -> bytes:
     import pyarrow as pa
 
     columns: dict[str, Any] = {}
-    for prefix, name, values in _answer_columns(answer, passthrough):
+    for prefix, name, values in answer_columns(answer, passthrough):
         columns[name if name not in columns else f"{prefix}.{name}"] = values
     table = pa.table(columns).replace_schema_metadata(_metadata(answer))
     sink = pa.BufferOutputStream()
@@ -357,13 +399,14 @@ def _metadata(answer: Answer) -> dict[str, str]:
     return known
 
 
-def _answer_columns(answer: Answer, passthrough: Any) -> Iterator[tuple[str, str, Any]]:
+def answer_columns(answer: Answer, passthrough: Any = None) -> Iterator[tuple[str, str, Any]]:
+    """(where it comes from, name, Arrow array): ``result``, ``input``, or the output whose named columns these are."""
     named = [output for _, output in answer.operation.results if answer.has_named_columns(output)]
     for name, output in answer.operation.results:
         if output not in named:
-            yield "result", name, _nested(answer.results[output])
+            yield "result", name, nested_array(answer.results[output])
     if answer.explain == "map":
-        yield "result", "error_maps", _nested(error_maps(answer))
+        yield "result", "error_maps", nested_array(error_maps(answer))
     elif answer.explain is not None:
         yield "result", "contributions", _contributions(answer)
     if passthrough is not None:
@@ -374,7 +417,7 @@ def _answer_columns(answer: Answer, passthrough: Any) -> Iterator[tuple[str, str
             yield output, name, values
 
 
-def _nested(array: Array) -> Any:
+def nested_array(array: Array) -> Any:
     """A numpy array as Arrow: its further dimensions as fixed-size lists."""
     import pyarrow as pa
 
@@ -386,12 +429,21 @@ def _nested(array: Array) -> Any:
 
 def _named_columns(answer: Answer, output: str) -> Iterator[tuple[str, Any]]:
     """The columns of rows that a signature gave back, in the schema's order."""
-    plan = plan_of(answer.schema)
-    groups = (
-        (answer.results.get(output), plan.numbers),
-        (answer.results.get(f"{output}_{CATEGORIES}"), plan.categories),
-        (answer.results.get(f"{output}_{TIMESTAMPS}"), plan.timestamps),
-    )
+    parts = (output, f"{output}_{CATEGORIES}", f"{output}_{TIMESTAMPS}")
+    yield from _columns_of(plan_of(answer.schema), [answer.results.get(name) for name in parts])
+
+
+def rows_table(rows: Rows, schema: InputSchema) -> Any:
+    """Rows with named columns as the ``pyarrow.Table`` that ``table_rows`` makes these rows of."""
+    import pyarrow as pa
+
+    arrays = [rows.get(name) for name in (INSTANCES, CATEGORIES, TIMESTAMPS)]
+    return pa.table(dict(_columns_of(plan_of(schema), arrays)))
+
+
+def _columns_of(plan: RowPlan, arrays: Sequence[Array | None]) -> Iterator[tuple[str, Any]]:
+    """``arrays``: numbers, categories and timestamps."""
+    groups = zip(arrays, (plan.numbers, plan.categories, plan.timestamps), strict=True)
     made = {
         column.name: _arrow_column(array[:, at], column)
         for array, columns in groups

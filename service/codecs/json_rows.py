@@ -19,7 +19,7 @@ import orjson
 import simdjson
 from numpy.typing import NDArray
 
-from service.codecs.options import NO_OPTIONS, SCORE_OPTIONS, Options, options_from_json
+from service.codecs.options import NO_OPTIONS, SCORE_OPTIONS, Options, options_from_json, series_options
 from service.codecs.rows import (
     ABSENT_COLUMN,
     UNKNOWN_COLUMN,
@@ -40,8 +40,9 @@ from service.codecs.rows import (
     shown_name,
     to_float32,
 )
+from service.codecs.series import SERIES, as_points, point_schema, windows_of
 from service.errors import InvalidOption, InvalidRows, MalformedInput, RowProblem, TooLarge
-from service.schemas import INSTANCES, ColumnType, InputSchema, Operation, Rows
+from service.schemas import ANOMALY_SCORE, INSTANCES, ColumnType, InputSchema, Operation, Rows, all_finite
 
 _INPUTS: Final = "inputs"
 _BOM: Final = b"\xef\xbb\xbf"
@@ -135,7 +136,7 @@ def proven_numbers(instances: Any, body: bytes, plan: RowPlan, limits: Limits) -
     numbers = to_float32(values).reshape(count, *plan.row_shape)
     if plan.boolean_at and not np.isin(numbers[:, plan.boolean_at], (0, 1)).all():
         return None
-    return numbers if np.isfinite(numbers).all() else None
+    return numbers if all_finite(numbers) else None
 
 
 def decode_json_exactly(body: bytes, plan: RowPlan, *, operation: Operation, limits: Limits) -> tuple[Rows, Options]:
@@ -236,13 +237,26 @@ def _children(parent: Any) -> Any:
 def _rows_and_options(document: Any, plan: RowPlan, operation: Operation, limits: Limits) -> tuple[Rows, Options]:
     if type(document) is not dict:
         raise InvalidRows([], "The body must be an object with 'instances' or 'inputs'.")
-    option_values = {key: value for key, value in document.items() if key not in (INSTANCES, _INPUTS)}
+    option_values = {key: value for key, value in document.items() if key not in (INSTANCES, _INPUTS, SERIES)}
     options = options_from_json(option_values, schema=plan.schema, operation=operation)
+    if SERIES in document:
+        return _series(document, plan.schema, operation, limits), series_options(options)
     if (INSTANCES in document) == (_INPUTS in document):
         raise InvalidRows([], "The body must have either 'instances' or 'inputs'.")
     if INSTANCES in document:
         return decode_instances(document[INSTANCES], plan, limits), options
     return _decode_inputs(document[_INPUTS], plan, limits), options
+
+
+def _series(document: dict[str, Any], schema: InputSchema, operation: Operation, limits: Limits) -> Rows:
+    """The windows of the points of a whole series: rows of numbers or objects, or an object of columns."""
+    if operation is not ANOMALY_SCORE or not schema.channels:
+        raise InvalidRows([], "'series' is for anomaly-score of a model that was trained on a series.")
+    if INSTANCES in document or _INPUTS in document:
+        raise InvalidRows([], "The body must have one of 'instances', 'inputs' and 'series'.")
+    given, plan = as_points(document[SERIES], schema), plan_of(point_schema(schema))
+    points = (_decode_inputs if type(given) is dict else decode_instances)(given, plan, limits)
+    return windows_of(points, schema, limits)
 
 
 def decode_instances(instances: Any, plan: RowPlan, limits: Limits) -> Rows:

@@ -31,6 +31,14 @@ class RowBlock:
     rows: Rows
     count: int
 
+    def halves(self) -> tuple["RowBlock", "RowBlock"]:
+        """Two blocks, of a block of at least two rows."""
+        half = self.count // 2
+        first, second = (
+            {name: array[part] for name, array in self.rows.items()} for part in (np.s_[:half], np.s_[half:])
+        )
+        return RowBlock(self.first_row, first, half), RowBlock(self.first_row + half, second, self.count - half)
+
 
 @dataclass(frozen=True, slots=True)
 class BadLine:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -26,6 +26,8 @@ class Options:
     """Share of normal rows that may be called anomalies, between 0 and 1."""
     explain: int | Literal["map"] | None = None
     """How many contributions to give with each row, or ``"map"`` for all of them in the row's shape."""
+    series: bool = False
+    """Whether the rows are the windows of one series, whose points are to be scored."""
     passthrough: bool = False
     """Whether an Arrow answer has the request's columns beside its own."""
 
@@ -68,6 +70,17 @@ def options_from_json(values: Mapping[str, Any], *, schema: InputSchema, operati
         if name not in SCORE_OPTIONS:
             raise unknown_option(name)
     return _checked({name: value for name, value in values.items() if value is not None}, schema, operation)
+
+
+def series_options(options: Options) -> Options:
+    """Options of a request with a whole series.
+
+    Raises:
+        InvalidOption: points cannot be explained.
+    """
+    if options.explain is not None:
+        raise InvalidOption("'explain' is for rows; send the window in question as one.")
+    return replace(options, series=True)
 
 
 def unknown_option(name: object) -> InvalidOption:

@@ -27,6 +27,7 @@ from service.schemas import (
     ColumnType,
     InputSchema,
     Rows,
+    all_finite,
 )
 
 MISSING: Final = "may not be missing"
@@ -222,11 +223,11 @@ def check_numbers(numbers: NDArray[np.float32], plan: RowPlan) -> None:
         InvalidRows: with the rows and columns of the first problems.
     """
     if not _is_complete(numbers, plan) or (plan.boolean_at and _wrong_booleans(numbers, plan).any()):
-        raise invalid_rows(_number_problems(numbers, plan))
+        raise invalid_rows(number_problems(numbers, plan))
 
 
 def _is_complete(numbers: NDArray[np.float32], plan: RowPlan) -> bool:
-    if np.isfinite(numbers).all():
+    if all_finite(numbers):
         return True
     missing = np.isnan(numbers)
     return not (np.isinf(numbers).any() or (missing & ~plan.may_be_missing).any())
@@ -238,12 +239,13 @@ def _wrong_booleans(numbers: NDArray[np.float32], plan: RowPlan) -> NDArray[np.b
     return wrong
 
 
-def _number_problems(numbers: NDArray[np.float32], plan: RowPlan) -> Iterator[RowProblem]:
+def number_problems(numbers: NDArray[np.float32], plan: RowPlan) -> Iterator[RowProblem]:
+    """What ``check_numbers`` refuses, row by row."""
     missing = np.isnan(numbers) & ~plan.may_be_missing
     bad = missing | np.isinf(numbers)
     if plan.boolean_at:
         bad[:, plan.boolean_at] |= _wrong_booleans(numbers, plan)
-    for row in islice(np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1)), MAX_ROW_PROBLEMS):
+    for row in np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1)):
         for index in islice(np.argwhere(bad[row]), MAX_ROW_PROBLEMS):
             place = tuple(int(at) for at in index)
             yield RowProblem(int(row), place_of(plan, place), _number_words(numbers[row][place], place, plan))

@@ -20,7 +20,11 @@ SCORES = {
 }
 
 
+EXPLAINED = {"contribution", "expected", "expected_categories", "expected_timestamps"}
+
+
 def answer(schema: InputSchema, operation: Operation, results: dict[str, Any], **more: Any) -> Answer:
+    more["explained"] = {name: more.pop(name) for name in EXPLAINED & more.keys()}
     return Answer(operation=operation, schema=schema, model="payments", version=3, results=results, **more)
 
 
@@ -128,13 +132,15 @@ def test_contributions_of_categories_and_times() -> None:
         },
         "contribution": np.array([[0.1, 0, 0.2, 0.3, 0.4]], np.float32),
         "expected": np.array([[1.5, 2]], np.float32),
+        "expected_categories": np.array([[b"DE", b"b"]], dtype=object),
+        "expected_timestamps": np.array([[1704164646000]]),
     }
     body = orjson.loads(encode_json(answer(MIXED, ANOMALY_SCORE, SCORES, explain=4, **more)))
     found = [(entry["feature"], entry["observed"], entry["expected"]) for entry in body["contributions"][0]]
     assert found == [
-        ("at", "2024-01-02T03:04:05.000Z", None),
-        ("kind", "a", None),
-        ("country", None, None),
+        ("at", "2024-01-02T03:04:05.000Z", "2024-01-02T03:04:06.000Z"),
+        ("kind", "a", "b"),
+        ("country", None, "DE"),
         ("amount", 7, 1.5),
     ]
 

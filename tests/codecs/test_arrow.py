@@ -262,7 +262,11 @@ def test_what_is_not_arrow_is_malformed(cut: int) -> None:
             decode_arrow(wrong, VECTOR)
 
 
+EXPLAINED = {"contribution", "expected", "expected_categories", "expected_timestamps"}
+
+
 def answer(schema: InputSchema, operation: Any, results: dict[str, Any], **more: Any) -> Answer:
+    more["explained"] = {name: more.pop(name) for name in EXPLAINED & more.keys()}
     return Answer(operation=operation, schema=schema, model="m", version=3, results=results, **more)
 
 
