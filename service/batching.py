@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
-import numpy as np
-
 from service.errors import AutoencoderError, DeadlineExceeded, Draining, ModelFailed, QueueFull
-from service.schemas import Results, Rows, row_count
+from service.schemas import Results, Rows, failure_of, joined, row_count
 
 K = TypeVar("K", bound=Hashable)
 
+ALONE_BYTES = 2**20
+"""Slices of this size are not joined with others: a call of the model costs less than the copy."""
 SWEEP_INTERVAL_S = 0.02
 """How late a caller may hear that its deadline has passed."""
 
@@ -76,6 +76,10 @@ class _Slice:
     job: _Job
     start: int
     stop: int
+
+    @property
+    def size_bytes(self) -> int:
+        return self.job.size_bytes * (self.stop - self.start) // self.job.count
 
     def rows(self) -> Rows:
         if self.stop - self.start == self.job.count:
@@ -270,16 +274,24 @@ class Batcher(Generic[K]):
                 return  # the loop is closed: nobody waits any more
 
     def _run(self, batch: _Batch[K]) -> list[Results | AutoencoderError]:
-        """Outcome of every slice. When a batch of several fails, each slice runs alone: only the bad one fails."""
-        parts = [part.rows() for part in batch.slices]
+        """Outcome of every slice. Small ones are joined; copying a large one takes longer than a call of its own."""
+        small = [part for part in batch.slices if part.size_bytes < ALONE_BYTES]
+        outcomes = dict(zip(small, self._runjoined(batch.key, small), strict=True))
+        for part in batch.slices:
+            if part not in outcomes:
+                outcomes[part] = self._run_alone(batch.key, part.rows())
+        return [outcomes[part] for part in batch.slices]
+
+    def _runjoined(self, key: K, slices: list[_Slice]) -> list[Results | AutoencoderError]:
+        """When a batch of several fails, each slice runs alone: only the bad one fails."""
+        if len(slices) <= 1:
+            return [self._run_alone(key, part.rows()) for part in slices]
         try:
-            results = self._run_batch(batch.key, _joined(parts))
-            split = _split(results, batch.slices)
-            return list(split) if _is_finite(results) else [_checked(part) for part in split]
-        except Exception as error:  # noqa: BLE001 - whatever the model raises is the answer of this batch
-            if len(parts) == 1:
-                return [_as_model_failure(error)]
-        return [self._run_alone(batch.key, part) for part in parts]
+            results = self._run_batch(key, joined([part.rows() for part in slices]))
+            split = _split(results, slices)
+            return list(split) if failure_of(results) is None else [_checked(part) for part in split]
+        except Exception:  # noqa: BLE001 - whatever the model raises is the answer of the slice that it raises for
+            return [self._run_alone(key, part.rows()) for part in slices]
 
     def _run_alone(self, key: K, rows: Rows) -> Results | AutoencoderError:
         try:
@@ -309,15 +321,7 @@ class Batcher(Generic[K]):
             self._batches.put(None)
 
 
-def _joined(parts: list[Rows]) -> Rows:
-    if len(parts) == 1:
-        return parts[0]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
 def _split(results: Results, slices: list[_Slice]) -> list[Results]:
-    if len(slices) == 1:
-        return [results]
     outputs = list(results.items())
     split, start = [], 0
     for part in slices:
@@ -327,15 +331,8 @@ def _split(results: Results, slices: list[_Slice]) -> list[Results]:
     return split
 
 
-def _is_finite(results: Results) -> bool:
-    return all(array.dtype.kind != "f" or np.isfinite(array).all() for array in results.values())
-
-
 def _checked(results: Results) -> Results | AutoencoderError:
-    for name, array in results.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            return ModelFailed(f"The model answered with non-finite numbers in '{name}'.")
-    return results
+    return failure_of(results) or results
 
 
 def _as_model_failure(error: Exception) -> AutoencoderError:
@@ -359,4 +356,4 @@ def _deliver(part: _Slice, outcome: Results | AutoencoderError) -> None:
     job.parts[part.start] = outcome
     job.answered += part.stop - part.start
     if job.answered == job.count:
-        job.future.set_result(_joined([job.parts[start] for start in sorted(job.parts)]))
+        job.future.set_result(joined([job.parts[start] for start in sorted(job.parts)]))

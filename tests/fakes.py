@@ -39,35 +39,46 @@ OUTPUTS = {
 }
 
 
+def fake_manifest(
+    number: int,
+    digests: dict[str, str],
+    *,
+    model: str = MODEL,
+    columns: Sequence[str] = (),
+    denoises: bool = True,
+) -> Manifest:
+    """The manifest of a fake version."""
+    spec = TensorSpec(dtype="float32", shape=(None, WIDTH))
+    names = [name for name in OUTPUTS if denoises or name != "denoise"]
+    return Manifest(
+        model=model,
+        version=number,
+        created=datetime(2025, 1, 1, tzinfo=UTC),
+        input=InputSchema(kind="tabular", row_shape=(WIDTH,), columns=tuple(Column(name=name) for name in columns)),
+        signatures={
+            name: SignatureSpec(inputs={INSTANCES: spec}, outputs=dict.fromkeys(OUTPUTS[name], spec)) for name in names
+        },
+        latent_dim=1,
+        training={"epochs": 1},
+        seed=0,
+        corruption=Corruption(kind="gaussian", level=0.1) if denoises else None,
+        source="fake",
+        source_sha256="0" * 64,
+        row_counts=RowCounts(train=1, validation=1, calibration=4, test=1),
+        libraries={"numpy": "2.0"},
+        metrics={},
+        calibration=Calibration(rows=4, false_alarm_rate=0.25, threshold=3.0, scores=(0.5, 1.0, 2.0, 3.0)),
+        digests=digests,
+    )
+
+
 def publish_fake(
     store: Store, *, model: str = MODEL, columns: Sequence[str] = (), denoises: bool = True, size_bytes: int = 0
 ) -> int:
     """Publish the next version of a model that ``load_fake`` loads; the number that it got."""
 
     def manifest(number: int, digests: dict[str, str]) -> Manifest:
-        spec = TensorSpec(dtype="float32", shape=(None, WIDTH))
-        names = [name for name in OUTPUTS if denoises or name != "denoise"]
-        return Manifest(
-            model=model,
-            version=number,
-            created=datetime(2025, 1, 1, tzinfo=UTC),
-            input=InputSchema(kind="tabular", row_shape=(WIDTH,), columns=tuple(Column(name=name) for name in columns)),
-            signatures={
-                name: SignatureSpec(inputs={INSTANCES: spec}, outputs=dict.fromkeys(OUTPUTS[name], spec))
-                for name in names
-            },
-            latent_dim=1,
-            training={"epochs": 1},
-            seed=0,
-            corruption=Corruption(kind="gaussian", level=0.1) if denoises else None,
-            source="fake",
-            source_sha256="0" * 64,
-            row_counts=RowCounts(train=1, validation=1, calibration=4, test=1),
-            libraries={"numpy": "2.0"},
-            metrics={},
-            calibration=Calibration(rows=4, false_alarm_rate=0.25, threshold=3.0, scores=(0.5, 1.0, 2.0, 3.0)),
-            digests=digests,
-        )
+        return fake_manifest(number, digests, model=model, columns=columns, denoises=denoises)
 
     with store.stage(model) as staging:
         (staging.path / ASSETS).mkdir()

@@ -274,3 +274,22 @@ async def test_the_event_loop_is_free_while_the_model_runs() -> None:
         ticks += 1
     assert ticks >= 5
     batcher.close()
+
+
+async def test_large_slices_are_not_joined_with_small_ones() -> None:
+    """Each large one is a call of its own, the small ones share one; everybody gets their own answer."""
+    recorder = Recorder()
+    batcher: Batcher[str] = Batcher(
+        recorder, limits=BatchLimits(max_batch_rows=2**20, slice_rows=2**20, max_queue_rows=2**20)
+    )
+    waiting = await blocked(recorder, batcher)
+    large = np.full((2**18 + 1, 1), 3, np.float32)
+    tasks = [asyncio.create_task(batcher.submit("a", rows)) for rows in (rows_of(1), {"instances": large}, rows_of(2))]
+    await asyncio.sleep(0)
+    recorder.gate.set()
+    results = await asyncio.gather(waiting, *tasks)
+    assert [len(values) for _, values in recorder.batches] == [1, 2, len(large)]
+    assert results[1]["score"].tolist() == [2]
+    assert np.array_equal(results[2]["score"], large[:, 0] * 2)
+    assert results[3]["score"].tolist() == [4]
+    batcher.close()

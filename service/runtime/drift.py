@@ -5,11 +5,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.schemas import INSTANCES, Results, Rows
+from service.schemas import (
+    CATEGORIES,
+    INSTANCES,
+    TIMESTAMPS,
+    ColumnType,
+    Results,
+    Rows,
+    row_count,
+    take_rows,
+    times_as_numbers,
+)
 from service.store import FeatureReference, Manifest
 
 SAMPLED_ROWS_PER_S = 500
@@ -59,6 +70,9 @@ class DriftMonitor:
         scores = np.asarray(manifest.calibration.scores, np.float32)
         self._score = _Bins([_score_reference(scores)])
         self._features = _Bins(manifest.reference)
+        first = len(manifest.input.columns_of(ColumnType.NUMERIC, ColumnType.BOOLEAN))
+        labelled = manifest.reference[first : first + len(manifest.input.columns_of(ColumnType.CATEGORICAL))]
+        self._label_numbers = [_label_numbers(reference) for reference in labelled]
         self._window_rows = window_rows
         self._lock = threading.Lock()
         self._since = datetime.now(UTC)
@@ -75,10 +89,22 @@ class DriftMonitor:
             if not sample:
                 return
             self._score.count(results["score"][:sample, None])
-            self._features.count(rows[INSTANCES][:sample].reshape(sample, -1))
+            self._features.count(self._numbers(take_rows(rows, slice(sample))))
             if self._features.rows > self._window_rows:
                 self._score.fade()
                 self._features.fade()
+
+    def _numbers(self, rows: Rows) -> NDArray[np.float64]:
+        """The features of rows as numbers, (rows, features): labels by their place in the reference."""
+        parts = list[Any]()
+        if INSTANCES in rows:
+            parts.append(rows[INSTANCES].reshape(row_count(rows), -1))
+        if CATEGORIES in rows:
+            columns = zip(self._label_numbers, rows[CATEGORIES].T, strict=False)
+            parts += [[[numbers.get(label, len(numbers))] for label in column.tolist()] for numbers, column in columns]
+        if TIMESTAMPS in rows:
+            parts.append(times_as_numbers(rows[TIMESTAMPS]))
+        return np.concatenate(parts, axis=1) if len(parts) > 1 else np.asarray(parts[0], np.float64)
 
     def _sample(self, rows: int) -> int:
         """How many rows of a batch to count now."""
@@ -108,13 +134,13 @@ class _Bins:
     def __init__(self, references: Sequence[FeatureReference]) -> None:
         self._references = references
         width = max((len(reference.edges) for reference in references), default=0)
-        self._edges = np.full((len(references), width), np.inf, np.float32)
+        self._edges = np.full((len(references), width), np.inf)
         for at, reference in enumerate(references):
             self._edges[at, : len(reference.edges)] = reference.edges
         self._counts = np.zeros((len(references), width + 2), np.float64)
         self.rows = 0.0
 
-    def count(self, values: NDArray[np.float32]) -> None:
+    def count(self, values: NDArray[np.floating[Any]]) -> None:
         """Add values of shape (rows, features); more features than have a reference are left out."""
         values = values[:, : len(self._references)]
         bins = (values[:, :, None] > self._edges).sum(axis=2)
@@ -133,6 +159,10 @@ class _Bins:
             _drift(reference, self._counts[at, : len(reference.edges) + 1], float(self._counts[at, -1]))
             for at, reference in enumerate(self._references)
         ]
+
+
+def _label_numbers(reference: FeatureReference) -> dict[bytes, float]:
+    return {b"": np.nan, **{label.encode(): float(at) for at, label in enumerate(reference.labels)}}
 
 
 def _score_reference(scores: NDArray[np.float32]) -> FeatureReference:

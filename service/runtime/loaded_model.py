@@ -1,21 +1,60 @@
 """One version in memory. The only place where the service calls TensorFlow."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from service.codecs.json_rows import decode_json
 from service.errors import InvalidVersion, OperationNotSupported, RequestError
 from service.runtime.signature import Signature
 from service.schemas import ANOMALY_SCORE, EXPLAIN, InputSchema, Operation, Results, Rows, row_count
-from service.store import GOLDEN_OUTPUTS, SAMPLE_REQUEST, Manifest, check_digests, read_manifest
+from service.scoring import conformal_p_values, conformal_threshold, float32_threshold, is_anomaly, point_scores
+from service.store import GOLDEN_OUTPUTS, SAMPLE_REQUEST, Calibration, Manifest, check_digests, read_manifest
 
 WARM_UP_ROWS = (1, 32, 256)
 GOLDEN_RTOL = 1e-3
 GOLDEN_ATOL = 1e-4
+GOLDEN_MS = 60_000
+
+
+Judged: TypeAlias = tuple[Results, np.float32 | float, float]
+"""Results of ``anomaly_score``, and the threshold and false-alarm rate behind their flags."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judge:
+    """What scores are compared with."""
+
+    scores: NDArray[np.float32]
+    """Calibration scores, ascending."""
+    threshold: np.float32
+    false_alarm_rate: float
+
+    @classmethod
+    def of(cls, calibration: Calibration) -> Self:
+        scores = np.asarray(calibration.scores, np.float32)
+        return cls(scores, np.float32(calibration.threshold), calibration.false_alarm_rate)
+
+    def judged(self, scores: NDArray[np.float32]) -> Results:
+        """The results of ``anomaly_score`` for scores that were not computed by a signature of that name."""
+        p_values = conformal_p_values(scores, self.scores)
+        return {"score": scores, "p_value": p_values, "is_anomaly": is_anomaly(scores, self.threshold)}
+
+    def as_chosen(self, results: Results, *, threshold: float | None, false_alarm_rate: float | None) -> Judged:
+        """Results with the flags, threshold and false-alarm rate that a caller chose; with neither, one's own."""
+        if threshold is not None:
+            limit = float32_threshold(threshold)
+            rate = float(np.count_nonzero(self.scores > limit)) / len(self.scores)
+            return {**results, "is_anomaly": results["score"] > limit}, threshold, rate
+        if false_alarm_rate is not None:
+            limit = conformal_threshold(self.scores, false_alarm_rate)
+            return {**results, "is_anomaly": results["score"] > limit}, limit, false_alarm_rate
+        return results, self.threshold, self.false_alarm_rate
 
 
 class LoadedModel:
@@ -29,9 +68,11 @@ class LoadedModel:
         self.version = manifest.version
         self.schema: InputSchema = manifest.input
         self.size_bytes = size_bytes
-        self.calibration_scores = np.asarray(manifest.calibration.scores, np.float32)
-        self.threshold = np.float32(manifest.calibration.threshold)
-        self.false_alarm_rate = manifest.calibration.false_alarm_rate
+        self._judge = Judge.of(manifest.calibration)
+        self.calibration_scores = self._judge.scores
+        self.threshold = self._judge.threshold
+        self.false_alarm_rate = self._judge.false_alarm_rate
+        self._point_judge = Judge.of(manifest.point_calibration) if manifest.point_calibration else None
         self._signatures = signatures
 
     def __repr__(self) -> str:
@@ -54,6 +95,21 @@ class LoadedModel:
         """Call a signature: arrays with the rows first in, arrays with the rows first out. Blocks."""
         return self._signatures[signature](rows)
 
+    def judge(self, results: Results, *, threshold: float | None, false_alarm_rate: float | None) -> Judged:
+        """Results of ``anomaly_score`` as the caller chose; with neither option they are the version's own."""
+        return self._judge.as_chosen(results, threshold=threshold, false_alarm_rate=false_alarm_rate)
+
+    def judge_points(self, results: Results, *, threshold: float | None, false_alarm_rate: float | None) -> Judged:
+        """The same for points of a series, of results of ``point_errors``.
+
+        Raises:
+            OperationNotSupported: this version was not trained on a series.
+        """
+        if self._point_judge is None:
+            raise OperationNotSupported(f"Version {self.version} of model '{self.name}' was not trained on a series.")
+        judged = self._point_judge.judged(point_scores(results["error"]))
+        return self._point_judge.as_chosen(judged, threshold=threshold, false_alarm_rate=false_alarm_rate)
+
     def warm_up(self, sample: Rows, sizes: Sequence[int] = WARM_UP_ROWS) -> None:
         """Run every signature at the batch sizes in use, so that no request pays for a first call."""
         for size in sizes:
@@ -72,13 +128,21 @@ def load_version(version_dir: Path) -> LoadedModel:
     """
     manifest = read_manifest(version_dir)
     check_digests(version_dir, manifest)
-    signatures = _load_signatures(version_dir, manifest)
-    size = sum(file.stat().st_size for file in version_dir.rglob("*") if file.is_file())
-    loaded = LoadedModel(manifest, signatures, size_bytes=size)
+    loaded = open_version(version_dir, manifest)
     sample = sample_rows(version_dir, manifest.input)
     _check_golden_outputs(loaded, version_dir, sample)
     loaded.warm_up(sample)
     return loaded
+
+
+def open_version(version_dir: Path, manifest: Manifest) -> LoadedModel:
+    """Load what is in a folder, unchecked and cold.
+
+    Raises:
+        InvalidVersion: it cannot be loaded, or lacks a signature of the manifest.
+    """
+    size = sum(file.stat().st_size for file in version_dir.rglob("*") if file.is_file())
+    return LoadedModel(manifest, _load_signatures(version_dir, manifest), size_bytes=size)
 
 
 def sample_rows(version_dir: Path, schema: InputSchema) -> Rows:
@@ -124,6 +188,10 @@ def _check_golden_outputs(loaded: LoadedModel, version_dir: Path, sample: Rows) 
 
 
 def _agree(answer: np.ndarray[Any, Any], expected: Any) -> bool:
+    if answer.dtype.kind == "O":
+        return bool(np.array_equal(answer, np.vectorize(str.encode, otypes=[object])(np.asarray(expected, object))))
+    if answer.dtype.kind == "i":  # times, made of floating point numbers
+        return answer.shape == np.shape(expected) and bool(np.all(np.abs(answer - np.asarray(expected)) <= GOLDEN_MS))
     if answer.dtype.kind != "f":
         return bool(np.array_equal(answer, np.asarray(expected)))
     wanted = np.asarray(expected, np.float32)

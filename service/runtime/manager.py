@@ -280,7 +280,7 @@ class ModelManager:
         if key in self._loaded:
             return self._loaded[key].size_bytes
         try:
-            return sum(file.stat().st_size for file in self.store.path(*key).rglob("*"))
+            return self.store.size_bytes(*key)
         except (OSError, AutoencoderError):
             return 0
 

@@ -1,7 +1,8 @@
-"""What is learnt from live rows, beside answering them: counts, drift, and the candidate's shadow."""
+"""What is learnt from live rows, beside answering them: counts, drift, alerts, and the candidate's shadow."""
 
 from collections.abc import Mapping
 
+from service.runtime.alerts import Alerts
 from service.runtime.drift import DriftMonitor, DriftReport
 from service.runtime.loaded_model import LoadedModel
 from service.runtime.manager import ModelManager, ModelStatus
@@ -14,19 +15,28 @@ class LiveTraffic:
     """Is shown every scored batch on the model's thread, so it counts whole batches and nothing a request."""
 
     def __init__(
-        self, manager: ModelManager, telemetry: Telemetry, *, shadow_share: float, drift_window_rows: int
+        self,
+        manager: ModelManager,
+        telemetry: Telemetry,
+        *,
+        shadow_share: float,
+        drift_window_rows: int,
+        alert_values: bool = False,
     ) -> None:
         self._manager = manager
         self._telemetry = telemetry
         self._drift_window_rows = drift_window_rows
         self._monitors: Mapping[LoadedModel, DriftMonitor] = {}
         self._shadow = Shadow(self._candidate, share=shadow_share, observe=telemetry.rows_shadowed)
+        self.alerts = Alerts(keep_values=alert_values)
 
     def start(self) -> None:
         self._shadow.start()
+        self.alerts.start()
 
     def stop(self) -> None:
         self._shadow.stop()
+        self.alerts.stop()
 
     def models_changed(self, models: Mapping[str, ModelStatus]) -> None:
         """Watch what is loaded now, and forget what is not."""
@@ -49,6 +59,7 @@ class LiveTraffic:
         if monitor is not None:
             monitor.observe(rows, results)
         self._shadow.offer(loaded, rows, results)
+        self.alerts.scored(loaded, rows, results)
 
     def drift(self, loaded: LoadedModel) -> DriftReport | None:
         monitor = self._monitors.get(loaded)

@@ -30,7 +30,7 @@ def manifest_of(rows: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> Mani
         libraries={},
         metrics={},
         calibration=Calibration(rows=100, false_alarm_rate=0.01, threshold=1, scores=tuple(np.linspace(0, 1, 100))),
-        reference=feature_reference(rows, SCHEMA),
+        reference=feature_reference({"instances": rows}, SCHEMA),
         digests={},
     )
 
@@ -99,7 +99,7 @@ def test_a_repeated_value_gives_fewer_bins() -> None:
     """A column that is mostly zero has bins whose shares say so, and a constant one has a single bin."""
     rows = np.zeros((100, 2), np.float32)
     rows[:30, 0] = np.arange(1, 31)
-    first, constant = feature_reference(rows, SCHEMA)
+    first, constant = feature_reference({"instances": rows}, SCHEMA)
     assert first.edges[0] == 0
     assert first.shares[0] == pytest.approx(0.7)
     assert sum(first.shares) == pytest.approx(1)

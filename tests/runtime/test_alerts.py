@@ -1,0 +1,75 @@
+"""Last alerts: bounded, explained beside the traffic, forgetful of values."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from service.runtime.alerts import MAX_ALERTS, MAX_ALERTS_OF_A_BATCH, Alert, Alerts
+from service.schemas import INSTANCES, Results, Rows
+from service.store import Store
+from tests.fakes import RAISES, load_fake, publish_fake
+
+
+def batch(scores: list[float], *, first: float = 9.0) -> tuple[Rows, Results]:
+    """Rows of the fake model and what it says of them; all over its threshold."""
+    rows = np.array([[first, score] for score in scores], np.float32)
+    results = {"score": np.array(scores, np.float32), "p_value": np.full(len(scores), 0.2, np.float32)}
+    return {INSTANCES: rows}, {**results, "is_anomaly": np.ones(len(scores), bool)}
+
+
+def explained(alerts: Alerts) -> list[Alert]:
+    """All alerts, once the newest has its columns."""
+    deadline = time.monotonic() + 20
+    while alerts.latest()[0].columns is None:
+        assert time.monotonic() < deadline, "it was not explained"
+        time.sleep(0.01)
+    return alerts.latest()
+
+
+def test_the_newest_come_first_and_only_so_many(tmp_path: Path) -> None:
+    """Bounded over all batches and within one."""
+    publish_fake(Store(tmp_path))
+    loaded, alerts = load_fake(tmp_path / "pumps" / "1"), Alerts(keep_values=False)
+    alerts.scored(loaded, *batch([float(at) for at in range(50)]))
+    assert [alert.score for alert in alerts.latest()] == [float(at) for at in range(49, 49 - MAX_ALERTS_OF_A_BATCH, -1)]
+    for _ in range(MAX_ALERTS):
+        alerts.scored(loaded, *batch([1.0, 2.0]))
+    assert len(alerts.latest()) == MAX_ALERTS
+
+
+def test_ordinary_rows_leave_nothing(tmp_path: Path) -> None:
+    """Only rows over the threshold."""
+    publish_fake(Store(tmp_path))
+    alerts = Alerts(keep_values=False)
+    rows, results = batch([1.0, 2.0])
+    alerts.scored(load_fake(tmp_path / "pumps" / "1"), rows, {**results, "is_anomaly": np.zeros(2, bool)})
+    assert alerts.latest() == []
+
+
+def test_columns_without_their_values_unless_these_are_kept(tmp_path: Path) -> None:
+    """Names and shares; observed and expected where the setting says so."""
+    publish_fake(Store(tmp_path), columns=("pressure", "flow"))
+    loaded = load_fake(tmp_path / "pumps" / "1")
+    for keeps, fields in ((False, {"feature", "share"}), (True, {"feature", "share", "observed", "expected"})):
+        alerts = Alerts(keep_values=keeps, pause_s=0)
+        alerts.start()
+        alerts.scored(loaded, *batch([5.0]))
+        columns = explained(alerts)[0].columns
+        alerts.stop()
+        assert columns is not None
+        assert {column["feature"] for column in columns} == {"pressure", "flow"}
+        assert all(set(column) == fields for column in columns)
+
+
+def test_a_row_that_cannot_be_explained_stays_an_alert(tmp_path: Path) -> None:
+    """And the next one is explained all the same."""
+    publish_fake(Store(tmp_path))
+    loaded, alerts = load_fake(tmp_path / "pumps" / "1"), Alerts(keep_values=False, pause_s=0)
+    alerts.start()
+    alerts.scored(loaded, *batch([5.0], first=RAISES))
+    alerts.scored(loaded, *batch([6.0]))
+    newest, before = explained(alerts)
+    alerts.stop()
+    assert before.columns is None
+    assert newest.columns is not None
