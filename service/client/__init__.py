@@ -1,0 +1,71 @@
+"""Call a running service from Python, without TensorFlow and without anything of the server.
+
+with Client("http://127.0.0.1:8000") as service:
+    answer = service.anomaly_score(rows)     # numpy, pandas, polars, Arrow, lists or dicts
+    answer.scores, answer.is_anomaly, answer.to_pandas()
+
+``AsyncClient`` is the same with ``await``. ``RemoteDetector`` (needs scikit-learn) is an estimator over a service.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from service.client.asynchronous import AsyncClient
+from service.client.errors import (
+    Conflict,
+    DeadlineExceeded,
+    Forbidden,
+    InvalidRows,
+    MalformedRequest,
+    ModelFailed,
+    NotAcceptable,
+    NotFound,
+    QueueFull,
+    ServiceError,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+    Unreachable,
+    UnsupportedMediaType,
+)
+from service.client.exchange import RetryPolicy
+from service.client.results import AnomalyScores, Contribution, Denoised, Latents, Reconstructions, Result
+from service.client.synchronous import Client
+
+if TYPE_CHECKING:
+    from service.client.detector import RemoteDetector
+
+__all__ = [
+    "AnomalyScores",
+    "AsyncClient",
+    "Client",
+    "Conflict",
+    "Contribution",
+    "DeadlineExceeded",
+    "Denoised",
+    "Forbidden",
+    "InvalidRows",
+    "Latents",
+    "MalformedRequest",
+    "ModelFailed",
+    "NotAcceptable",
+    "NotFound",
+    "QueueFull",
+    "Reconstructions",
+    "RemoteDetector",
+    "Result",
+    "RetryPolicy",
+    "ServiceError",
+    "TooLarge",
+    "Unauthenticated",
+    "Unavailable",
+    "Unreachable",
+    "UnsupportedMediaType",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "RemoteDetector":  # only who wants it needs scikit-learn
+        from service.client.detector import RemoteDetector
+
+        return RemoteDetector
+    raise AttributeError(name)

@@ -1,0 +1,152 @@
+"""One request until its answer: what is sent, what may be tried again, and when it is too late. Does no I/O itself.
+
+A flow is a generator. It yields a ``Request`` and is sent the ``Reply`` or the ``Broken`` attempt; it yields a
+``Pause`` and is resumed after it. ``Client`` and ``AsyncClient`` differ only in how they drive flows.
+"""
+
+import itertools
+import math
+import random
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias, TypeVar
+
+from service.client.errors import (
+    DeadlineExceeded,
+    QueueFull,
+    ServiceError,
+    Unavailable,
+    Unreachable,
+    error_of,
+    without_answer,
+)
+
+MIN_TIMEOUT_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = field(default=None, repr=False)
+    timeout_s: float = math.inf
+    """For this attempt."""
+    repeatable: bool = True
+    """Whether doing it twice is as good as doing it once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """An attempt without a whole answer."""
+
+    error: Exception
+    timed_out: bool = False
+    connected: bool = True
+    """Whether the request may have reached the service."""
+    answering: bool = False
+    """Whether a part of the answer had come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    seconds: float
+
+
+T = TypeVar("T")
+Step: TypeAlias = Request | Pause
+Outcome: TypeAlias = Reply | Broken | None
+Flow: TypeAlias = Generator[Step, Outcome, T]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When something is tried again: no connection, a connection that broke before any answer, 429 and 503.
+
+    The wait doubles from ``backoff_s`` to ``max_backoff_s`` and is random below that; a Retry-After comes on top.
+    """
+
+    attempts: int = 5
+    backoff_s: float = 0.1
+    max_backoff_s: float = 5.0
+    max_retry_after_s: float = 60.0
+    """A service that asks for more patience than this is not waited for."""
+    random: Callable[[], float] = field(default=random.random, repr=False)
+    """Uniform on [0, 1)."""
+
+    def wait_s(self, error: ServiceError, attempt: int) -> float | None:
+        """How long to wait after the ``attempt``-th failure (from 1); None to give up."""
+        asked = error.retry_after_s or 0.0
+        if attempt >= self.attempts or asked > self.max_retry_after_s:
+            return None
+        return asked + self.random() * min(self.max_backoff_s, self.backoff_s * 2.0 ** (attempt - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """An instant of the monotonic clock; math.inf for none."""
+
+    at: float
+
+    @classmethod
+    def after(cls, timeout_s: float | None) -> "Deadline":
+        return cls(math.inf if timeout_s is None else time.monotonic() + timeout_s)
+
+    @property
+    def left_s(self) -> float:
+        return self.at - time.monotonic()
+
+
+NO_DEADLINE = Deadline(math.inf)
+
+
+def exchange(request: Request, *, policy: RetryPolicy, deadline: Deadline) -> Flow[Reply]:
+    """Send a request until it is answered. ``request.timeout_s`` bounds each attempt, ``deadline`` all together.
+
+    Raises:
+        ServiceError: the last one, once there is no point or no time for another attempt.
+    """
+    if deadline.left_s <= 0:
+        raise without_answer(DeadlineExceeded, "The deadline passed before everything was sent.")
+    for attempt in itertools.count(1):
+        timeout_s = max(MIN_TIMEOUT_S, min(request.timeout_s, deadline.left_s))
+        headers = {**request.headers, "X-Timeout-Ms": str(max(1, round(timeout_s * 1000)))}
+        outcome = yield replace(request, timeout_s=timeout_s, headers=headers)
+        if isinstance(outcome, Reply) and outcome.status < 400:
+            return outcome
+        error, again = _judged(outcome, request)
+        error.attempts = attempt
+        wait_s = policy.wait_s(error, attempt) if again else None
+        if wait_s is None or wait_s >= deadline.left_s:
+            raise error from (outcome.error if isinstance(outcome, Broken) else None)
+        yield Pause(wait_s)
+    raise AssertionError  # pragma: no cover - the loop has no end
+
+
+def _judged(outcome: Outcome, request: Request) -> tuple[ServiceError, bool]:
+    """What a failed attempt means, and whether another may succeed."""
+    if isinstance(outcome, Reply):
+        error = error_of(outcome.status, outcome.headers, outcome.body)
+        return error, isinstance(error, QueueFull | Unavailable)
+    if not isinstance(outcome, Broken):
+        raise TypeError("A flow that sent a request must be resumed with its outcome.")
+    if outcome.answering:
+        return without_answer(Unreachable, "The connection broke in the middle of the answer."), False
+    if outcome.timed_out and outcome.connected:
+        return without_answer(DeadlineExceeded, "The service did not answer in time."), False
+    sentence = (
+        "The connection broke before an answer came."
+        if outcome.connected
+        else f"The service cannot be reached: {outcome.error or type(outcome.error).__name__}."
+    )
+    return without_answer(Unreachable, sentence), request.repeatable or not outcome.connected

@@ -1,0 +1,297 @@
+"""What an operation found: arrays with one entry a row in the order of the rows, and the version that ran.
+
+Scores, errors, flags and latents are numpy arrays. Rows that come back (reconstructions, denoised rows) have the form
+that the rows were given in. ``to_pandas``, ``to_polars`` and ``to_arrow`` make a table of all of it, with
+``passthrough`` beside the columns of the rows.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from service.client.exchange import Reply
+from service.client.rows import ARROW, NPY, Rows
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """How much one feature accounts for a row's score; ``share`` of all features sum to 1."""
+
+    feature: str | int | list[int]
+    observed: Any
+    expected: Any
+    share: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Result:
+    model: str
+    version: int
+    """The one version that answered for all rows."""
+    rows: Rows
+    """What was given."""
+    passthrough: bool = False
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} rows, model={self.model!r}, version={self.version})"
+
+    def columns(self) -> dict[str, Any]:
+        """Every result column by column. Names that the rows have too are prefixed, as in ``input.scores``."""
+        columns: dict[str, Any] = dict(self._own_columns())
+        if self.passthrough:
+            _add(columns, "input", self._input_columns())
+        for name, rows in self._row_like().items():
+            _add(columns, name, _wide(name, rows))
+        return columns
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with the index of the rows, where they had one."""
+        import pandas as pd
+
+        columns = {name: _listed_rows(values) for name, values in self.columns().items()}
+        return pd.DataFrame({name: _without_index(values) for name, values in columns.items()}, index=self.rows.index)
+
+    def to_polars(self) -> Any:
+        """A ``polars.DataFrame``."""
+        import polars as pl
+
+        return pl.from_arrow(self.to_arrow())
+
+    def to_arrow(self) -> Any:
+        """A ``pyarrow.Table``."""
+        import pyarrow as pa
+
+        return pa.table({name: _arrow_column(values) for name, values in self.columns().items()})
+
+    def _own_columns(self) -> Mapping[str, Any]:
+        """Results that are no rows."""
+        return {}
+
+    def _row_like(self) -> Mapping[str, Any]:
+        """Results that are rows themselves, by the singular of their name."""
+        return {}
+
+    def _input_columns(self) -> dict[str, Any]:
+        columns = self.rows.named_columns()
+        if columns is None:
+            raise ValueError("passthrough needs rows with named columns.")
+        return columns
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Latents(Result):
+    latents: Floats
+    """(rows, latent width)."""
+
+    def _row_like(self) -> Mapping[str, Any]:
+        return {"latent": self.latents}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Reconstructions(Result):
+    reconstructions: Any
+    """In the form of the rows, in their own units."""
+    errors: Floats
+    """Reconstruction error of each row, in scaled units."""
+
+    def _own_columns(self) -> Mapping[str, Any]:
+        return {"errors": self.errors}
+
+    def _row_like(self) -> Mapping[str, Any]:
+        return {"reconstruction": self.reconstructions}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Denoised(Result):
+    denoised: Any
+    """In the form of the rows."""
+
+    def _row_like(self) -> Mapping[str, Any]:
+        return {"denoised": self.denoised}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class AnomalyScores(Result):
+    scores: Floats
+    """Higher = more anomalous."""
+    p_values: Floats
+    is_anomaly: NDArray[np.bool_]
+    threshold: float
+    false_alarm_rate: float
+    contributions: tuple[tuple[Contribution, ...], ...] | None = None
+    """For each row the features that contribute most, with ``explain=k``."""
+    error_maps: Floats | None = None
+    """Share of each value in its row's score, in the shape of the rows, with ``explain="map"``."""
+
+    def _own_columns(self) -> Mapping[str, Any]:
+        columns: dict[str, Any] = {"scores": self.scores, "p_values": self.p_values, "is_anomaly": self.is_anomaly}
+        if self.contributions is not None:
+            columns["contributions"] = [[vars(entry) for entry in row] for row in self.contributions]
+        if self.error_maps is not None:
+            columns["error_maps"] = self.error_maps
+        return columns
+
+
+# --- from the wire ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One part's answer: by name an array, records (rows of objects) or a ``pyarrow.Table`` of rows."""
+
+    model: str
+    version: int
+    arrays: dict[str, Any]
+    once: dict[str, float]
+    """What belongs to all rows."""
+
+
+_ONCE = ("threshold", "false_alarm_rate")
+_ROW_LIKE = {"reconstructions": "reconstruction", "denoised": "denoised"}
+"""Results that are rows, with the prefix of their columns where a name is taken."""
+
+
+def read_answer(reply: Reply, results: Sequence[str]) -> Answer:
+    """``results``: the names of the operation's results, the first one first."""
+    media_type = reply.headers.get("content-type", "").partition(";")[0]
+    model, version = reply.headers["x-model-name"], int(reply.headers["x-model-version"])
+    if media_type == NPY:
+        array = np.load(io.BytesIO(reply.body), allow_pickle=False)
+        return Answer(model, version, {results[0]: array}, {})
+    if media_type == ARROW:
+        return Answer(model, version, *_read_arrow(reply.body, results))
+    answer = orjson.loads(reply.body)
+    del answer["model"]
+    once = {name: answer.pop(name) for name in _ONCE if name in answer}
+    return Answer(model, version, {name: _from_json(values) for name, values in answer.items()}, once)
+
+
+def _from_json(values: list[Any]) -> Any:
+    if values and isinstance(values[0], dict):
+        return values
+    if values and isinstance(values[0], list) and values[0] and isinstance(values[0][0], dict):
+        return _contributions(values)
+    array = np.asarray(values)
+    return array if array.dtype == np.bool_ else array.astype(np.float32)
+
+
+def _contributions(listed: list[list[dict[str, Any]]]) -> list[tuple[Contribution, ...]]:
+    return [tuple(Contribution(**entry) for entry in row) for row in listed]
+
+
+def _read_arrow(body: bytes, results: Sequence[str]) -> tuple[dict[str, Any], dict[str, float]]:
+    import pyarrow as pa
+
+    with pa.ipc.open_stream(pa.py_buffer(body)) as reader:
+        table = reader.read_all()
+    metadata = table.schema.metadata or {}
+    once = {name: float(metadata[name.encode()]) for name in _ONCE if name.encode() in metadata}
+    arrays: dict[str, Any] = {}
+    for name in (*results, "error_maps"):
+        if name in table.column_names and name not in arrays:
+            arrays[name] = _nested(table.column(name))
+    for name in results:
+        if name not in arrays:  # rows of named columns: what is left
+            rest = table.select([column for column in table.column_names if column not in arrays])
+            prefix = f"{_ROW_LIKE[name]}."
+            names = [
+                column.removeprefix(prefix) if column.removeprefix(prefix) in arrays else column
+                for column in rest.column_names
+            ]
+            arrays[name] = rest.rename_columns(names).replace_schema_metadata(None)
+    return arrays, once
+
+
+def _nested(column: Any) -> Any:
+    """A column of numbers, or of fixed-size lists of them, as an array."""
+    values, shape = column.combine_chunks(), [len(column)]
+    if hasattr(values, "chunks"):  # an empty or split column stays chunked in some releases
+        values = values.chunk(0) if values.num_chunks else values
+    while hasattr(values.type, "list_size"):
+        shape.append(values.type.list_size)
+        values = values.flatten()
+    return values.to_numpy(zero_copy_only=False).reshape(shape)
+
+
+def merge(answers: Sequence[Answer]) -> Answer:
+    """Answers of parts as one, in order."""
+    first = answers[0]
+    if len(answers) == 1:
+        return first
+    arrays = {name: _joined([answer.arrays[name] for answer in answers]) for name in first.arrays}
+    return Answer(first.model, first.version, arrays, first.once)
+
+
+def _joined(parts: list[Any]) -> Any:
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    if isinstance(parts[0], list):
+        return [row for part in parts for row in part]
+    import pyarrow as pa
+
+    return pa.concat_tables(parts)
+
+
+def result_of(kind: type[Result], answer: Answer, rows: Rows, *, passthrough: bool) -> Any:
+    """The result object of a whole answer to ``rows``."""
+    named = {
+        name: rows.alike(values) if name in _ROW_LIKE else tuple(values) if name == "contributions" else values
+        for name, values in answer.arrays.items()
+    }
+    return kind(model=answer.model, version=answer.version, rows=rows, passthrough=passthrough, **named, **answer.once)
+
+
+# --- as tables -------------------------------------------------------------------------------------------------------
+
+
+def _add(columns: dict[str, Any], prefix: str, more: Mapping[str, Any]) -> None:
+    for name, values in more.items():
+        columns[f"{prefix}.{name}" if name in columns else name] = values
+
+
+def _wide(name: str, rows: Any) -> dict[str, Any]:
+    """Rows column by column: named columns as they are, arrays as ``name_0`` …, larger shapes as one column."""
+    if isinstance(rows, np.ndarray):
+        if rows.ndim == 2:
+            return {f"{name}_{at}": rows[:, at] for at in range(rows.shape[1])}
+        return {name: rows}
+    if isinstance(rows, list):
+        return {column: [row[column] for row in rows] for column in (rows[0] if rows else ())}
+    if isinstance(rows, Mapping):
+        return dict(rows)
+    names = rows.column_names if hasattr(rows, "column_names") else rows.columns
+    return {column: rows[column] for column in names}
+
+
+def _listed_rows(values: Any) -> Any:
+    """Arrays of more than one dimension as a list of arrays, which a pandas column can hold."""
+    return list(values) if isinstance(values, np.ndarray) and values.ndim > 1 else values
+
+
+def _without_index(values: Any) -> Any:
+    if hasattr(values, "index") and hasattr(values, "array"):  # a pandas series: pandas would align it
+        return values.array
+    return values.to_pandas().array if hasattr(values, "to_pandas") else values
+
+
+def _arrow_column(values: Any) -> Any:
+    import pyarrow as pa
+
+    if hasattr(values, "to_arrow"):
+        return values.to_arrow()
+    if not (isinstance(values, np.ndarray) and values.ndim > 1):
+        return values if isinstance(values, pa.ChunkedArray) else pa.array(values)
+    column = pa.array(np.ascontiguousarray(values).reshape(-1))
+    for size in reversed(values.shape[1:]):
+        column = pa.FixedSizeListArray.from_arrays(column, size)
+    return column
