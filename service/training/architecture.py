@@ -3,12 +3,19 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from service.schemas import InputSchema
-from service.training.config import TrainingConfig, hidden_widths, latent_width
+from service.training.config import TrainingConfig, conv_filters, hidden_widths, latent_width
+from service.training.convolution import decode_grid, encode_grid
+from service.training.layout import Layout, plain_layout
 from service.training.quiet import keras
 
 LATENT = "latent"
 RECONSTRUCTION = "reconstruction"
+ENCODER_PATH, DECODER_PATH = "encoder_path", "decoder_path"
+MAX_PCA_ROWS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +26,8 @@ class Autoencoder:
     """Scaled rows -> reconstructions (rows, *row_shape), scaled."""
     encoder: Any
     """Scaled rows -> latent (rows, latent_dim)."""
+    decoder: Any
+    """Latent (rows, latent_dim) -> reconstructions (rows, *row_shape), scaled."""
     both: Any
     """Scaled rows -> [latent, reconstruction], in one pass."""
     latent_dim: int
@@ -35,27 +44,99 @@ def in_float64(autoencoder: Autoencoder) -> Autoencoder:
     return _views(network, autoencoder.latent_dim)
 
 
-def build_autoencoder(schema: InputSchema, config: TrainingConfig) -> Autoencoder:
-    """A dense autoencoder; the decoder mirrors the encoder.
+def build_autoencoder(schema: InputSchema, config: TrainingConfig, layout: Layout | None = None) -> Autoencoder:
+    """Convolutions where the configuration has them, then dense layers; the decoder mirrors the encoder.
+
+    ``layout``: of the scaled rows, where it is not a value a feature.
 
     Raises:
-        ConfigurationError: the latent would not be narrower than a row.
+        ConfigurationError: the latent would not be narrower than a row, or there is no grid to convolve over.
     """
-    inputs = keras.Input(schema.row_shape, name="scaled")
-    features = 1
-    for size in schema.row_shape:
-        features *= size
-    latent_dim, widths = latent_width(config, features), hidden_widths(config, features)
-    is_flat = len(schema.row_shape) == 1
-    hidden = inputs if is_flat else keras.layers.Flatten(name="flat")(inputs)
-    hidden = _hidden_layers(hidden, widths, config, prefix="encoder")
-    latent = keras.layers.Dense(latent_dim, activation=config.latent_activation, name=LATENT)(hidden)
+    layout = layout or plain_layout(schema)
+    inputs = keras.Input(layout.shape, name="scaled")
+    latent_dim, widths = latent_width(config, schema.features), hidden_widths(config, schema.features)
+    convolves, is_flat = bool(conv_filters(config, schema)), len(layout.shape) == 1
+    hidden = encode_grid(inputs, schema, config) if convolves else inputs
+    flat = hidden if is_flat else keras.layers.Flatten(name="flat")(hidden)
+    hidden = _hidden_layers(flat, widths, config, prefix="encoder")
+    activation, name = output_activation(schema, config), RECONSTRUCTION if is_flat else "pixels"
+    has_path = has_linear_path(schema, config, layout)
+    if has_path:
+        latent = _beside(flat, hidden, width=latent_dim, name=LATENT, path=ENCODER_PATH)
+    else:
+        latent = keras.layers.Dense(latent_dim, activation=config.latent_activation, name=LATENT)(hidden)
     hidden = _hidden_layers(latent, widths[::-1], config, prefix="decoder")
-    last = keras.layers.Dense(
-        features, activation=output_activation(schema, config), name=RECONSTRUCTION if is_flat else "pixels"
-    )(hidden)
+    if has_path:
+        last = _beside(latent, hidden, width=len(layout.owner), name=name, path=DECODER_PATH)
+    elif convolves:
+        last = decode_grid(hidden, schema, config, activation=activation)
+    elif layout.labels:
+        last = _by_feature(hidden, layout, activation)
+    else:
+        last = keras.layers.Dense(len(layout.owner), activation=activation, name=name)(hidden)
     outputs = last if is_flat else keras.layers.Reshape(schema.row_shape, name=RECONSTRUCTION)(last)
     return _views(keras.Model(inputs, outputs, name="autoencoder"), latent_dim)
+
+
+def has_linear_path(schema: InputSchema, config: TrainingConfig, layout: Layout) -> bool:
+    """Whether rows also go to the latent and back past the hidden layers: see ``start_as_pca``; not labels."""
+    is_linear = config.latent_activation == output_activation(schema, config) == "linear" and not layout.labels
+    widths = hidden_widths(config, schema.features)
+    return config.linear_path and is_linear and bool(widths) and not conv_filters(config, schema)
+
+
+def start_as_pca(autoencoder: Autoencoder, rows: NDArray[np.float32], *, seed: int) -> None:
+    """Let the linear path of a network that has one be PCA, and the hidden layers add nothing yet.
+
+    Training then only has to find what PCA misses, and early stopping keeps PCA where it finds nothing: rows too few or
+    too wide for a network of this size do not make it worse than its baseline. The layers that join the two start at
+    zero, as the last layers of residual blocks do (Goyal et al., arXiv 1706.02677, section 5.1).
+
+    Args:
+        rows: scaled training rows, (rows, *row_shape) without gaps.
+    """
+    names = {layer.name for layer in autoencoder.network.layers}
+    if not {ENCODER_PATH, DECODER_PATH} <= names:
+        return
+    mean, axes = principal_axes(rows.reshape(len(rows), -1), autoencoder.latent_dim, seed=seed)
+    autoencoder.network.get_layer(ENCODER_PATH).set_weights([axes.T, -mean @ axes.T])
+    autoencoder.network.get_layer(DECODER_PATH).set_weights([axes, mean])
+
+
+def principal_axes(
+    rows: NDArray[np.float32], components: int, *, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean (features,) and principal axes (components, features); zeros where there are fewer rows than components."""
+    from sklearn.decomposition import PCA
+
+    pca = PCA(min(components, *rows.shape), random_state=seed).fit(rows[:MAX_PCA_ROWS])
+    axes = np.zeros((components, rows.shape[1]), np.float32)
+    axes[: pca.n_components_] = pca.components_
+    return pca.mean_.astype(np.float32), axes
+
+
+def _beside(straight: Any, hidden: Any, *, width: int, name: str, path: str) -> Any:
+    """The sum of a linear map of ``straight`` and one of ``hidden`` that starts at zero."""
+    linear = keras.layers.Dense(width, name=path)(straight)
+    curved = keras.layers.Dense(width, kernel_initializer="zeros", use_bias=False, name=f"{name}_hidden")(hidden)
+    return keras.layers.Add(name=name)([linear, curved])
+
+
+def _by_feature(hidden: Any, layout: Layout, activation: str) -> Any:
+    """Numbers and times as they come, the probabilities of each column's labels times their weights."""
+    parts, scale = list[Any](), np.ones(len(layout.owner))
+
+    def add(width: int, name: str, activation: str) -> None:
+        if width:
+            parts.append(keras.layers.Dense(width, activation=activation, name=name)(hidden))
+
+    add(layout.first_label, "numbers", activation)
+    for number, block in enumerate(layout.labels, start=1):
+        add(len(block.weights), f"labels_{number}", "softmax")
+        scale[block.start : block.stop] = block.weights
+    add(len(layout.owner) - layout.labels[-1].stop, "times", activation)
+    together = keras.layers.Concatenate(name="features")(parts) if len(parts) > 1 else parts[0]
+    return keras.layers.Rescaling(scale, name=RECONSTRUCTION)(together)
 
 
 def _views(network: Any, latent_dim: int) -> Autoencoder:
@@ -63,6 +144,7 @@ def _views(network: Any, latent_dim: int) -> Autoencoder:
     return Autoencoder(
         network=network,
         encoder=keras.Model(network.input, latent, name="encoder"),
+        decoder=keras.Model(latent, network.output, name="decoder"),
         both=keras.Model(network.input, [latent, network.output], name="both"),
         latent_dim=latent_dim,
     )

@@ -1,11 +1,12 @@
 """How a model is trained: every choice by name, and presets of them. Imports no TensorFlow."""
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from service.errors import ConfigurationError
-from service.schemas import Frozen
+from service.schemas import Frozen, InputSchema
 
 Activation = Literal["linear", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "tanh", "sigmoid"]
 Loss = Literal["mean_squared_error", "mean_absolute_error", "huber", "binary_crossentropy"]
@@ -13,6 +14,7 @@ CorruptionKind = Literal["none", "gaussian", "masking", "salt_and_pepper"]
 
 MAX_CALIBRATION_ROWS = 10_000
 """More calibration rows than these add nothing; a random sample of them is used."""
+MAX_BATCH_VALUES = 2**22
 DEFAULT_LIMITS = (2_500, 5_000, 5_000)
 """Most validation, calibration and test rows where no split was asked for: the rest is better used for fitting."""
 
@@ -47,10 +49,16 @@ class TrainingConfig(Frozen):
     preset: str = "dense"
     """Name of the preset that this started from; for the records."""
 
+    network: Literal["dense", "conv"] = "dense"
+    """conv: strided convolutions over the pixels of an image or the steps of a window, before the dense layers."""
+    filters: Widths | None = None
+    """Of the convolutions (conv), each halving the grid. None: see ``conv_filters``."""
     hidden: Widths | None = None
-    """Widths of the encoder's layers before the latent; the decoder mirrors them. None: see ``hidden_widths``."""
-    latent_dim: int | None = Field(default=None, ge=1)
-    """Always less than the number of features. None: see ``latent_width``."""
+    """Widths of the encoder's dense layers before the latent; the decoder mirrors them. None: see ``hidden_widths``."""
+    linear_path: bool = True
+    """Rows also go to the latent and back past the hidden layers, starting as PCA; where the outputs are linear."""
+    latent_dim: Literal["auto"] | Annotated[int, Field(ge=1)] | None = None
+    """Always less than the number of features. auto: see ``service.training.latent``. None: see ``latent_width``."""
     activation: Activation = "relu"
     latent_activation: Activation = "linear"
     output_activation: Literal["auto", "linear", "sigmoid"] = "auto"
@@ -60,6 +68,8 @@ class TrainingConfig(Frozen):
 
     loss: Loss = "mean_squared_error"
     learning_rate: float = Field(default=1e-3, gt=0, lt=10)
+    schedule: Literal["constant", "cosine"] = "constant"
+    """cosine: the learning rate rises during the first thirtieth of all steps and falls to 0 with the last."""
     epochs: int = Field(default=100, ge=1, le=100_000)
     batch_size: int | None = Field(default=None, ge=1, le=65_536)
     """Rows of a step. None: see ``batch_rows``."""
@@ -75,6 +85,10 @@ class TrainingConfig(Frozen):
     corruption_level: float = Field(default=0.3, gt=0, le=10)
     """Standard deviation in scaled units (gaussian), or share of values hit (masking, salt_and_pepper)."""
 
+    score: Literal["auto", "ensemble", "reconstruction"] = "auto"
+    """The anomaly score. auto: the ensemble for tables, the reconstruction error for images."""
+    trim: float = Field(default=0.05, ge=0, lt=0.5)
+    """Share of the training rows, those farthest out, that the ensemble does not trust; 0 where all are normal."""
     false_alarm_rate: float = Field(default=0.01, gt=0, lt=1)
     split: SplitShares | None = None
     """None: 60/10/15/15 %, with at most 2,500 validation, 5,000 calibration and 5,000 test rows."""
@@ -94,7 +108,17 @@ class TrainingConfig(Frozen):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
+    "auto": {},
     "dense": {},
+    "conv": {
+        "network": "conv",
+        "hidden": (512,),
+        "activation": "gelu",
+        "learning_rate": 2e-3,
+        "schedule": "cosine",
+        "epochs": 60,
+        "patience": 60,
+    },
     "demo": {
         "hidden": (256, 128),
         "latent_dim": 12,
@@ -118,11 +142,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "patience": None,
     },
 }
-"""``demo``: the bundled digits in seconds. ``dense``: tables and arrays. ``keras-tutorial``: the simplest autoencoder
+"""``auto``: what suits the kind of rows, see ``PRESET_OF_KIND``. ``demo``: the bundled digits in seconds. ``dense``:
+tables and arrays. ``conv``: images. ``keras-tutorial``: the simplest autoencoder
 of "Building Autoencoders in Keras" (F. Chollet, Keras blog, 2016): 784-32-784, Adam, binary cross-entropy."""
 
+PRESET_OF_KIND = {"tabular": "dense", "image": "conv", "timeseries": "dense"}
 
-def load_config(preset: str = "dense", **overrides: Any) -> TrainingConfig:
+
+def load_config(preset: str = "auto", **overrides: Any) -> TrainingConfig:
     """A preset with some fields replaced; an override of ``None`` keeps the preset's value.
 
     Raises:
@@ -140,18 +167,28 @@ def load_config(preset: str = "dense", **overrides: Any) -> TrainingConfig:
         raise ConfigurationError(f"{field}: {reason}." if field else f"{reason}.") from error
 
 
-def settle(config: TrainingConfig, *, features: int, rows: int) -> TrainingConfig:
-    """The configuration with what depends on the shape of the data chosen: ``rows`` are those to be fitted.
+def settle(config: TrainingConfig, schema: InputSchema, *, rows: int) -> TrainingConfig:
+    """The configuration with what depends on the data chosen: ``rows`` are those to be fitted.
 
     Raises:
         ConfigurationError: it does not fit the data.
     """
+    config, features = resolve(config, schema), schema.features
     chosen = {
-        "latent_dim": latent_width(config, features),
+        "filters": conv_filters(config, schema),
+        "latent_dim": "auto" if config.latent_dim == "auto" else latent_width(config, features),
         "hidden": hidden_widths(config, features),
-        "batch_size": batch_rows(config, rows),
+        "batch_size": batch_rows(config, rows, features),
     }
     return config.model_copy(update=chosen)
+
+
+def resolve(config: TrainingConfig, schema: InputSchema) -> TrainingConfig:
+    """The preset ``auto`` as the one of the kind of rows; what was set explicitly stays."""
+    if config.preset != "auto":
+        return config
+    explicit = {name: getattr(config, name) for name in config.model_fields_set - {"preset"}}
+    return load_config(PRESET_OF_KIND[schema.kind], **explicit)
 
 
 def latent_width(config: TrainingConfig, features: int) -> int:
@@ -160,6 +197,8 @@ def latent_width(config: TrainingConfig, features: int) -> int:
     Raises:
         ConfigurationError: it would not be narrower than a row, so that the identity could be learned.
     """
+    if config.latent_dim == "auto":
+        raise ValueError("a latent chosen from the rows must be settled before the network is built")
     if config.latent_dim is None:
         return min(32, max(1, round(features / 3)))
     if config.latent_dim >= features:
@@ -170,9 +209,36 @@ def latent_width(config: TrainingConfig, features: int) -> int:
     return config.latent_dim
 
 
-def batch_rows(config: TrainingConfig, rows: int) -> int:
-    """Rows of a step: as configured, else a fiftieth of the training rows, from 8 to 512."""
-    return config.batch_size or min(512, max(8, rows // 50))
+def batch_rows(config: TrainingConfig, rows: int, features: int) -> int:
+    """Rows of a step: as configured, else a fiftieth of the training rows, from 8 to 512 (conv: 256).
+
+    Very wide rows get fewer, so that what the layers hold of a batch stays within about a gigabyte.
+    """
+    most = min(256 if config.network == "conv" else 512, max(8, MAX_BATCH_VALUES // features))
+    return config.batch_size or min(most, max(8, rows // 50))
+
+
+def conv_filters(config: TrainingConfig, schema: InputSchema) -> tuple[int, ...]:
+    """Filters of each convolution: as configured, else 16, 32 and then 64 until the grid is at most 7 wide.
+
+    Raises:
+        ConfigurationError: rows of columns have no grid to convolve over.
+    """
+    if config.network != "conv":
+        return ()
+    if schema.kind == "tabular":
+        raise ConfigurationError(
+            "Convolutions are for images and series; columns have no neighbours: use preset dense."
+        )
+    if config.filters is not None:
+        return config.filters
+    halvings = max(1, math.ceil(math.log2(max(grid_shape(schema)) / 7)))
+    return tuple(min(64, 16 * 2**level) for level in range(halvings))
+
+
+def grid_shape(schema: InputSchema) -> tuple[int, ...]:
+    """Height and width of an image, the steps of a window."""
+    return schema.row_shape[: 1 if schema.kind == "timeseries" else 2]
 
 
 def hidden_widths(config: TrainingConfig, features: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import DataError
-from service.schemas import InputSchema
+from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, Array, InputSchema, Rows, row_count
 from service.training.arrays import check_array, load_digits, read_idx, read_npy, read_npz
-from service.training.tables import read_csv, read_parquet
+from service.training.pictures import read_pictures, resized
+from service.training.selection import Selection, make_selection
+from service.training.series import Series, Windows, read_series
+from service.training.table_files import ArrowFile, CsvFile, ParquetFiles, TableFile, choose_files
+from service.training.tables import MAX_SAMPLE_BYTES, Progress, read_table
 
 DIGITS = "digits"
 MIN_ROWS = 10
@@ -21,17 +26,25 @@ MIN_ROWS = 10
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    instances: NDArray[np.float32]
-    """(rows, *row_shape), raw values; a missing one is NaN."""
+    rows: Rows
+    """Raw, the inputs that the schema needs."""
     schema: InputSchema
     source: str
     """File name without its folders, or the name of a bundled set."""
     sha256: str
-    """Of the bytes of the instances, in order."""
+    """Of the bytes of the rows in order, input by input; a label ends with a zero byte."""
+    total: int | None = None
+    """Rows that the source has, where these are a sample of them."""
+    notes: tuple[str, ...] = ()
+    """What was left out of the source and why, for the user to see; sentences."""
 
-    @property
-    def features(self) -> int:
-        return int(np.prod(self.schema.row_shape))
+    series: Series | None = None
+    """What the rows are windows of."""
+    blocks: NDArray[np.intp] | None = None
+    """Of each window, the block of the series that it lies in."""
+
+    def __len__(self) -> int:
+        return row_count(self.rows)
 
 
 def read_dataset(
@@ -39,29 +52,83 @@ def read_dataset(
     *,
     columns: Sequence[str] = (),
     drop: Sequence[str] = (),
+    where: Sequence[str] = (),
+    schema_file: Path | None = None,
+    resize: tuple[int, int] | None = None,
+    windows: Windows | None = None,
     max_rows: int | None = None,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Dataset:
-    """Read rows from the path ``source``, or the bundled ``digits``.
+    """Read rows from ``source``: a path, a pattern such as ``days/*.parquet``, or the bundled ``digits``.
 
     Args:
-        columns, drop: names of columns to use or to leave out, for CSV and Parquet.
-        max_rows: take a random sample of so many rows, in their order, when there are more.
+        columns, drop: names of columns to use or to leave out, for tables.
+        where: conditions on rows of tables, such as ``label=normal``.
+        schema_file: what the user says of the columns of a table.
+        resize: height and width that images are brought to.
+        windows: take the source for a series, whose rows are these windows.
+        max_rows: take a random sample of so many rows, in their order, when there are more. Whatever it is, no more
+            rows of tables and arrays are kept than fit into 512 MiB.
+        progress: is told how many rows of a table were read so far, of how many where that is known.
 
     Raises:
         DataError: no model can be made of it, and why.
     """
+    selection = make_selection(columns=columns, drop=drop, where=where, schema=schema_file)
     if source == DIGITS:
-        _refuse_names(columns, drop)
-        instances, schema = load_digits()
-        name = DIGITS
-    else:
-        name = Path(source).name
-        instances, schema = _read_file(Path(source), columns=columns, drop=drop)
+        _refuse_names(selection)
+        return check_dataset(_sampled(*load_digits(), DIGITS, max_rows=max_rows, seed=seed))
+    if windows is not None:
+        if where or schema_file:
+            raise DataError("Rows of a series cannot be chosen by their values, nor its columns be described.")
+        return _series_dataset(Path(source), windows, columns=columns, drop=drop, max_rows=max_rows, seed=seed)
+    paths = _paths_of(source)
+    name = Path(source.rstrip("/")).name
+    file = _table_file(paths)
+    if file is not None:
+        if resize is not None:
+            raise DataError("A table has no images to resize.")
+        table = read_table(file, selection, max_rows=max_rows, seed=seed, progress=progress)
+        total = table.total if table.total > row_count(table.rows) else None
+        return check_dataset(Dataset(table.rows, table.schema, name, "", total, table.notes))
+    _refuse_names(selection)
+    if paths[0].is_dir():
+        instances, schema = read_pictures(paths[0], resize=resize)
+        return check_dataset(_sampled(instances, schema, name, max_rows=max_rows, seed=seed))
+    array = {"npy": read_npy, "npz": read_npz, "idx": read_idx}[_kind_of(paths[0])](paths[0])
+    array, total = _part_of(array, max_rows=max_rows, seed=seed)
+    instances, schema = check_array(array if resize is None else resized(array, resize))
+    return check_dataset(Dataset({INSTANCES: instances}, schema, name, "", total))
+
+
+def _sampled(
+    instances: NDArray[np.float32], schema: InputSchema, name: str, *, max_rows: int | None, seed: int
+) -> Dataset:
+    part, total = _part_of(instances, max_rows=max_rows, seed=seed)
+    return Dataset({INSTANCES: part}, schema, name, "", total)
+
+
+def _part_of(array: Array, *, max_rows: int | None, seed: int) -> tuple[Array, int | None]:
+    """At most so many rows, and no more than fit; with the number of all rows where some are left out."""
+    count = len(array) if array.ndim else 0
+    fitting = max(1, MAX_SAMPLE_BYTES // (4 * max(1, math.prod(array.shape[1:]))))
+    most = fitting if max_rows is None else min(max_rows, fitting)
+    if count <= most:
+        return array, None
+    chosen = np.random.default_rng(seed).choice(count, most, replace=False)
+    return array[np.sort(chosen)], count
+
+
+def _series_dataset(
+    path: Path, windows: Windows, *, columns: Sequence[str], drop: Sequence[str], max_rows: int | None, seed: int
+) -> Dataset:
+    series = read_series(path, timestamp=windows.timestamp, window=windows.length, columns=columns, drop=drop)
+    instances, blocks = series.windows(windows.stride)
     if max_rows is not None and len(instances) > max_rows:
-        chosen = np.random.default_rng(seed).choice(len(instances), max_rows, replace=False)
-        instances = instances[np.sort(chosen)]
-    return check_dataset(Dataset(instances, schema, name, ""))
+        chosen = np.sort(np.random.default_rng(seed).choice(len(instances), max_rows, replace=False))
+        instances, blocks = instances[chosen], blocks[chosen]
+    return check_dataset(Dataset({INSTANCES: instances}, series.schema(), path.name, "", series=series, blocks=blocks))
 
 
 def check_dataset(dataset: Dataset) -> Dataset:
@@ -70,23 +137,38 @@ def check_dataset(dataset: Dataset) -> Dataset:
     Raises:
         DataError: too few rows or features, or nothing in them varies.
     """
-    rows = dataset.instances
-    if len(rows) < MIN_ROWS:
-        raise DataError(f"The number of rows is {len(rows)}; at least {MIN_ROWS} are needed.")
-    if dataset.features < 2:
-        raise DataError(
-            "A row has one value only; at least two columns are needed, so that the latent can be narrower."
-        )
-    flat = rows.reshape(len(rows), -1)
-    if not _varies(flat):
+    rows = dataset.rows
+    if len(dataset) < MIN_ROWS:
+        raise DataError(f"The number of rows is {len(dataset)}; at least {MIN_ROWS} are needed.")
+    if dataset.schema.features < 2:
+        sentence = "A row has one value only; at least two columns are needed, so that the latent can be narrower."
+        raise DataError(" ".join([sentence, *dataset.notes[:1]]))
+    if not _varies(rows):
         raise DataError("No column varies: there is nothing to learn.")
-    contiguous = np.ascontiguousarray(rows, "<f4")
-    return replace(dataset, instances=contiguous, sha256=hashlib.sha256(contiguous.data).hexdigest())
+    rows = {name: _contiguous(array) for name, array in rows.items()}
+    digest = hashlib.sha256()
+    for name in (INSTANCES, CATEGORIES, TIMESTAMPS):
+        if name in rows:
+            _add_to(digest, rows[name])
+    return replace(dataset, rows=rows, sha256=digest.hexdigest())
 
 
-def _varies(flat: NDArray[np.float32]) -> bool:
+def _contiguous(array: Array) -> Array:
+    return np.ascontiguousarray(array, "<f4" if array.dtype.kind == "f" else array.dtype)
+
+
+def _add_to(digest: "hashlib._Hash", array: Array) -> None:
+    if array.dtype.kind != "O":
+        digest.update(array.data)
+        return
+    for labels in array:
+        digest.update(b"\0".join(labels) + b"\0")
+
+
+def _varies(rows: Rows) -> bool:
     """Whether any column has two different values, looking no further than the first that does."""
-    return any(_spread(column) > 0 for column in flat.T)
+    columns = (column for array in rows.values() for column in array.reshape(len(array), -1).T)
+    return any(_spread(column) > 0 if column.dtype.kind == "f" else (column != column[0]).any() for column in columns)
 
 
 def _spread(column: NDArray[np.float32]) -> float:
@@ -94,14 +176,25 @@ def _spread(column: NDArray[np.float32]) -> float:
     return float(np.subtract(present.max(), present.min(), dtype=np.float64)) if len(present) else 0.0
 
 
-def _read_file(path: Path, *, columns: Sequence[str], drop: Sequence[str]) -> tuple[NDArray[np.float32], InputSchema]:
-    kind = _kind_of(path)
-    if kind in {"csv", "parquet"}:
-        table = (read_csv if kind == "csv" else read_parquet)(path, columns=columns, drop=drop)
-        schema = InputSchema(kind="tabular", row_shape=(len(table.columns),), columns=table.columns)
-        return table.values, schema
-    _refuse_names(columns, drop)
-    return check_array({"npy": read_npy, "npz": read_npz, "idx": read_idx}[kind](path))
+def _paths_of(source: str) -> list[Path]:
+    """The files of a source: itself, those that a pattern names, or the Parquet files of a folder."""
+    path = Path(source)
+    if path.is_dir():
+        return sorted(path.rglob("*.parquet")) or [path]
+    return [path] if path.exists() or not any(mark in source for mark in "*?[") else choose_files(source)
+
+
+def _table_file(paths: Sequence[Path]) -> TableFile | None:
+    """The table in the files; None where it is none."""
+    kinds = {"picture folder" if path.is_dir() else _kind_of(path) for path in paths}
+    if len(paths) > 1 and kinds != {"parquet"}:
+        raise DataError("Several files can be read together when all are Parquet files.")
+    kind = kinds.pop()
+    if kind == "parquet":
+        return ParquetFiles(paths)
+    if kind == "csv":
+        return CsvFile(paths[0])
+    return ArrowFile(paths[0]) if kind == "arrow" else None
 
 
 def _kind_of(path: Path) -> str:
@@ -114,17 +207,16 @@ def _kind_of(path: Path) -> str:
                 start = unzipped.read(8)
     except FileNotFoundError:
         raise DataError(f"There is no file {path.name}; the bundled set is called {DIGITS}.") from None
-    except IsADirectoryError:
-        raise DataError(f"{path.name} is a folder, not a file.") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path.name} cannot be read.") from error
     if not start:
         raise DataError("The file is empty.")
     marks = {b"PAR1": "parquet", b"\x93NUMPY": "npy", b"PK\x03\x04": "npz", b"PK\x05\x06": "npz"}
+    marks |= {b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow"}
     named = next((kind for mark, kind in marks.items() if start.startswith(mark)), None)
     return named or ("idx" if start[:2] == b"\0\0" else "csv")
 
 
-def _refuse_names(columns: Sequence[str], drop: Sequence[str]) -> None:
-    if columns or drop:
-        raise DataError("Columns can be chosen by name in CSV and Parquet files only; this source has no names.")
+def _refuse_names(selection: Selection) -> None:
+    if selection:
+        raise DataError("Columns and rows can be chosen in CSV, Parquet and Arrow files only; this has no names.")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.training.layout import Layout
 from service.training.quiet import tf
 from service.training.score import squared_errors
 
@@ -14,16 +15,18 @@ def counterfactual_shares(
     scaled: Any,
     observed: Any,
     reconstruction: Any,
-    quantiles: NDArray[np.float32],
+    *,
+    typical: NDArray[np.float32],
+    layout: Layout,
     score: Callable[[Any, Any], Any],
 ) -> tuple[Any, Any]:
-    """Share of each feature in the score and its expected value, both (rows, features), for rows of columns.
+    """Share of each feature in the score (rows, features) and what was expected (rows, values), for rows of columns.
 
-    The contribution of a feature is how far the score falls at most when the value of that feature alone is replaced
-    by a typical one: its reconstruction, or one of its ``quantiles`` (quantiles, features) in training; the value with
-    the lowest score is the expected one. A wrong value also spoils the reconstruction of the columns that correlate
-    with it, so that squared errors smear the blame over them; repairing an innocent column leaves the score high, and
-    so it gets none. A missing value contributes nothing.
+    The contribution of a feature is how far the score falls at most when that feature alone, all of its scaled values
+    at once, is replaced by a typical one: its reconstruction, or what it was in one of the rows ``typical``
+    (candidates, values); the one with the lowest score is the expected one. A wrong value also spoils the
+    reconstruction of the columns that correlate with it, so that squared errors smear the blame over them; repairing
+    an innocent column leaves the score high, and so it gets none. A missing value contributes nothing.
 
     After the reconstruction-based contribution of Alcala and Qin (Automatica 45, 2009), with a search in place of
     its closed form for linear models.
@@ -31,11 +34,14 @@ def counterfactual_shares(
 
     def one_row(row: tuple[Any, Any, Any]) -> tuple[Any, Any]:
         values, present, rebuilt = row
-        candidates = tf.concat([rebuilt[None], tf.cast(quantiles, rebuilt.dtype)], axis=0)
-        scores, base = _scores_of_variants(values, present, candidates, score)
-        fall = tf.where(present, tf.maximum(base - tf.reduce_min(scores, axis=1), 0.0), 0.0)
-        best = tf.gather(tf.transpose(candidates), tf.argmin(scores, axis=1), batch_dims=1)
-        return fall, tf.where(present, best, rebuilt)
+        candidates = tf.concat([rebuilt[None], tf.cast(typical, rebuilt.dtype)], axis=0)
+        scores, base = _scores_of_variants(values, present, candidates, layout, score)
+        is_there = tf.gather(present, first)
+        fall = tf.where(is_there, tf.maximum(base - tf.reduce_min(scores, axis=1), 0.0), 0.0)
+        best = tf.gather(tf.argmin(scores, axis=1), layout.owner)
+        return fall, tf.where(present, tf.gather(tf.transpose(candidates), best, batch_dims=1), rebuilt)
+
+    first = np.searchsorted(layout.owner, np.arange(layout.features))
 
     # Row by row, so that memory does not grow with the batch.
     falls, expected = tf.map_fn(
@@ -44,25 +50,28 @@ def counterfactual_shares(
         fn_output_signature=(scaled.dtype, scaled.dtype),
         parallel_iterations=1,
     )
-    width = scaled.shape[1:]
-    falls, expected = tf.ensure_shape(falls, (None, *width)), tf.ensure_shape(expected, (None, *width))
-    return _shares(falls, otherwise=error_shares(scaled, observed, reconstruction)), expected
+    falls = tf.ensure_shape(falls, (None, layout.features))
+    expected = tf.ensure_shape(expected, (None, len(layout.owner)))
+    return _shares(falls, otherwise=error_shares(scaled, observed, reconstruction, layout)), expected
 
 
-def error_shares(scaled: Any, observed: Any, reconstruction: Any) -> Any:
-    """Share of each value in the squared error of its row: (rows, *row_shape)."""
+def error_shares(scaled: Any, observed: Any, reconstruction: Any, layout: Layout) -> Any:
+    """Share of each feature in the squared error of its row: (rows, *row_shape), or (rows, columns)."""
     squares = squared_errors(scaled, observed, reconstruction)
+    if not layout.is_plain:
+        by_value = tf.math.unsorted_segment_sum(tf.transpose(squares), layout.owner, layout.features)
+        squares = tf.ensure_shape(tf.transpose(by_value), (None, layout.features))
     return _shares(squares, otherwise=tf.ones_like(squares) / float(np.prod(squares.shape[1:])))
 
 
 def _scores_of_variants(
-    values: Any, present: Any, candidates: Any, score: Callable[[Any, Any], Any]
+    values: Any, present: Any, candidates: Any, layout: Layout, score: Callable[[Any, Any], Any]
 ) -> tuple[Any, Any]:
     """Scores (features, candidates) of one row with one feature replaced, and the score of the row as it is."""
-    features, count = values.shape[0], candidates.shape[0]
-    itself = np.eye(features, dtype=bool)[:, None, :]
-    variants = tf.where(itself, tf.transpose(candidates)[:, :, None], values)
-    batch = tf.concat([tf.reshape(variants, (features * count, features)), values[None]], axis=0)
+    features, count, width = layout.features, candidates.shape[0], len(layout.owner)
+    itself = (np.arange(features)[:, None] == layout.owner)[:, None, :]
+    variants = tf.where(itself, candidates, values)
+    batch = tf.concat([tf.reshape(variants, (features * count, width)), values[None]], axis=0)
     scores = score(batch, tf.broadcast_to(present, tf.shape(batch)))
     return tf.reshape(scores[:-1], (features, count)), scores[-1]
 

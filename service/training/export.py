@@ -2,20 +2,41 @@
 
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.schemas import ANOMALY_SCORE, INSTANCES, ColumnType, InputSchema
+from service.codecs.answers import label_text, time_text
+from service.schemas import (
+    ANOMALY_SCORE,
+    CATEGORIES,
+    INSTANCES,
+    TIMESTAMPS,
+    ColumnType,
+    InputSchema,
+    Rows,
+    take_rows,
+)
 from service.store import GOLDEN_OUTPUTS, KERAS_MODEL, SAMPLE_REQUEST, Calibration, SignatureSpec, TensorSpec
-from service.training.graph import ServingGraph, compile_for_rows, map_rows, run_signature, signatures
+from service.training.graph import (
+    ServingGraph,
+    compile_for_rows,
+    compile_for_series,
+    map_rows,
+    run_signature,
+    signatures,
+)
 from service.training.quiet import tf
 
 SAMPLE_ROWS = 8
 CLOSE = 1e-4
 SERVING_DEFAULT = "serving_default"
+SCORE_SERIES = "score_series"
+"""For other runtimes, of series models: a whole series (points, channels) to scores, p-values and flags of its points.
+Not in the manifest: the service batches windows of many callers, which a series cannot be."""
 
 
 def export(
@@ -24,17 +45,22 @@ def export(
     calibration: Calibration,
     *,
     denoises: bool,
-    sample: NDArray[np.float32],
+    sample: Rows,
+    points: Calibration | None = None,
 ) -> dict[str, SignatureSpec]:
     """Write everything that a service loads into ``folder``; what the signatures take and give.
 
     The golden outputs are those of the graph around the trained network, computed before anything is written.
     """
     functions = signatures(graph, calibration, denoises=denoises)
-    golden = {name: run_signature(function, {INSTANCES: sample}) for name, function in functions.items()}
+    golden = {name: run_signature(function, sample) for name, function in functions.items()}
     module = tf.Module()
+    module.lookup = None if graph.preprocessing.lookup is None else graph.preprocessing.lookup.table
     module.weights = [variable.value for variable in graph.serving.network.variables]
-    tf.saved_model.save(module, str(folder), {SERVING_DEFAULT: functions[ANOMALY_SCORE.name], **functions})
+    exported = {SERVING_DEFAULT: functions[ANOMALY_SCORE.name], **functions}
+    if points is not None:
+        exported[SCORE_SERIES] = compile_for_series(graph.score_series(points), graph.schema)
+    tf.saved_model.save(module, str(folder), exported)
     (folder / KERAS_MODEL).parent.mkdir(exist_ok=True)
     with warnings.catch_warnings():
         # Keras copies TensorFlow variables in a way that NumPy 2 deprecates.
@@ -45,30 +71,36 @@ def export(
     return {name: _spec(function) for name, function in functions.items()}
 
 
-def choose_sample(graph: ServingGraph, calibration: Calibration, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+def choose_sample(graph: ServingGraph, calibration: Calibration, rows: Rows) -> Rows:
     """A few of the raw ``rows``, for the sample request.
 
     Rows whose score nearly ties with a calibration score come last: on another processor rounding may put them on the
     other side of it, and their golden p-value would be wrong there.
     """
-    rows = rows[: 8 * SAMPLE_ROWS]
+    rows = take_rows(rows, slice(8 * SAMPLE_ROWS))
     scores = map_rows(compile_for_rows(graph.scores, graph.schema), rows)
     gaps = np.abs(scores[:, None] - np.array(calibration.scores, np.float32)).min(axis=1)
     ties = gaps <= CLOSE * np.abs(scores)
-    return rows[np.argsort(ties, kind="stable")[:SAMPLE_ROWS]]
+    return take_rows(rows, np.argsort(ties, kind="stable")[:SAMPLE_ROWS])
 
 
-def request_body(rows: NDArray[np.float32], schema: InputSchema) -> dict[str, Any]:
+def request_body(rows: Rows, schema: InputSchema) -> dict[str, Any]:
     """The JSON request of raw rows: objects for named columns, nested lists otherwise, null for what is missing."""
     if not schema.columns:
-        return {"instances": _nulled(rows)}
-    names = [(column.name, column.type is ColumnType.BOOLEAN) for column in schema.columns]
-    return {
-        "instances": [
-            {name: _cell(value, is_boolean) for (name, is_boolean), value in zip(names, row, strict=True)}
-            for row in rows
-        ]
-    }
+        return {"instances": _nulled(rows[INSTANCES])}
+    cells = dict(_cells(rows, schema))
+    names = [column.name for column in schema.columns]
+    return {"instances": [dict(zip(names, row, strict=True)) for row in zip(*map(cells.get, names), strict=True)]}
+
+
+def _cells(rows: Rows, schema: InputSchema) -> Iterator[tuple[str, list[Any]]]:
+    """The JSON values of each column."""
+    for at, column in enumerate(schema.columns_of(ColumnType.NUMERIC, ColumnType.BOOLEAN)):
+        yield column.name, [_cell(value, column.type is ColumnType.BOOLEAN) for value in rows[INSTANCES][:, at]]
+    for at, column in enumerate(schema.columns_of(ColumnType.CATEGORICAL)):
+        yield column.name, [label_text(label) for label in rows[CATEGORIES][:, at]]
+    for at, column in enumerate(schema.columns_of(ColumnType.TIMESTAMP)):
+        yield column.name, [time_text(time) for time in rows[TIMESTAMPS][:, at].tolist()]
 
 
 def _cell(value: np.float32, is_boolean: bool) -> float | bool | None:
@@ -85,18 +117,15 @@ def _nulled(values: NDArray[np.float32]) -> list[Any]:
 
 
 def _lists(outputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    return {name: output.tolist() for name, output in outputs.items()}
+    texts = np.vectorize(label_text, otypes=[object])
+    return {name: (texts(output) if output.dtype.kind == "O" else output).tolist() for name, output in outputs.items()}
 
 
 def _spec(function: Any) -> SignatureSpec:
     return SignatureSpec(
-        inputs=_tensors(function.structured_input_signature[1] or _positional(function)),
+        inputs=_tensors(function.structured_input_signature[1]),
         outputs=_tensors(function.structured_outputs),
     )
-
-
-def _positional(function: Any) -> dict[str, Any]:
-    return {spec.name: spec for spec in function.structured_input_signature[0]}
 
 
 def _tensors(specs: dict[str, Any]) -> dict[str, TensorSpec]:

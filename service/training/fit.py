@@ -7,36 +7,35 @@ and noise depend on the seed and the number of the epoch only.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import TrainingFailed
 from service.training.architecture import Autoencoder
+from service.training.checkpoint import Checkpoint, FitState
 from service.training.config import TrainingConfig, batch_rows
 from service.training.corruption import Corruptor
+from service.training.layout import Layout
+from service.training.preprocessing import Preprocessing, ScaledRows
 from service.training.progress import Epoch, Reporter
 from service.training.quiet import keras, tf
-from service.training.scaling import Scaling
+from service.training.workers import Alone, Workers
+
+Loss: TypeAlias = Callable[[Any, Any], Any]
+"""Targets with NaN where nothing is to be reconstructed, and reconstructions, to a scalar."""
 
 VALIDATION_BATCH_ROWS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class ScaledRows:
-    """Rows as the network sees them."""
-
-    inputs: NDArray[np.float32]
-    """(rows, *row_shape), missing values filled in."""
-    targets: NDArray[np.float32]
-    """The same with NaN where a value is missing: nothing is to be reconstructed there."""
+LEAST_PROBABILITY = 1e-7
+WARM_UP_PART = 30
+"""The learning rate rises for this part of all steps: Adam's first steps are long ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Losses by epoch; ``best_epoch`` counts from 1 and is the one whose weights were kept."""
+    """Losses by epoch; ``best_epoch`` is the one whose weights were kept, counted from 1; 0: as it started."""
 
     train_loss: tuple[float, ...]
     validation_loss: tuple[float, ...]
@@ -50,16 +49,6 @@ def make_reproducible(seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-def scale_rows(scaling: Scaling, instances: NDArray[np.float32]) -> ScaledRows:
-    """Scale raw rows with the graph's own preprocessing."""
-    inputs = np.empty(instances.shape, np.float32)
-    size = max(1, 2**20 // max(1, instances[0].size))
-    for start in range(0, len(instances), size):
-        inputs[start : start + size] = scaling.scale(tf.constant(instances[start : start + size]))[0].numpy()
-    missing = np.isnan(instances)
-    return ScaledRows(inputs, np.where(missing, np.float32(np.nan), inputs) if missing.any() else inputs)
-
-
 def limits_of(rows: ScaledRows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Least and greatest scaled value of each feature."""
     return rows.inputs.min(axis=0), rows.inputs.max(axis=0)
@@ -67,53 +56,92 @@ def limits_of(rows: ScaledRows) -> tuple[NDArray[np.float32], NDArray[np.float32
 
 def fit(
     autoencoder: Autoencoder,
-    scaling: Scaling,
+    preprocessing: Preprocessing,
     config: TrainingConfig,
     *,
     train: ScaledRows,
     validation: ScaledRows,
     reporter: Reporter,
+    checkpoint: Checkpoint | None = None,
+    workers: Workers | None = None,
 ) -> History:
     """Fit in place. With a patience, the weights are those of the epoch with the least validation loss.
 
+    Args:
+        checkpoint: where the run is kept, so that it can go on after a kill with the very same result.
+        workers: the processes that share the work; all of them call this.
+
     Raises:
         TrainingFailed: the loss is not finite any more.
+        ConfigurationError, StoreError: as of ``Checkpoint``.
     """
-    network = autoencoder.network
-    corruptor = Corruptor(config, scaling, limits=limits_of(train))
-    fit_epoch = _epoch_function(network, corruptor, config, train)
-    validate = _validation_function(network, config, validation)
-    train_losses, validation_losses = list[float](), list[float]()
-    best_epoch, best_weights = 0, network.get_weights()
-    started = time.monotonic()
-    for number in range(1, config.epochs + 1):
-        train_losses.append(fit_epoch(number))
-        validation_losses.append(validate())
-        if not (math.isfinite(train_losses[-1]) and math.isfinite(validation_losses[-1])):
-            raise TrainingFailed("The loss is not a finite number any more; try a smaller learning rate.")
-        reporter.epoch(Epoch(number, config.epochs, train_losses[-1], validation_losses[-1]))
-        if config.patience is None or validation_losses[-1] < min(validation_losses[:-1], default=math.inf):
-            best_epoch, best_weights = number, network.get_weights()
-        elif number - best_epoch >= config.patience:
-            break
-    network.set_weights(best_weights)
-    return History(tuple(train_losses), tuple(validation_losses), best_epoch, time.monotonic() - started)
+    network, workers = autoencoder.network, workers or Alone()
+    loss = row_loss(config, preprocessing.layout)
+    corruptor = Corruptor(config, preprocessing.scaling, limits=limits_of(train))
+    steps = math.ceil(len(train.inputs) / batch_rows(config, len(train.inputs), train.inputs[0].size))
+    optimizer = _optimizer(config, steps=config.epochs * steps)
+    optimizer.build(network.trainable_variables)
+    fit_epoch = _epoch_function(network, optimizer, config, loss, corruptor=corruptor, rows=train, workers=workers)
+    validate = _validation_function(network, corruptor, config, validation, loss)
+    variables = [*network.variables, *optimizer.variables]
+    start_weights, start_loss = network.get_weights(), validate()
+    state = (checkpoint.restore(variables) if checkpoint else None) or FitState(start_weights)
+    started = time.monotonic() - state.seconds
+    while not _is_over(state, config):
+        _add_epoch(state, config, fit_epoch(state.epoch + 1), validate(), network)
+        epoch = Epoch(state.epoch, config.epochs, state.train_losses[-1], state.validation_losses[-1])
+        reporter.epoch(replace(epoch, learning_rate=float(optimizer.learning_rate)))
+        state.seconds = time.monotonic() - started
+        if checkpoint and workers.index == 0:
+            checkpoint.save_if_due(state, lambda: [keras.ops.convert_to_numpy(variable) for variable in variables])
+    if config.patience is not None and start_loss <= state.best_loss:
+        # It started as PCA, and got no better than that.
+        state.best_epoch, state.best = 0, start_weights
+    network.set_weights(state.best)
+    return History(tuple(state.train_losses), tuple(state.validation_losses), state.best_epoch, state.seconds)
+
+
+def _is_over(state: FitState, config: TrainingConfig) -> bool:
+    waited = state.epoch - state.best_epoch
+    return state.epoch >= config.epochs or (config.patience is not None and waited >= config.patience)
+
+
+def _add_epoch(state: FitState, config: TrainingConfig, train_loss: float, loss: float, network: Any) -> None:
+    if not (math.isfinite(train_loss) and math.isfinite(loss)):
+        raise TrainingFailed("The loss is not a finite number any more; try a smaller learning rate.")
+    state.train_losses.append(train_loss)
+    state.validation_losses.append(loss)
+    if config.patience is None or loss < state.best_loss:
+        state.best_epoch, state.best, state.best_loss = state.epoch, network.get_weights(), loss
 
 
 def _epoch_function(
-    network: Any, corruptor: Corruptor, config: TrainingConfig, rows: ScaledRows
+    network: Any,
+    optimizer: Any,
+    config: TrainingConfig,
+    loss_of: Loss,
+    *,
+    corruptor: Corruptor,
+    rows: ScaledRows,
+    workers: Workers,
 ) -> Callable[[int], float]:
     """A function that fits one epoch, given its number, and returns the mean loss."""
     inputs, targets = tf.constant(rows.inputs), tf.constant(rows.targets)
-    optimizer, count = _optimizer(config), len(rows.inputs)
-    variables, size = network.trainable_variables, batch_rows(config, count)
-    optimizer.build(variables)
+    count, variables = len(rows.inputs), network.trainable_variables
+    size = batch_rows(config, count, rows.inputs[0].size)
+
+    def gradients(batch: Any, noisy: Any) -> list[Any]:
+        """Of this worker's rows of the batch, in proportion to their number: summed, those of the batch."""
+        own = workers.share(batch)
+        with tf.GradientTape() as tape:
+            loss = loss_of(tf.gather(targets, own), network(workers.share(noisy), training=True))
+            loss *= tf.cast(tf.size(own) / tf.size(batch), tf.float32)
+        return [loss, *tape.gradient(loss, variables)]
 
     def step(batch: Any, noise_seed: Any) -> Any:
-        with tf.GradientTape() as tape:
-            noisy = corruptor.corrupt(tf.gather(inputs, batch), noise_seed)
-            loss = _loss(config, tf.gather(targets, batch), network(noisy, training=True))
-        optimizer.apply(tape.gradient(loss, variables), variables)
+        noisy = corruptor.corrupt(tf.gather(inputs, batch), noise_seed)
+        loss, *summed = workers.summed(lambda: gradients(batch, noisy))
+        optimizer.apply(summed, variables)
         return loss * tf.cast(tf.size(batch), tf.float32)
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
@@ -131,37 +159,88 @@ def _epoch_function(
     return fit_epoch
 
 
-def _validation_function(network: Any, config: TrainingConfig, rows: ScaledRows) -> Callable[[], float]:
-    """A function that returns the mean loss on clean rows."""
+def _validation_function(
+    network: Any, corruptor: Corruptor, config: TrainingConfig, rows: ScaledRows, loss_of: Loss
+) -> Callable[[], float]:
+    """A function that returns the mean loss, with noise if there is some in training: the same at each call.
+
+    On clean rows a denoiser gets worse from some epoch on while it still learns to denoise.
+    """
     inputs, targets = tf.constant(rows.inputs), tf.constant(rows.targets)
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-    def summed(inputs: Any, targets: Any) -> Any:
-        loss = _loss(config, targets, network(inputs, training=False))
+    def summed(inputs: Any, targets: Any, start: Any) -> Any:
+        noisy = corruptor.corrupt(inputs, [config.seed, -1 - start])
+        loss = loss_of(targets, network(noisy, training=False))
         return loss * tf.cast(tf.shape(inputs)[0], tf.float32)
+
+    def batch(start: int) -> tuple[Any, Any]:
+        rows_of_batch = slice(start, start + VALIDATION_BATCH_ROWS)
+        return inputs[rows_of_batch], targets[rows_of_batch]
 
     def validate() -> float:
         starts = range(0, len(rows.inputs), VALIDATION_BATCH_ROWS)
-        batches = [slice(start, start + VALIDATION_BATCH_ROWS) for start in starts]
-        return sum(float(summed(inputs[batch], targets[batch])) for batch in batches) / len(rows.inputs)
+        return sum(float(summed(*batch(start), tf.constant(start))) for start in starts) / len(rows.inputs)
 
     return validate
 
 
-def _optimizer(config: TrainingConfig) -> Any:
-    optimizer = keras.optimizers.Adam(config.learning_rate, weight_decay=config.weight_decay or None)
+def _optimizer(config: TrainingConfig, *, steps: int) -> Any:
+    optimizer = keras.optimizers.Adam(_learning_rate(config, steps), weight_decay=config.weight_decay or None)
     if config.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias"])
     return optimizer
 
 
-def _loss(config: TrainingConfig, targets: Any, reconstructions: Any) -> Any:
-    """Mean over the values that are there, of the configured loss of each."""
-    present = tf.logical_not(tf.math.is_nan(targets))
-    # Filled before the difference: a NaN would come back through the gradient of the branch not taken.
-    filled = tf.where(present, targets, tf.stop_gradient(reconstructions))
-    losses = tf.where(present, _LOSSES[config.loss](filled, reconstructions), 0.0)
-    return tf.math.divide_no_nan(tf.reduce_sum(losses), tf.reduce_sum(tf.cast(present, losses.dtype)))
+def _learning_rate(config: TrainingConfig, steps: int) -> Any:
+    """By step; cosine after Loshchilov and Hutter, SGDR (ICLR 2017), one period without restarts."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    warm_up = max(1, steps // WARM_UP_PART)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warm_up), warmup_target=config.learning_rate, warmup_steps=warm_up
+    )
+
+
+def row_loss(config: TrainingConfig, layout: Layout) -> Loss:
+    """The mean over the features that are there: the configured loss of numbers and times, cross-entropy of labels.
+
+    A label's cross-entropy is divided by the entropy of its column, so that each column counts alike: always to guess
+    the mean, or the labels' shares, costs 1.
+    """
+    of_number, shares = _LOSSES[config.loss], _part_of_feature(layout)
+    of_all = _with_labels(of_number, layout) if layout.labels else of_number
+
+    def loss(targets: Any, reconstructions: Any) -> Any:
+        present = tf.logical_not(tf.math.is_nan(targets))
+        # Filled before the difference: a NaN would come back through the gradient of the branch not taken.
+        filled = tf.where(present, targets, tf.stop_gradient(reconstructions))
+        each = tf.where(present, of_all(filled, reconstructions), 0.0)
+        return tf.math.divide_no_nan(tf.reduce_sum(each), tf.reduce_sum(tf.where(present, shares, 0.0)))
+
+    return loss
+
+
+def _with_labels(of_number: Loss, layout: Layout) -> Loss:
+    """The loss of each value: cross-entropy in the label blocks, ``of_number`` elsewhere."""
+    weights = np.concatenate([block.weights for block in layout.labels])
+    entropies = np.repeat([block.entropy for block in layout.labels], [len(block.weights) for block in layout.labels])
+    first, last = layout.first_label, layout.labels[-1].stop
+
+    def of_all(targets: Any, reconstructions: Any) -> Any:
+        probabilities = tf.maximum(reconstructions[:, first:last] / weights, LEAST_PROBABILITY)
+        surprise = -targets[:, first:last] / weights * tf.math.log(probabilities) / entropies.astype(np.float32)
+        before, after = (
+            of_number(targets[:, part], reconstructions[:, part]) for part in (slice(first), slice(last, None))
+        )
+        return tf.concat([before, surprise, after], axis=1)
+
+    return of_all
+
+
+def _part_of_feature(layout: Layout) -> NDArray[np.float32]:
+    """What part of its feature each value is; in the shape of a row."""
+    return (1 / layout.sizes[layout.owner]).astype(np.float32).reshape(layout.shape)
 
 
 def _huber(targets: Any, reconstructions: Any) -> Any:

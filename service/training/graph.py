@@ -11,13 +11,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.schemas import ANOMALY_SCORE, DENOISE, ENCODE, EXPLAIN, INSTANCES, RECONSTRUCT, InputSchema, Results, Rows
+from service.schemas import (
+    ANOMALY_SCORE,
+    CATEGORIES,
+    DENOISE,
+    ENCODE,
+    EXPLAIN,
+    INSTANCES,
+    POINT_ERRORS,
+    RECONSTRUCT,
+    TIMESTAMPS,
+    Array,
+    ColumnType,
+    InputSchema,
+    Results,
+    Rows,
+)
 from service.store import Calibration
 from service.training.architecture import Autoencoder, in_float64
 from service.training.explain import counterfactual_shares, error_shares
+from service.training.layout import Layout
+from service.training.preprocessing import Preprocessing
 from service.training.quiet import tf
-from service.training.scaling import Scaling
-from service.training.score import ReconstructionScore, Score, mean_squared_error
+from service.training.score import ReconstructionScore, Score, mean_squared_error, squared_errors
 
 MAX_COUNTERFACTUAL_FEATURES = 256
 QUANTILES = (0.02, 0.1, 0.25, 0.4, 0.6, 0.75, 0.9, 0.98)
@@ -46,65 +62,87 @@ class ServingGraph:
     """As it was fitted, in float32."""
     serving: Autoencoder
     """The same in the precision in which it is served."""
-    scaling: Scaling
+    preprocessing: Preprocessing
     score: Score
-    quantiles: NDArray[np.float32]
-    """(quantiles, *row_shape): typical scaled values of each feature, candidates for what was expected."""
+    typical: NDArray[np.float32]
+    """(candidates, scaled values): typical values of each feature, candidates for what was expected."""
 
     @property
     def latent_dim(self) -> int:
         return self.trained.latent_dim
 
-    def run(self, instances: Any) -> Passed:
-        return self._run_scaled(*self._scale(instances))
+    @property
+    def layout(self) -> Layout:
+        return self.preprocessing.layout
 
-    def scores(self, instances: Any) -> Any:
+    def run(self, rows: Rows) -> Passed:
+        return self._run_scaled(*self._scale(rows))
+
+    def scores(self, rows: Rows) -> Any:
         """Anomaly score of each row, (rows,) float32."""
-        return tf.cast(self._score(self.run(instances)), tf.float32)
+        return tf.cast(self._score(self.run(rows)), tf.float32)
 
-    def encode(self, instances: Any) -> dict[str, Any]:
-        scaled, _ = self._scale(instances)
+    def encode(self, rows: Rows) -> dict[str, Any]:
+        scaled, _ = self._scale(rows)
         return {"latent": tf.cast(self.serving.encoder(scaled, training=False), tf.float32)}
 
-    def reconstruct(self, instances: Any) -> dict[str, Any]:
-        passed = self.run(instances)
+    def reconstruct(self, rows: Rows) -> dict[str, Any]:
+        passed = self.run(rows)
         error = mean_squared_error(passed.scaled, passed.observed, passed.reconstruction)
-        return {"reconstruction": self.scaling.unscale(passed.reconstruction), "error": tf.cast(error, tf.float32)}
+        return {**self._raw("reconstruction", passed.reconstruction), "error": tf.cast(error, tf.float32)}
 
-    def denoise(self, instances: Any) -> dict[str, Any]:
-        denoised = self.scaling.unscale(self.run(instances).reconstruction)
+    def denoise(self, rows: Rows) -> dict[str, Any]:
+        outputs = self._raw("denoised", self.run(rows).reconstruction)
         if self.schema.value_range is not None:
-            denoised = tf.clip_by_value(denoised, *self.schema.value_range)
-        return {"denoised": denoised}
+            outputs["denoised"] = tf.clip_by_value(outputs["denoised"], *self.schema.value_range)
+        return outputs
 
-    def anomaly_score(self, calibration: Calibration) -> Callable[[Any], dict[str, Any]]:
+    def anomaly_score(self, calibration: Calibration) -> Callable[[Rows], dict[str, Any]]:
         """The signature's function; see ``service.scoring`` for what p-value and threshold mean."""
-        ascending = np.array(calibration.scores, np.float32)
-        threshold = np.float32(calibration.threshold)
+        return lambda rows: judge(self.scores(rows), calibration)
 
-        def anomaly_score(instances: Any) -> dict[str, Any]:
-            score = self.scores(instances)
-            at_least = len(ascending) - tf.searchsorted(tf.constant(ascending), score, side="left")
-            # Divided in float64 and rounded once, as numpy does it.
-            p_value = tf.cast(1 + at_least, tf.float64) / (len(ascending) + 1)
-            return {"score": score, "p_value": tf.cast(p_value, tf.float32), "is_anomaly": score > threshold}
-
-        return anomaly_score
-
-    def explain(self, instances: Any) -> dict[str, Any]:
+    def explain(self, rows: Rows) -> dict[str, Any]:
         """Share of each feature in the score, and what was expected instead, in raw units."""
-        passed = self.run(instances)
-        if self.schema.kind == "tabular" and self.schema.row_shape[0] <= MAX_COUNTERFACTUAL_FEATURES:
+        passed = self.run(rows)
+        if len(self.typical):
             contribution, expected = counterfactual_shares(
-                passed.scaled, passed.observed, passed.reconstruction, self.quantiles, self._score_scaled
+                passed.scaled,
+                passed.observed,
+                passed.reconstruction,
+                typical=self.typical,
+                layout=self.layout,
+                score=self._score_scaled,
             )
         else:
-            contribution = error_shares(passed.scaled, passed.observed, passed.reconstruction)
+            contribution = error_shares(passed.scaled, passed.observed, passed.reconstruction, self.layout)
             expected = passed.reconstruction
-        return {"contribution": tf.cast(contribution, tf.float32), "expected": self.scaling.unscale(expected)}
+        return {"contribution": tf.cast(contribution, tf.float32), **self._raw("expected", expected)}
 
-    def _scale(self, instances: Any) -> tuple[Any, Any]:
-        return self.scaling.scale(instances, self.serving.network.output.dtype)
+    def point_errors(self, rows: Rows) -> dict[str, Any]:
+        """Squared error of each step of a window in scaled units, the mean of its channels."""
+        passed = self.run(rows)
+        squares = squared_errors(passed.scaled, passed.observed, passed.reconstruction)
+        return {"error": tf.cast(tf.reduce_mean(squares, axis=-1), tf.float32)}
+
+    def point_scores(self, series: Any) -> Any:
+        """Score of each point of a series (points, channels), at least a window long: see ``service.scoring``."""
+        window = self.schema.row_shape[0]
+        windows = tf.signal.frame(series, window, 1, axis=0)
+        errors = tf.cast(self.point_errors({INSTANCES: windows})["error"], tf.float64)
+        total = tf.signal.overlap_and_add(errors, 1)
+        return tf.cast(total / tf.signal.overlap_and_add(tf.ones_like(errors), 1), tf.float32)
+
+    def score_series(self, calibration: Calibration) -> Callable[[Any], dict[str, Any]]:
+        """The signature's function: points of a whole series instead of rows."""
+        return lambda series: judge(self.point_scores(series), calibration)
+
+    def _scale(self, rows: Rows) -> tuple[Any, Any]:
+        return self.preprocessing.scale(rows, self.serving.network.output.dtype)
+
+    def _raw(self, output: str, scaled: Any) -> dict[str, Any]:
+        """Scaled rows as outputs in raw units: numbers under the name itself, labels and times under longer ones."""
+        raw = self.preprocessing.unscale(scaled)
+        return {output if name == INSTANCES else f"{output}_{name}": values for name, values in raw.items()}
 
     def _run_scaled(self, scaled: Any, observed: Any) -> Passed:
         latent, reconstruction = self.serving.both(scaled, training=False)
@@ -117,47 +155,106 @@ class ServingGraph:
         return self._score(self._run_scaled(scaled, observed))
 
 
+def judge(score: Any, calibration: Calibration) -> dict[str, Any]:
+    """Scores (anything,) float32 with their p-values and flags."""
+    ascending = np.array(calibration.scores, np.float32)
+    at_least = len(ascending) - tf.searchsorted(tf.constant(ascending), score, side="left")
+    # Divided in float64 and rounded once, as numpy does it.
+    p_value = tf.cast(1 + at_least, tf.float64) / (len(ascending) + 1)
+    is_anomaly = score > np.float32(calibration.threshold)
+    return {"score": score, "p_value": tf.cast(p_value, tf.float32), "is_anomaly": is_anomaly}
+
+
 def build_graph(
-    schema: InputSchema, autoencoder: Autoencoder, scaling: Scaling, *, train: NDArray[np.float32]
+    schema: InputSchema, autoencoder: Autoencoder, preprocessing: Preprocessing, *, train: NDArray[np.float32]
 ) -> ServingGraph:
     """The graph around a trained network. ``train``: scaled training rows, NaN where a value is missing."""
+    serving = in_float64(autoencoder) if schema.kind != "image" else autoencoder
     # Only the counterfactuals of tables need them, and for large images they would be large.
-    is_small = len(schema.row_shape) == 1 and schema.row_shape[0] <= MAX_COUNTERFACTUAL_FEATURES
-    shares = () if not is_small else QUANTILES if schema.row_shape[0] <= MANY_FEATURES else FEW_QUANTILES
-    quantiles = np.empty((len(shares), *schema.row_shape), np.float32)
-    for position in range(schema.row_shape[0] if is_small else 0):
-        present = train[:, position][~np.isnan(train[:, position])]
-        quantiles[:, position] = np.quantile(present, shares) if len(present) else 0.0
-    serving = in_float64(autoencoder) if schema.kind == "tabular" else autoencoder
-    return ServingGraph(schema, autoencoder, serving, scaling, ReconstructionScore(), quantiles)
+    explains = schema.kind == "tabular" and preprocessing.layout.features <= MAX_COUNTERFACTUAL_FEATURES
+    typical = typical_values(train, preprocessing.layout) if explains else np.empty((0, 0), np.float32)
+    return ServingGraph(schema, autoencoder, serving, preprocessing, ReconstructionScore(), typical)
+
+
+def typical_values(train: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
+    """Scaled values of each feature that are typical of training, (candidates, values).
+
+    Quantiles of numbers, frequent labels, and the times of rows at quantiles of the time.
+    """
+    levels = np.array(QUANTILES if layout.features <= MANY_FEATURES else FEW_QUANTILES)
+    typical = np.zeros((len(levels), len(layout.owner)), np.float32)
+    is_label = {block.start for block in layout.labels}
+    starts = np.searchsorted(layout.owner, np.arange(layout.features))
+    for start, size in zip(starts.tolist(), layout.sizes.tolist(), strict=True):
+        block = train[:, start : start + size]
+        present = block[~np.isnan(block[:, 0])]
+        if not len(present):
+            continue
+        if size == 1:
+            typical[:, start] = np.quantile(present[:, 0], levels)
+        elif start in is_label:
+            positions, counts = np.unique(present.argmax(axis=1), return_counts=True)
+            frequent = positions[np.argsort(-counts, kind="stable")][: len(levels)]
+            weights = present.max(axis=0)
+            for row, position in enumerate(np.resize(frequent, len(levels))):
+                typical[row, start + position] = weights[position]
+        else:
+            order = np.argsort(present[:, 0], kind="stable")
+            typical[:, start : start + size] = present[order[(levels * len(order)).astype(int)]]
+    return typical
 
 
 def signatures(graph: ServingGraph, calibration: Calibration, *, denoises: bool) -> dict[str, Any]:
-    """Concrete functions by name of signature, all from raw ``instances``."""
-    functions: dict[str, Callable[[Any], dict[str, Any]]] = {
+    """Concrete functions by name of signature, all from raw rows."""
+    functions: dict[str, Callable[[Rows], dict[str, Any]]] = {
         ANOMALY_SCORE.name: graph.anomaly_score(calibration),
         ENCODE.name: graph.encode,
         RECONSTRUCT.name: graph.reconstruct,
         EXPLAIN: graph.explain,
     }
+    if graph.schema.kind == "timeseries":
+        functions[POINT_ERRORS] = graph.point_errors
     if denoises:
         functions[DENOISE.name] = graph.denoise
     return {name: compile_for_rows(function, graph.schema) for name, function in functions.items()}
 
 
-def compile_for_rows(function: Callable[[Any], Any], schema: InputSchema) -> Any:
-    """Trace a function of raw rows for any number of them."""
-    spec = tf.TensorSpec((None, *schema.row_shape), tf.float32, name=INSTANCES)
+def compile_for_rows(function: Callable[[Rows], Any], schema: InputSchema) -> Any:
+    """Trace a function of raw rows for any number of them; it is called with the inputs by name."""
+    specs = {
+        INSTANCES: tf.TensorSpec((None, *schema.row_shape), tf.float32, name=INSTANCES),
+        CATEGORIES: _column_spec(schema, CATEGORIES, ColumnType.CATEGORICAL, tf.string),
+        TIMESTAMPS: _column_spec(schema, TIMESTAMPS, ColumnType.TIMESTAMP, tf.int64),
+    }
+    needed = {name: spec for name, spec in specs.items() if spec.shape[1:].num_elements()}
+    traced = tf.function(lambda **rows: function(rows), autograph=False)
+    return traced.get_concrete_function(**needed)
+
+
+def _column_spec(schema: InputSchema, name: str, kind: ColumnType, dtype: Any) -> Any:
+    return tf.TensorSpec((None, len(schema.columns_of(kind))), dtype, name=name)
+
+
+def compile_for_series(function: Callable[[Any], Any], schema: InputSchema) -> Any:
+    """Trace a function of a series of any number of points."""
+    spec = tf.TensorSpec((None, *schema.row_shape[1:]), tf.float32, name="series")
     return tf.function(function, input_signature=[spec], autograph=False).get_concrete_function()
 
 
 def run_signature(signature: Any, rows: Rows) -> Results:
     """Call a concrete function of ``signatures`` on all rows at once."""
-    return {name: output.numpy() for name, output in signature(tf.constant(rows[INSTANCES])).items()}
+    outputs = signature(**{name: tf.constant(array) for name, array in rows.items()})
+    return {name: output.numpy() for name, output in outputs.items()}
 
 
-def map_rows(function: Any, instances: NDArray[np.float32]) -> NDArray[Any]:
-    """Call a compiled function of rows batch by batch: one array, the rows first."""
-    starts = range(0, len(instances), ROWS_PER_BATCH)
-    batches = [function(tf.constant(instances[start : start + ROWS_PER_BATCH])).numpy() for start in starts]
-    return np.concatenate(batches)
+def map_rows(function: Any, rows: Rows) -> NDArray[Any]:
+    """Call a compiled function of raw rows that gives one tensor, batch by batch: one array, the rows first."""
+    names = list(rows)
+    return map_arrays(lambda *batch: function(**dict(zip(names, batch, strict=True))), *rows.values())
+
+
+def map_arrays(function: Any, *arrays: Array) -> NDArray[Any]:
+    """Call a function of tensors that gives one, batch by batch: one array, the rows first."""
+    starts = range(0, len(arrays[0]), ROWS_PER_BATCH)
+    batches = ([tf.constant(array[start : start + ROWS_PER_BATCH]) for array in arrays] for start in starts)
+    return np.concatenate([function(*batch).numpy() for batch in batches])

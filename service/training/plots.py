@@ -1,5 +1,8 @@
 """Pictures beside a version: losses, score histogram, reconstructions. PNG, drawn without a display."""
 
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +10,23 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from service.schemas import InputSchema
+from service.codecs.answers import label_text
+from service.schemas import (
+    CATEGORIES,
+    INSTANCES,
+    TIMESTAMPS,
+    Array,
+    InputSchema,
+    Rows,
+    ordered_columns,
+    times_as_numbers,
+)
 from service.store import Calibration
 from service.training.fit import History
 
 IMAGES = 8
 COLUMNS = 12
+LABELS = 6
 POINTS = 1_000
 GREY_DIMENSIONS = 2
 
@@ -23,16 +37,19 @@ def draw_plots(
     history: History,
     calibration: Calibration,
     test_scores: NDArray[np.float32],
-    rows: NDArray[np.float32],
-    reconstructions: NDArray[np.float32],
+    rows: Rows,
+    reconstructions: Rows,
     schema: InputSchema,
 ) -> None:
     """Write the three PNG files into ``folder``. ``rows`` are raw test rows and ``reconstructions`` theirs."""
     folder.mkdir(parents=True, exist_ok=True)
     _save(_losses(history), folder / "losses.png")
     _save(_scores(calibration, test_scores), folder / "score_histogram.png")
-    draw = _images if schema.kind == "image" else _columns
-    _save(draw(rows, reconstructions, schema), folder / "reconstructions.png")
+    if schema.kind == "image":
+        figure = _images(rows[INSTANCES], reconstructions[INSTANCES], schema)
+    else:
+        figure = _columns(rows, reconstructions, schema)
+    _save(figure, folder / "reconstructions.png")
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -91,24 +108,52 @@ def _picture(image: NDArray[np.float32], schema: InputSchema) -> NDArray[np.floa
     return np.asarray(scaled[..., 0])
 
 
-def _columns(rows: NDArray[np.float32], reconstructions: NDArray[np.float32], schema: InputSchema) -> Figure:
-    """A panel for each of the first columns: input across, reconstruction upwards, the diagonal being perfect."""
-    count = min(COLUMNS, rows.shape[1])
-    wide = min(4, count)
-    figure = Figure(figsize=(2.6 * wide, 2.6 * -(-count // wide)), layout="constrained")
-    panels = figure.subplots(-(-count // wide), wide, squeeze=False).ravel()
-    for position, axes in enumerate(panels):
-        if position >= count:
-            axes.set_axis_off()
-            continue
-        across, upwards = rows[:POINTS, position], reconstructions[:POINTS, position]
-        axes.scatter(across, upwards, s=4, alpha=0.4)
-        axes.axline((float(np.nanmedian(across)),) * 2, slope=1, color="grey", linewidth=0.8)
-        name = schema.columns[position].name if schema.columns else f"column {position + 1}"
+def _columns(rows: Rows, reconstructions: Rows, schema: InputSchema) -> Figure:
+    """A panel for each of the first columns: input across, reconstruction upwards, the diagonal being perfect.
+
+    For labels, how often each of the most frequent ones is the input and the reconstruction.
+    """
+    panels = list(islice(_panels(rows, reconstructions), COLUMNS))
+    names = [column.name for column in ordered_columns(schema)]
+    wide = min(4, len(panels))
+    figure = Figure(figsize=(2.6 * wide, 2.6 * -(-len(panels) // wide)), layout="constrained")
+    grid = figure.subplots(-(-len(panels) // wide), wide, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    for position, (axes, (across, upwards)) in enumerate(zip(grid, panels, strict=False)):
+        draw = _draw_labels if across.dtype.kind == "O" else _draw_numbers
+        draw(axes, across, upwards)
+        name = names[position] if names else f"column {position + 1}"
         axes.set_title(name[:24].replace("$", r"\$"), fontsize="small")
     figure.supxlabel("input")
     figure.supylabel("reconstruction")
     return figure
+
+
+def _panels(rows: Rows, reconstructions: Rows) -> Iterator[tuple[Array, Array]]:
+    for name in (INSTANCES, CATEGORIES, TIMESTAMPS):
+        if name not in rows:
+            continue
+        pairs = (each[name].reshape(len(each[name]), -1).T for each in (rows, reconstructions))
+        for across, upwards in zip(*pairs, strict=True):
+            is_time = name == TIMESTAMPS
+            yield (times_as_numbers(across), times_as_numbers(upwards)) if is_time else (across, upwards)
+
+
+def _draw_numbers(axes: Any, across: Array, upwards: Array) -> None:
+    axes.scatter(across, upwards, s=4, alpha=0.4)
+    if not np.isnan(across).all():
+        axes.axline((float(np.nanmedian(across)),) * 2, slope=1, color="grey", linewidth=0.8)
+
+
+def _draw_labels(axes: Any, across: Array, upwards: Array) -> None:
+    frequent = [label for label, _ in Counter(across.tolist()).most_common(LABELS)]
+    places = np.arange(len(frequent))
+    for shift, labels, name in ((-0.2, across, "input"), (0.2, upwards, "reconstruction")):
+        axes.bar(places + shift, [np.mean(labels == label) for label in frequent], width=0.4, label=name)
+    texts = [(label_text(label) or "missing")[:10].replace("$", r"\$") for label in frequent]
+    axes.set_xticks(places, texts, rotation=30, fontsize="x-small")
+    axes.legend(fontsize="x-small")
 
 
 def _figure(title: str) -> tuple[Figure, Any]:

@@ -1,8 +1,9 @@
 """How a run tells what it is doing: to a terminal, as plain lines, or not at all."""
 
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TextIO
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 5.0
+BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class Epoch:
     of: int
     train_loss: float
     validation_loss: float
+    learning_rate: float = math.nan
+    """Of its last step."""
 
 
 class Reporter(Protocol):
@@ -32,6 +36,14 @@ class Reporter(Protocol):
 
     def epoch(self, epoch: Epoch) -> None: ...
 
+    def rows(self, read: int, of: int | None) -> None:
+        """So many rows of a table were read, of so many where that is known."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Lines to be shown as they are."""
+        ...
+
 
 class SilentReporter:
     def stage(self, name: str) -> None:
@@ -40,19 +52,30 @@ class SilentReporter:
     def epoch(self, epoch: Epoch) -> None:
         pass
 
+    def rows(self, read: int, of: int | None) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
 
 class LineReporter:
     """A line for each stage, and for an epoch now and then, with the time that the rest may take."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._losses: list[float] = []
         self._first = self._last = time.monotonic()
 
     def stage(self, name: str) -> None:
+        if self._losses:
+            print(f"validation loss {sparkline(self._losses)}", file=self._stream, flush=True)
+            self._losses = []
         print(name, file=self._stream, flush=True)
         self._first = self._last = time.monotonic()
 
     def epoch(self, epoch: Epoch) -> None:
+        self._losses.append(epoch.validation_loss)
         now = time.monotonic()
         if now - self._last < SECONDS_BETWEEN_LINES and epoch.number not in {1, epoch.of}:
             return
@@ -61,12 +84,23 @@ class LineReporter:
         line = f"epoch {epoch.number}/{epoch.of}  {_losses(epoch)}  at most {left_s:.0f} s left"
         print(line, file=self._stream, flush=True)
 
+    def rows(self, read: int, of: int | None) -> None:
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = now
+            print(_rows_read(read, of), file=self._stream, flush=True)
+
+    def note(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
 
 class BarReporter:
-    """A bar that fills by epochs, under the stages."""
+    """A bar that fills by epochs, under the stages, with both losses and a line of the validation losses so far."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
+        self._losses: list[float] = []
+        self._last = time.monotonic()
         self._task: int | None = None
 
     def stage(self, name: str) -> None:
@@ -78,7 +112,18 @@ class BarReporter:
     def epoch(self, epoch: Epoch) -> None:
         if self._task is None:
             self._task = self._bars.add_task("epoch", total=epoch.of, losses="")
-        self._bars.update(self._bars.tasks[0].id, completed=epoch.number, losses=_losses(epoch))
+        self._losses.append(epoch.validation_loss)
+        shown = f"{sparkline(self._losses)}  {_losses(epoch)}"
+        self._bars.update(self._bars.tasks[0].id, completed=epoch.number, losses=shown)
+
+    def rows(self, read: int, of: int | None) -> None:
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = now
+            self._bars.console.print(_rows_read(read, of))
+
+    def note(self, text: str) -> None:
+        self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -99,5 +144,22 @@ def terminal_reporter(stream: TextIO = sys.stderr) -> Iterator[Reporter]:
         yield BarReporter(bars)
 
 
+def sparkline(losses: Sequence[float], width: int = 24) -> str:
+    """Losses as a line of at most ``width`` blocks, the last one being the latest loss; by their logarithms.
+
+    >>> sparkline([8, 4, 2, 1])
+    '█▆▃▁'
+    """
+    shown = min(width, len(losses))
+    logs = [math.log(max(losses[(at + 1) * len(losses) // shown - 1], 1e-12)) for at in range(shown)]
+    low, high = min(logs, default=0.0), max(logs, default=0.0)
+    scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BLOCKS[round((value - low) * scale)] for value in logs)
+
+
 def _losses(epoch: Epoch) -> str:
     return f"train loss {epoch.train_loss:.5g}  validation loss {epoch.validation_loss:.5g}"
+
+
+def _rows_read(read: int, of: int | None) -> str:
+    return f"{read:,} rows read" if of is None else f"{read:,} of {of:,} rows read"

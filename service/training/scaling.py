@@ -36,25 +36,44 @@ class Scaling:
     def scale(self, instances: Any, dtype: Any = tf.float32) -> tuple[Any, Any]:
         """Scaled values and where a value was observed (bool), both (rows, *row_shape)."""
         observed = tf.logical_not(tf.math.is_nan(instances))
-        filled = tf.where(observed, tf.cast(instances, tf.float64), self.typical)
-        linear = (filled - self.center) / self.spread
-        distance = tf.clip_by_value(tf.abs(linear), LINEAR_LIMIT, BEYOND_ALL)
-        beyond = tf.sign(linear) * LINEAR_LIMIT * (1 + tf.math.log(distance / LINEAR_LIMIT))
-        return tf.cast(tf.where(tf.abs(linear) <= LINEAR_LIMIT, linear, beyond), dtype), observed
+        filled = tf.where(observed, tf.cast(instances, dtype), tf.cast(self.typical, dtype))
+        linear = (filled - tf.cast(self.center, dtype)) / tf.cast(self.spread, dtype)
+        is_far = tf.abs(linear) > LINEAR_LIMIT
+
+        def squashed() -> Any:
+            exact = (tf.cast(filled, tf.float64) - self.center) / self.spread
+            distance = tf.clip_by_value(tf.abs(exact), LINEAR_LIMIT, BEYOND_ALL)
+            beyond = tf.sign(exact) * LINEAR_LIMIT * (1 + tf.math.log(distance / LINEAR_LIMIT))
+            return tf.where(is_far, tf.cast(beyond, dtype), linear)
+
+        # Logarithms of all values would take longer than the network does, and hardly a batch needs any.
+        return tf.cond(tf.reduce_any(is_far), squashed, lambda: linear), observed
 
     def unscale(self, scaled: Any) -> Any:
         """Raw values of scaled ones, finite in float32."""
+        values = self.widen(scaled)
+        return tf.cast(tf.clip_by_value(values, -MAX_FLOAT32, MAX_FLOAT32), tf.float32)
+
+    def widen(self, scaled: Any) -> Any:
+        """The same in float64, and finite there."""
         scaled = tf.cast(scaled, tf.float64)
-        excess = tf.clip_by_value(tf.abs(scaled) / LINEAR_LIMIT - 1, 0, np.log(BEYOND_ALL))
-        linear = tf.where(tf.abs(scaled) <= LINEAR_LIMIT, scaled, tf.sign(scaled) * LINEAR_LIMIT * tf.exp(excess))
-        return tf.cast(tf.clip_by_value(linear * self.spread + self.center, -MAX_FLOAT32, MAX_FLOAT32), tf.float32)
+        is_far = tf.abs(scaled) > LINEAR_LIMIT
+
+        def stretched() -> Any:
+            excess = tf.clip_by_value(tf.abs(scaled) / LINEAR_LIMIT - 1, 0, np.log(BEYOND_ALL))
+            return tf.where(is_far, tf.sign(scaled) * LINEAR_LIMIT * tf.exp(excess), scaled)
+
+        linear = tf.cond(tf.reduce_any(is_far), stretched, lambda: scaled)
+        return linear * self.spread + self.center
 
 
-def fit_scaling(instances: NDArray[np.float32], schema: InputSchema, config: TrainingConfig) -> Scaling:
+def fit_scaling(instances: NDArray[np.floating[Any]], schema: InputSchema, config: TrainingConfig) -> Scaling:
     """Fit on training rows, (rows, *row_shape) raw with NaN for missing.
 
     A feature that does not vary, as far as float32 can tell, gets the spread 1.
     """
+    if schema.kind == "timeseries":
+        return _by_channel(instances, schema, config)
     kind = ("minmax" if schema.kind == "image" else "standard") if config.scaling == "auto" else config.scaling
     flat = instances.reshape(len(instances), -1)
     columns = [_describe(column[~np.isnan(column)]) for column in flat.T]
@@ -68,7 +87,17 @@ def fit_scaling(instances: NDArray[np.float32], schema: InputSchema, config: Tra
     return Scaling(low, np.where(high > low, high - low, 1.0), median, bounded=True)
 
 
-def _describe(present: NDArray[np.float32]) -> tuple[float, float, float, float, float]:
+def _by_channel(instances: NDArray[np.floating[Any]], schema: InputSchema, config: TrainingConfig) -> Scaling:
+    """One scale for all steps of a window: where in a window a reading stands is chance."""
+    flat = InputSchema(kind="tabular", row_shape=schema.row_shape[1:])
+    fitted = fit_scaling(instances.reshape(-1, *schema.row_shape[1:]), flat, config)
+    center, spread, typical = (
+        np.broadcast_to(array, schema.row_shape) for array in (fitted.center, fitted.spread, fitted.typical)
+    )
+    return Scaling(center, spread, typical, bounded=fitted.bounded)
+
+
+def _describe(present: NDArray[np.floating[Any]]) -> tuple[float, float, float, float, float]:
     """Mean, standard deviation, median, least and greatest; of no values at all, those of a zero."""
     if not len(present):
         return (0.0, 0.0, 0.0, 0.0, 0.0)

@@ -18,9 +18,14 @@ class Score(Protocol):
         ...
 
 
+def residuals(scaled: Any, observed: Any, reconstruction: Any) -> Any:
+    """Rows less their reconstructions in scaled units, 0 where a value is missing: (rows, *row_shape)."""
+    return tf.where(observed, scaled - reconstruction, 0.0)
+
+
 def squared_errors(scaled: Any, observed: Any, reconstruction: Any) -> Any:
     """Squared error of each value in scaled units, 0 where it is missing: (rows, *row_shape)."""
-    return tf.where(observed, tf.square(scaled - reconstruction), 0.0)
+    return tf.square(residuals(scaled, observed, reconstruction))
 
 
 def mean_squared_error(scaled: Any, observed: Any, reconstruction: Any) -> Any:

@@ -2,20 +2,43 @@
 
 import platform
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service.store import MODEL_CARD, PLOTS, Calibration, Corruption, FeatureReference, Manifest, SignatureSpec, Store
+import numpy as np
+from numpy.typing import NDArray
+
+from service.runtime.loaded_model import LoadedModel, open_version
+from service.schemas import take_rows
+from service.store import (
+    MODEL_CARD,
+    PLOTS,
+    PRODUCTION,
+    REPORT,
+    Calibration,
+    Corruption,
+    FeatureReference,
+    Manifest,
+    SignatureSpec,
+    Store,
+)
+from service.training.checkpoint import Checkpoints
 from service.training.config import TrainingConfig, settle
 from service.training.data import Dataset, read_dataset
+from service.training.gate import Comparison, Promotion, compare
+from service.training.labels import take_labels
+from service.training.latent import settle_latent
+from service.training.place import Place, own_place
 from service.training.progress import Reporter, SilentReporter
+from service.training.promote import decide, hold_production, in_production, open_production, unseen_rows
 from service.training.publish import check_target, verify
 from service.training.reference import feature_reference
-from service.training.report import TrainingResult, model_card
+from service.training.report import TrainingResult, describe_rows, model_card
+from service.training.series import Windows
 from service.training.split import Split, split_rows
 
 if TYPE_CHECKING:
@@ -37,6 +60,7 @@ class TrainedModel:
     graph: "ServingGraph"
     history: "History"
     calibration: Calibration
+    point_calibration: Calibration | None
     metrics: "Metrics"
     reference: tuple[FeatureReference, ...]
     warnings: tuple[str, ...]
@@ -46,11 +70,19 @@ def train(
     config: TrainingConfig,
     *,
     source: str,
-    store: Path,
+    store: Path | str,
     model: str,
     columns: Sequence[str] = (),
     drop: Sequence[str] = (),
+    where: Sequence[str] = (),
+    schema_file: Path | None = None,
+    resize: tuple[int, int] | None = None,
+    windows: Windows | None = None,
+    promotion: Promotion | None = None,
+    labels: str | None = None,
+    checkpoints: Checkpoints | None = None,
     reporter: Reporter | None = None,
+    verify: Callable[[Path], None] = verify,
 ) -> TrainingResult:
     """Train on ``source`` (a path, or ``digits``) and publish the result as the next version of ``model``.
 
@@ -58,8 +90,17 @@ def train(
     through, it has no new version.
 
     Args:
-        columns, drop: names of columns to use or to leave out, for CSV and Parquet.
+        columns, drop: names of columns to use or to leave out, for tables.
+        where: conditions on rows of tables, such as ``label=normal``; all must hold.
+        schema_file: JSON or TOML with what the user says of the columns of a table.
+        resize: height and width that images are brought to.
+        windows: take the source for a series, whose rows are these windows.
+        promotion: whether ``production`` moves to the new version, after a comparison with the one that it names. By
+            default nothing is compared, and no alias touched.
+        labels: column of a table that says which rows are anomalies; for that comparison only, and no column of rows.
+        checkpoints: where the run is kept while it fits. What is there is removed once the version is published.
         reporter: is told of stages and epochs; silence by default.
+        verify: loads the staged version before it gets its number; by default in a fresh process.
 
     Raises:
         DataError: no model can be made of these rows.
@@ -72,106 +113,224 @@ def train(
     target = Store(store)
     check_target(target, model)
     reporter.stage("Reading rows")
-    dataset = read_dataset(source, columns=columns, drop=drop, max_rows=config.max_rows, seed=config.seed)
-    trained = train_model(dataset, config, reporter)
-    number = publish_model(trained, store=target, model=model, reporter=reporter)
+    dataset = read_dataset(
+        source,
+        columns=columns,
+        drop=drop,
+        where=where,
+        schema_file=schema_file,
+        resize=resize,
+        windows=windows,
+        max_rows=config.max_rows,
+        seed=config.seed,
+        progress=reporter.rows,
+    )
+    reporter.note(describe_rows(dataset))
+    dataset, known = take_labels(dataset, labels) if labels else (dataset, None)
+    trained = train_model(dataset, config, reporter, checkpoints=checkpoints)
+    before = in_production(target, model) if promotion else None
+    if promotion in ("auto", "never"):
+        hold_production(target, model)
+    number, comparison = publish_model(
+        trained, store=target, model=model, rival=before, labels=known, reporter=reporter, verify=verify
+    )
+    decision = decide(promotion, comparison, version=number, before=before) if promotion else None
+    if decision and decision.promoted:
+        target.set_alias(model, PRODUCTION, number)
+    if checkpoints:
+        checkpoints.remove()
     return TrainingResult(
         model=model,
         version=number,
         source=dataset.source,
-        rows=len(dataset.instances),
+        rows=len(dataset),
+        total_rows=dataset.total or len(dataset),
         latent_dim=trained.graph.latent_dim,
-        metrics=trained.metrics.record(),
+        metrics=_metrics(trained, comparison),
         threshold=trained.calibration.threshold,
         false_alarm_rate=config.false_alarm_rate,
         warnings=trained.warnings,
+        decision=decision,
         seconds=time.monotonic() - started,
     )
 
 
-def train_model(dataset: Dataset, config: TrainingConfig, reporter: Reporter) -> TrainedModel:
+def help_train(
+    dataset: Dataset, config: TrainingConfig, *, reporter: Reporter, checkpoints: Checkpoints | None = None
+) -> None:
+    """What the workers but the chief do with the rows that it reads too: compute their share, and write nothing."""
+    train_model(dataset, config, reporter, checkpoints=checkpoints)
+    reporter.stage("Done; the chief publishes")
+
+
+def train_model(
+    dataset: Dataset, config: TrainingConfig, reporter: Reporter, *, checkpoints: Checkpoints | None = None
+) -> TrainedModel:
     """Split, fit, calibrate and measure. Writes nothing. Errors as of ``train``."""
-    split = split_rows(len(dataset.instances), config)
-    config = settle(config, features=dataset.features, rows=len(split.train))
+    split = split_rows(len(dataset), config, blocks=dataset.blocks)
+    config = settle(config, dataset.schema, rows=len(split.train))
+    place = own_place()
     reporter.stage("Starting TensorFlow")
-    from service.training.architecture import build_autoencoder
-    from service.training.calibrate import calibrate
+    from service.training.architecture import build_autoencoder, start_as_pca
+    from service.training.calibrate import calibrate, calibrate_points
     from service.training.evaluate import evaluate, find_warnings, scale_splits
     from service.training.fit import fit, make_reproducible
     from service.training.graph import build_graph
-    from service.training.scaling import fit_scaling
+    from service.training.preprocessing import fit_preprocessing
+    from service.training.score_ensemble import fit_score
+    from service.training.workers import join_workers, use_devices
 
-    reporter.stage(f"Fitting {len(split.train)} rows")
+    device = use_devices()
+    workers = join_workers(place)
+    reporter.stage(f"Fitting {len(split.train)} rows on {device}{_beside(place)}")
     make_reproducible(config.seed)
-    scaling = fit_scaling(dataset.instances[split.train], dataset.schema, config)
-    splits = scale_splits(dataset, split, scaling)
-    autoencoder = build_autoencoder(dataset.schema, config)
-    train_rows, validation_rows = splits["train"].scaled, splits["validation"].scaled
-    history = fit(autoencoder, scaling, config, train=train_rows, validation=validation_rows, reporter=reporter)
-    graph = build_graph(dataset.schema, autoencoder, scaling, train=train_rows.targets)
+    train_rows = take_rows(dataset.rows, split.train)
+    preprocessing = fit_preprocessing(train_rows, dataset.schema, config)
+    splits = scale_splits(dataset, split, preprocessing)
+    fitted, validation = splits["train"].scaled, splits["validation"].scaled
+    config, reason = settle_latent(config, fitted.inputs, features=dataset.schema.features)
+    autoencoder = build_autoencoder(dataset.schema, config, preprocessing.layout)
+    start_as_pca(autoencoder, fitted.inputs, seed=config.seed)
+    history = fit(
+        autoencoder,
+        preprocessing,
+        config,
+        train=fitted,
+        validation=validation,
+        reporter=reporter,
+        checkpoint=checkpoints.of(_identity(dataset, config, place)) if checkpoints else None,
+        workers=workers,
+    )
+    graph = build_graph(dataset.schema, autoencoder, preprocessing, train=fitted.targets)
+    score = fit_score(graph.serving, (fitted, validation), dataset.schema, config)
+    graph = replace(graph, score=score)
 
     reporter.stage("Calibrating and measuring")
-    calibration = calibrate(graph, dataset.instances[split.calibration], config)
-    metrics = evaluate(graph, splits, history, calibration, config)
-    warnings = find_warnings(metrics, calibration, config)
-    reference = feature_reference(dataset.instances[split.train], dataset.schema)
-    return TrainedModel(dataset, config, split, graph, history, calibration, metrics, reference, warnings)
+    calibration = calibrate(graph, take_rows(dataset.rows, split.calibration), config)
+    points = None
+    if dataset.series is not None and dataset.blocks is not None:
+        held_back = np.unique(dataset.blocks[split.calibration])
+        points = calibrate_points(graph, [dataset.series.block(number) for number in held_back], config)
+    metrics = evaluate(graph, splits, history, calibration, config, latent_reason=reason, device=device)
+    warnings = (*dataset.notes, *find_warnings(metrics, calibration, config))
+    reference = feature_reference(train_rows, dataset.schema)
+    return TrainedModel(dataset, config, split, graph, history, calibration, points, metrics, reference, warnings)
 
 
-def publish_model(trained: TrainedModel, *, store: Store, model: str, reporter: Reporter) -> int:
-    """Export, verify in a fresh process and publish; the version's number. Errors as of ``train``."""
+def _beside(place: Place) -> str:
+    return "" if place.count == 1 else f", worker {place.index + 1} of {place.count}"
+
+
+def _identity(dataset: Dataset, config: TrainingConfig, place: Place) -> dict[str, Any]:
+    """What must be the same for a run to go on with the same result."""
+    settings = config.model_dump(mode="json")
+    return {**settings, "rows": dataset.sha256, "workers": place.count, "libraries": _libraries()}
+
+
+def publish_model(
+    trained: TrainedModel,
+    *,
+    store: Store,
+    model: str,
+    reporter: Reporter,
+    rival: int | None = None,
+    labels: NDArray[np.bool_] | None = None,
+    verify: Callable[[Path], None] = verify,
+) -> tuple[int, Comparison | None]:
+    """Export, compare with the version ``rival`` (with the rows' ``labels``), verify in a fresh process and publish.
+
+    Returns the version's number, and the comparison where there is a rival that can be loaded. Errors as of ``train``.
+    """
     from service.training.export import choose_sample, export
+    from service.training.html_report import write_report
 
-    test_rows = trained.dataset.instances[trained.split.test]
+    test_rows = take_rows(trained.dataset.rows, trained.split.test)
     with store.stage(model) as staging:
         reporter.stage("Exporting")
         sample = choose_sample(trained.graph, trained.calibration, test_rows)
         denoises = trained.config.corruption != "none"
-        specs = export(staging.path, trained.graph, trained.calibration, denoises=denoises, sample=sample)
-        created = datetime.now(UTC).replace(microsecond=0)
+        specs = export(
+            staging.path,
+            trained.graph,
+            trained.calibration,
+            denoises=denoises,
+            sample=sample,
+            points=trained.point_calibration,
+        )
+        blank = _manifest(trained, specs, model=model)
+        exported = open_version(staging.path, blank)
+        comparison = None
+        if rival is not None:
+            reporter.stage(f"Comparing with version {rival}, which is in production")
+            comparison = _compare(trained, exported, store=store, rival=rival, labels=labels)
 
         def build_manifest(number: int, digests: dict[str, str]) -> Manifest:
-            return _manifest(trained, specs, created, model=model, number=number, digests=digests)
+            metrics = _metrics(trained, comparison)
+            return blank.model_copy(update={"version": number, "digests": digests, "metrics": metrics})
 
-        (staging.path / MODEL_CARD).write_text(model_card(build_manifest(1, {})), encoding="utf-8")
+        described = build_manifest(1, {})
+        (staging.path / MODEL_CARD).write_text(model_card(described), encoding="utf-8")
         _draw(trained, staging.path / PLOTS)
+        _exhibit(trained, staging.path)
+        write_report(staging.path / REPORT, exported, described, test_rows, trained.history)
         reporter.stage("Verifying in a fresh process")
         number = staging.publish(build_manifest, verify)
     reporter.stage(f"Published version {number} of {model}")
-    return number
+    return number, comparison
+
+
+def _compare(
+    trained: TrainedModel, candidate: LoadedModel, *, store: Store, rival: int, labels: NDArray[np.bool_] | None
+) -> Comparison | None:
+    production = open_production(store, candidate.name, rival)
+    if production is None:
+        return None
+    dataset = trained.dataset
+    rows = unseen_rows(
+        production.manifest, trained.split, rows=len(dataset), sha256=dataset.sha256, blocks=dataset.blocks
+    )
+    known = None if labels is None else labels[rows]
+    return compare(candidate, production, take_rows(dataset.rows, rows), labels=known)
+
+
+def _metrics(trained: TrainedModel, comparison: Comparison | None) -> dict[str, Any]:
+    return {**trained.metrics.record(), "comparison": comparison.record() if comparison else None}
 
 
 def _draw(trained: TrainedModel, folder: Path) -> None:
     from service.training.evaluate import reconstruct, score_rows
     from service.training.plots import POINTS, draw_plots
 
-    rows = trained.dataset.instances[trained.split.test]
+    rows = take_rows(trained.dataset.rows, trained.split.test)
+    shown = take_rows(rows, slice(POINTS))
     draw_plots(
         folder,
         history=trained.history,
         calibration=trained.calibration,
         test_scores=score_rows(trained.graph, rows),
-        rows=rows[:POINTS],
-        reconstructions=reconstruct(trained.graph, rows[:POINTS]),
+        rows=shown,
+        reconstructions=reconstruct(trained.graph, shown),
         schema=trained.dataset.schema,
     )
 
 
-def _manifest(
-    trained: TrainedModel,
-    specs: dict[str, SignatureSpec],
-    created: datetime,
-    *,
-    model: str,
-    number: int,
-    digests: dict[str, str],
-) -> Manifest:
+def _exhibit(trained: TrainedModel, folder: Path) -> None:
+    """Write what the console draws, of rows that were not fitted: of the others it would be too flattering."""
+    from service.training.exhibits import write_exhibits
+
+    split = trained.split
+    rows = take_rows(trained.dataset.rows, np.concatenate([split.test, split.calibration, split.validation]))
+    write_exhibits(folder, trained.graph, trained.history, rows, seed=trained.config.seed)
+
+
+def _manifest(trained: TrainedModel, specs: dict[str, SignatureSpec], *, model: str) -> Manifest:
+    """The manifest but for its number and digests, which come last."""
     config = trained.config
     noise = None if config.corruption == "none" else Corruption(kind=config.corruption, level=config.corruption_level)
     return Manifest(
         model=model,
-        version=number,
-        created=created,
+        version=1,
+        created=datetime.now(UTC).replace(microsecond=0),
         input=trained.dataset.schema,
         signatures=specs,
         latent_dim=trained.graph.latent_dim,
@@ -181,12 +340,14 @@ def _manifest(
         source=trained.dataset.source,
         source_sha256=trained.dataset.sha256,
         row_counts=trained.split.counts,
+        source_rows=trained.dataset.total,
         libraries=_libraries(),
-        metrics=trained.metrics.record(),
+        metrics=_metrics(trained, None),
         warnings=trained.warnings,
         calibration=trained.calibration,
+        point_calibration=trained.point_calibration,
         reference=trained.reference,
-        digests=digests,
+        digests={},
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.schemas import Column, InputSchema
+from service.schemas import Column, InputSchema, take_rows
 from service.training import SilentReporter, load_config
 from service.training.data import Dataset, check_dataset, read_dataset
 from tests.conftest import COLUMNS, table_rows
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def table_dataset(rows: NDArray[np.float32], *, may_be_missing: bool = False) -> Dataset:
     columns = tuple(Column(name=name, may_be_missing=may_be_missing) for name in COLUMNS)
     schema = InputSchema(kind="tabular", row_shape=(len(COLUMNS),), columns=columns)
-    return check_dataset(Dataset(rows, schema, "payments.csv", ""))
+    return check_dataset(Dataset({"instances": rows}, schema, "payments.csv", ""))
 
 
 @pytest.fixture(scope="session")
@@ -44,19 +44,19 @@ def digits_model() -> "TrainedModel":
 @pytest.fixture(scope="session")
 def table_export(table_model: "TrainedModel", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The SavedModel of ``table_model``."""
-    return _export(table_model, tmp_path_factory.mktemp("table"))
+    return export_model(table_model, tmp_path_factory.mktemp("table"))
 
 
 @pytest.fixture(scope="session")
 def digits_export(digits_model: "TrainedModel", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The SavedModel of ``digits_model``."""
-    return _export(digits_model, tmp_path_factory.mktemp("digits"))
+    return export_model(digits_model, tmp_path_factory.mktemp("digits"))
 
 
-def _export(trained: "TrainedModel", folder: Path) -> Path:
+def export_model(trained: "TrainedModel", folder: Path) -> Path:
     from service.training.export import choose_sample, export
 
-    rows = trained.dataset.instances[trained.split.test]
+    rows = take_rows(trained.dataset.rows, trained.split.test)
     sample = choose_sample(trained.graph, trained.calibration, rows)
     denoises = trained.config.corruption != "none"
     export(folder, trained.graph, trained.calibration, denoises=denoises, sample=sample)

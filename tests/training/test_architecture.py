@@ -1,6 +1,7 @@
 """Networks: what the presets build, and what is refused."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -35,6 +36,10 @@ def test_shapes(preset: str, schema: InputSchema) -> None:
     """Every preset takes images and columns, narrows them to the latent and gives back their shape."""
     from service.training.architecture import build_autoencoder
 
+    if preset == "conv" and schema.kind == "tabular":
+        with pytest.raises(ConfigurationError, match="use preset dense"):
+            build_autoencoder(schema, load_config(preset))
+        return
     autoencoder = build_autoencoder(schema, load_config(preset, dropout=0.2))
     latent, reconstruction = autoencoder.both(np.zeros((3, *schema.row_shape), np.float32))
     assert latent.shape == (3, autoencoder.latent_dim)
@@ -66,3 +71,29 @@ def test_keras_model_loads_without_our_code(digits_export: Path) -> None:
 
     network = keras.saving.load_model(digits_export / KERAS_MODEL, safe_mode=True)
     assert network.get_layer("latent").units == 12
+
+
+@pytest.mark.parametrize(
+    ("kind", "row_shape"),
+    [
+        ("image", (28, 28)),
+        ("image", (8, 8, 1)),
+        ("image", (33, 17, 3)),
+        ("image", (1, 9)),
+        ("image", (5, 100, 2)),
+        ("timeseries", (64, 1)),
+        ("timeseries", (51, 4)),
+    ],
+)
+def test_convolutions_fit_any_grid(kind: Literal["image", "timeseries"], row_shape: tuple[int, ...]) -> None:
+    """Odd sides, one or several channels, thin images and windows come back in their own shape."""
+    from service.training.architecture import build_autoencoder
+
+    schema = InputSchema(kind=kind, row_shape=row_shape)
+    autoencoder = build_autoencoder(schema, load_config("conv", latent_dim=3, dropout=0.1))
+    latent, reconstruction = autoencoder.both(np.zeros((2, *row_shape), np.float32))
+    assert latent.shape == (2, 3)
+    assert reconstruction.shape == (2, *row_shape)
+    kinds = {type(layer).__name__ for layer in autoencoder.network.layers}
+    assert kinds & {"Conv1D", "Conv2D"}
+    assert kinds & {"Conv1DTranspose", "Conv2DTranspose"}

@@ -6,8 +6,9 @@ import sys
 import pytest
 
 from service.errors import ConfigurationError
+from service.schemas import InputSchema
 from service.training import PRESETS, load_config
-from service.training.config import hidden_widths, latent_width
+from service.training.config import conv_filters, hidden_widths, latent_width, settle
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -43,7 +44,7 @@ def test_nonsense_is_refused_in_a_sentence(overrides: dict[str, object], sentenc
 
 def test_unknown_preset_names_the_known_ones() -> None:
     """A typing error is answered with what there is."""
-    with pytest.raises(ConfigurationError, match="demo, dense, keras-tutorial"):
+    with pytest.raises(ConfigurationError, match="auto, conv, demo, dense, keras-tutorial"):
         load_config("tutorial")
 
 
@@ -68,3 +69,26 @@ def test_configuring_and_reading_import_no_tensorflow() -> None:
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_preset_follows_the_kind_of_rows_and_options_stay() -> None:
+    """Images get convolutions, columns a dense network; what was set explicitly holds for both."""
+    images = InputSchema(kind="image", row_shape=(28, 28))
+    config = settle(load_config(epochs=7, false_alarm_rate=0.05), images, rows=1000)
+    assert (config.preset, config.network, config.filters, config.hidden) == ("conv", "conv", (16, 32), (512,))
+    assert (config.epochs, config.false_alarm_rate, config.schedule) == (7, 0.05, "cosine")
+    table = InputSchema(kind="tabular", row_shape=(20,))
+    assert settle(load_config(), table, rows=1000).network == "dense"
+    assert settle(load_config("dense"), images, rows=1000).network == "dense"
+
+
+@pytest.mark.parametrize(("side", "filters"), [(4, (16,)), (8, (16,)), (32, (16, 32, 64)), (224, (16, 32, 64, 64, 64))])
+def test_convolutions_deepen_with_the_image(side: int, filters: tuple[int, ...]) -> None:
+    """Until at most seven pixels are left on a side."""
+    assert conv_filters(load_config("conv"), InputSchema(kind="image", row_shape=(side, side, 3))) == filters
+
+
+def test_wide_images_get_small_batches() -> None:
+    """A batch of large colour images must not fill the memory."""
+    schema = InputSchema(kind="image", row_shape=(512, 512, 3))
+    assert settle(load_config("conv"), schema, rows=10_000).batch_size == 8

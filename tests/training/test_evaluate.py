@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from service.schemas import take_rows
 from service.store import Calibration
 from service.training import load_config
 
@@ -17,14 +18,14 @@ pytestmark = pytest.mark.tf
 
 def test_pca_error_is_what_the_small_eigenvalues_leave(table_model: "TrainedModel") -> None:
     """The baseline's training error is the variance outside of its components, by numpy's own eigenvalues."""
-    rows = table_model.dataset.instances[table_model.split.train].astype(np.float64)
+    rows = table_model.dataset.rows["instances"][table_model.split.train].astype(np.float64)
     eigenvalues = np.linalg.eigvalsh(np.corrcoef(rows.T))
     assert table_model.metrics.pca.train == pytest.approx(eigenvalues[:-2].sum() / 6, rel=1e-3)
 
 
 def test_autoencoder_errors_are_of_their_splits(table_model: "TrainedModel") -> None:
     """The recorded error of the test rows is the mean of their reconstruction errors."""
-    rows = table_model.dataset.instances[table_model.split.test]
+    rows = take_rows(table_model.dataset.rows, table_model.split.test)
     error = table_model.graph.reconstruct(rows)["error"].numpy().mean()
     assert table_model.metrics.autoencoder.test == pytest.approx(error, rel=1e-5)
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from service.errors import TrainingFailed
+from service.schemas import take_rows
 from service.training import SilentReporter, TrainingConfig, load_config
+from service.training.data import read_dataset
 from service.training.progress import Epoch
 from tests.conftest import table_rows
 from tests.training.conftest import table_dataset
@@ -48,17 +50,25 @@ def test_same_seed_same_weights() -> None:
 
 def test_stops_early_and_keeps_the_best_epoch() -> None:
     """Training ends ``patience`` epochs after the best, and the best weights are the ones that stay."""
-    from service.training.fit import scale_rows
-
     listener = Listener()
     config = load_config("dense", latent_dim=2, hidden=(16,), epochs=200, patience=2, learning_rate=0.05)
+    config = config.model_copy(update={"linear_path": False})
     trained = fit_small(config, reporter=listener)
     losses = [epoch.validation_loss for epoch in listener.epochs]
     assert len(losses) < 200
     assert trained.history.best_epoch == 1 + int(np.argmin(losses)) == len(losses) - 2
-    rows = scale_rows(trained.graph.scaling, trained.dataset.instances[trained.split.validation]).inputs
+    rows = trained.graph.preprocessing.scale_all(take_rows(trained.dataset.rows, trained.split.validation)).inputs
     kept = float(np.mean(np.square(trained.graph.trained.network(rows) - rows)))
     assert kept == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_a_denoiser_is_judged_with_noise() -> None:
+    """The epoch that is kept is the one that cleans noisy validation rows best, not the one that copies clean ones."""
+    config = load_config("dense", latent_dim=3, hidden=(32,), epochs=30, patience=30, learning_rate=3e-3)
+    clean = fit_small(config)
+    noisy = fit_small(config.model_copy(update={"corruption": "gaussian", "corruption_level": 1.0}))
+    assert min(noisy.history.validation_loss) > 3 * min(clean.history.validation_loss)
+    assert noisy.history.best_epoch == 1 + int(np.argmin(noisy.history.validation_loss))
 
 
 def test_without_patience_all_epochs_run() -> None:
@@ -66,6 +76,16 @@ def test_without_patience_all_epochs_run() -> None:
     config = load_config("dense", latent_dim=2, hidden=(16,), epochs=9, learning_rate=0.2)
     trained = fit_small(config.model_copy(update={"patience": None}))
     assert len(trained.history.train_loss) == trained.history.best_epoch == 9
+
+
+def test_convolutions_learn_images_reproducibly() -> None:
+    """Fitted twice by a cosine schedule the weights are the same, and better than they were."""
+    from service.training.train import train_model
+
+    dataset, config = read_dataset("digits", max_rows=300), load_config("conv", latent_dim=8, filters=(8,), epochs=12)
+    first, again = (train_model(dataset, config, SilentReporter()) for _ in range(2))
+    assert weights(first) == weights(again)
+    assert first.history.train_loss[-1] < 0.5 * first.history.train_loss[0]
 
 
 @pytest.mark.parametrize("loss", ["mean_squared_error", "mean_absolute_error", "huber", "binary_crossentropy"])
@@ -80,14 +100,15 @@ def test_learns_with_gaps(loss: str) -> None:
 
 def test_a_loss_that_is_not_finite_ends_the_run() -> None:
     """Nothing is published of a run that diverged."""
-    from service.training.fit import ScaledRows, fit
+    from service.training.fit import fit
+    from service.training.preprocessing import ScaledRows
 
     trained = fit_small(SMALL)
     bad = np.full((20, 6), np.inf, np.float32)
     rows = ScaledRows(bad, bad)
     graph = trained.graph
     with pytest.raises(TrainingFailed, match="smaller learning rate"):
-        fit(graph.trained, graph.scaling, SMALL, train=rows, validation=rows, reporter=SilentReporter())
+        fit(graph.trained, graph.preprocessing, SMALL, train=rows, validation=rows, reporter=SilentReporter())
 
 
 def test_weight_decay_shrinks_the_weights() -> None:
@@ -95,8 +116,24 @@ def test_weight_decay_shrinks_the_weights() -> None:
     sizes = [
         sum(float(np.abs(weight).sum()) for weight in trained.graph.trained.network.get_weights())
         for trained in (
-            fit_small(load_config("dense", latent_dim=2, hidden=(16,), epochs=20, weight_decay=decay))
+            fit_small(
+                load_config("dense", latent_dim=2, hidden=(16,), epochs=20, weight_decay=decay, linear_path=False)
+            )
             for decay in (0.0, 0.9)
         )
     ]
     assert sizes[1] < 0.99 * sizes[0]
+
+
+def test_starts_as_pca_and_keeps_it_where_nothing_is_better() -> None:
+    """With a hopeless learning rate the model is PCA; with a good one it is better than its start."""
+    hopeless = load_config("dense", latent_dim=2, hidden=(16,), epochs=4, learning_rate=5.0)
+    trained = fit_small(hopeless)
+    assert trained.history.best_epoch == 0
+    assert trained.metrics.autoencoder.test == pytest.approx(trained.metrics.pca.test, rel=1e-3)
+    assert not any("PCA" in warning for warning in trained.warnings)
+    curved = table_rows(400, seed=5)
+    curved[:, 0] = np.square(curved[:, 1]) / 50
+    better = fit_small(hopeless.model_copy(update={"learning_rate": 3e-3, "epochs": 30}), rows=curved)
+    assert better.history.best_epoch > 0
+    assert better.metrics.autoencoder.test < better.metrics.pca.test

@@ -8,10 +8,11 @@ import orjson
 import pytest
 from numpy.typing import NDArray
 
-from service.schemas import Column, InputSchema
+from service.schemas import INSTANCES, Column, InputSchema
 from service.scoring import conformal_p_values, conformal_threshold, reconstruction_error
 from service.store import GOLDEN_OUTPUTS, SAMPLE_REQUEST
 from service.training import SilentReporter, load_config
+from service.training.layout import plain_layout
 from tests.conftest import COLUMNS, table_rows
 from tests.training.conftest import table_dataset
 
@@ -39,13 +40,13 @@ def call(loaded: Any, signature: str, rows: NDArray[np.float32]) -> dict[str, ND
 
 def untrained(schema: InputSchema, rows: NDArray[np.float32]) -> "ServingGraph":
     from service.training.architecture import build_autoencoder
-    from service.training.fit import scale_rows
     from service.training.graph import build_graph
-    from service.training.scaling import fit_scaling
+    from service.training.preprocessing import fit_preprocessing
 
     config = load_config("dense", latent_dim=2, hidden=(8,))
-    scaling = fit_scaling(rows, schema, config)
-    return build_graph(schema, build_autoencoder(schema, config), scaling, train=scale_rows(scaling, rows).targets)
+    preprocessing = fit_preprocessing({INSTANCES: rows}, schema, config)
+    train = preprocessing.scale_all({INSTANCES: rows}).targets
+    return build_graph(schema, build_autoencoder(schema, config), preprocessing, train=train)
 
 
 def test_signatures_by_name(table_export: Path, digits_export: Path) -> None:
@@ -63,8 +64,8 @@ def test_signatures_by_name(table_export: Path, digits_export: Path) -> None:
 def test_reconstruct_equals_the_trained_network(table_export: Path, table_model: "TrainedModel") -> None:
     """The reloaded export gives the network's latent and reconstruction, and numpy's error of it."""
     rows = table_rows(200, seed=9)
-    mean = table_model.dataset.instances[table_model.split.train].mean(axis=0, dtype=np.float64)
-    deviation = table_model.dataset.instances[table_model.split.train].std(axis=0, dtype=np.float64)
+    mean = table_model.dataset.rows["instances"][table_model.split.train].mean(axis=0, dtype=np.float64)
+    deviation = table_model.dataset.rows["instances"][table_model.split.train].std(axis=0, dtype=np.float64)
     scaled = ((rows - mean) / deviation).astype(np.float32)
     latent, expected = (np.asarray(each) for each in table_model.graph.trained.both(scaled))
     loaded = load(table_export)
@@ -91,9 +92,9 @@ def test_ties_count_as_at_least_as_anomalous(table_model: "TrainedModel") -> Non
     from service.training.quiet import tf
 
     graph, rows = table_model.graph, tf.constant(table_rows(200, seed=9))
-    scores = np.sort(compile_for_rows(graph.scores, graph.schema)(rows).numpy())
+    scores = np.sort(compile_for_rows(graph.scores, graph.schema)(instances=rows).numpy())
     calibration = table_model.calibration.model_copy(update={"rows": 200, "scores": tuple(scores.tolist())})
-    results = compile_for_rows(graph.anomaly_score(calibration), graph.schema)(rows)
+    results = compile_for_rows(graph.anomaly_score(calibration), graph.schema)(instances=rows)
     np.testing.assert_array_equal(results["p_value"].numpy(), conformal_p_values(results["score"].numpy(), scores))
     assert results["p_value"].numpy().min() == pytest.approx(2 / 201)
 
@@ -123,10 +124,11 @@ def test_a_row_is_answered_alone_as_in_a_batch_where_nothing_is_left_to_err() ->
     rows = (causes @ [[1.0, 2.0, -3.0, 0.5, 7.0, 1.5]]).astype(np.float32)
     config = load_config("dense", latent_dim=1, hidden=(100, 50), epochs=30)
     graph = train_model(table_dataset(rows), config, SilentReporter()).graph
+    errors = compile_for_rows(lambda raw: graph.reconstruct(raw)["error"], graph.schema)
+    assert np.median(errors(instances=tf.constant(rows[:1000])).numpy()) < 1e-6
     scores = compile_for_rows(graph.scores, graph.schema)
-    together = scores(tf.constant(rows[:1000])).numpy()
-    assert np.median(together) < 1e-6
-    alone = [scores(tf.constant(rows[row : row + 1])).numpy()[0] for row in range(0, 1000, 10)]
+    together = scores(instances=tf.constant(rows[:1000])).numpy()
+    alone = [scores(instances=tf.constant(rows[row : row + 1])).numpy()[0] for row in range(0, 1000, 10)]
     np.testing.assert_allclose(alone, together[::10], rtol=1e-5)
 
 
@@ -189,9 +191,9 @@ def test_blame_is_not_smeared_over_correlated_columns() -> None:
         del observed
         return tf.reduce_sum(tf.square(rows - rebuild(rows)), axis=1)
 
-    seen = tf.ones_like(row, dtype=tf.bool)
-    shares, _ = counterfactual_shares(row, seen, rebuild(row), quantiles, score)
-    assert error_shares(row, seen, rebuild(row)).numpy()[0].argmax() != 0
+    seen, layout = tf.ones_like(row, dtype=tf.bool), plain_layout(InputSchema(kind="tabular", row_shape=(3,)))
+    shares, _ = counterfactual_shares(row, seen, rebuild(row), typical=quantiles, layout=layout, score=score)
+    assert error_shares(row, seen, rebuild(row), layout).numpy()[0].argmax() != 0
     assert shares.numpy()[0].argmax() == 0
 
 
@@ -224,14 +226,14 @@ def test_missing_values_are_filled_and_blamed_for_nothing() -> None:
     graph = untrained(InputSchema(kind="tabular", row_shape=(6,), columns=columns), rows)
     gaps = rows[:20].copy()
     gaps[:, 2] = np.nan
-    assert np.isfinite(graph.scores(gaps).numpy()).all()
-    assert np.isfinite(graph.reconstruct(gaps)["reconstruction"].numpy()).all()
-    results = {name: output.numpy() for name, output in graph.explain(gaps).items()}
+    assert np.isfinite(graph.scores({INSTANCES: gaps}).numpy()).all()
+    assert np.isfinite(graph.reconstruct({INSTANCES: gaps})["reconstruction"].numpy()).all()
+    results = {name: output.numpy() for name, output in graph.explain({INSTANCES: gaps}).items()}
     np.testing.assert_array_equal(results["contribution"][:, 2], 0)
     assert np.isfinite(results["expected"]).all()
-    nothing = graph.scores(np.full((1, 6), np.nan, np.float32)).numpy()
+    nothing = graph.scores({INSTANCES: np.full((1, 6), np.nan, np.float32)}).numpy()
     np.testing.assert_array_equal(nothing, [0.0])
-    uniform = graph.explain(np.full((1, 6), np.nan, np.float32))["contribution"].numpy()
+    uniform = graph.explain({INSTANCES: np.full((1, 6), np.nan, np.float32)})["contribution"].numpy()
     np.testing.assert_allclose(uniform, 1 / 6)
 
 
@@ -239,15 +241,15 @@ def test_wide_tables_are_explained_by_their_errors() -> None:
     """Above 256 columns the shares are those of the squared error."""
     rows = np.random.default_rng(0).normal(size=(50, 300)).astype(np.float32)
     graph = untrained(InputSchema(kind="tabular", row_shape=(300,)), rows)
-    passed = graph.run(rows)
+    passed = graph.run({INSTANCES: rows})
     squares = np.square(passed.scaled.numpy() - passed.reconstruction.numpy())
-    shares = graph.explain(rows)["contribution"].numpy()
+    shares = graph.explain({INSTANCES: rows})["contribution"].numpy()
     np.testing.assert_allclose(shares, squares / squares.sum(axis=1, keepdims=True), rtol=1e-4)
 
 
 def test_denoise_keeps_to_the_range_and_removes_noise(digits_export: Path, digits_model: "TrainedModel") -> None:
     """Denoised images are nearer to the clean ones, and are images."""
-    clean = digits_model.dataset.instances[digits_model.split.test]
+    clean = digits_model.dataset.rows["instances"][digits_model.split.test]
     noise = np.random.default_rng(0).normal(scale=0.3 * 16, size=clean.shape)
     noisy = np.clip(clean + noise, 0, 16).astype(np.float32)
     denoised = call(load(digits_export), "denoise", noisy)["denoised"]

@@ -1,0 +1,164 @@
+"""Charts of the training report as SVG pictures that follow the reader's light or dark mode."""
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+from numpy.typing import NDArray
+
+from service.store import Calibration
+from service.training.evidence import Evidence
+
+if TYPE_CHECKING:
+    from service.training.fit import History
+
+INK = "#123456"
+"""Stands for the reader's text colour while matplotlib draws; no chart uses it for anything else."""
+BLUE, ORANGE, GREEN = "#3b82c4", "#e07b39", "#3a9b6b"
+STYLE = "<style>svg{color:#1d2733}@media (prefers-color-scheme:dark){svg{color:#dfe5ec}}</style>"
+SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "savefig.transparent": True,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+}
+BAND = 0.95
+MAX_POINTS = 2_000
+CHANNELS_DRAWN = 3
+
+
+def losses(history: "History") -> str:
+    with mpl.rc_context(SETTINGS):
+        figure, axes = _figure()
+        epochs = range(1, len(history.train_loss) + 1)
+        axes.plot(epochs, history.train_loss, label="rows that are fitted", color=BLUE)
+        axes.plot(epochs, history.validation_loss, label="rows that only stop the training", color=ORANGE)
+        axes.axvline(history.best_epoch, color=INK, linestyle=":", label=f"kept: epoch {history.best_epoch}")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("loss")
+        if min(*history.train_loss, *history.validation_loss) > 0:
+            axes.set_yscale("log")
+        axes.legend()
+        return _svg(figure)
+
+
+def score_histogram(calibration: Calibration, test_scores: NDArray[np.float32]) -> str:
+    with mpl.rc_context(SETTINGS):
+        figure, axes = _figure()
+        both = np.concatenate([np.array(calibration.scores), test_scores.astype(np.float64)])
+        # On a logarithmic axis, where scores are usually spread over orders of magnitude, no score may be zero or less.
+        is_log = bool(both.min() > 0)
+        bins = np.geomspace(both.min(), both.max() * 1.001, 50) if is_log else np.linspace(both.min(), both.max(), 50)
+        parts = (("calibration rows", calibration.scores, BLUE), ("test rows", test_scores, ORANGE))
+        for label, scores, colour in parts:
+            weights = np.full(len(scores), 1 / len(scores))
+            axes.hist(scores, bins=bins.tolist(), weights=weights, alpha=0.55, label=label, color=colour)
+        rate = f"threshold, false-alarm rate {calibration.false_alarm_rate:.2%}"
+        axes.axvline(calibration.threshold, color=INK, linestyle="--", label=rate)
+        if is_log:
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("anomaly score")
+        axes.set_ylabel("share of rows")
+        axes.legend()
+        return _svg(figure)
+
+
+def calibration_curve(calibration: Calibration, p_values: NDArray[np.float32]) -> str:
+    """Nominal against empirical false-alarm rate on test rows, and where the curve lies when the promise holds."""
+    nominal, empirical, low, high = false_alarms(calibration.rows, p_values)
+    with mpl.rc_context(SETTINGS):
+        figure, axes = _figure(4.2)
+        axes.fill_between(nominal, low, high, color=BLUE, alpha=0.2, linewidth=0, label=f"{BAND:.0%} band by chance")
+        axes.plot(nominal, nominal, color=INK, linestyle=":", linewidth=1, label="as promised")
+        axes.plot(nominal, empirical, color=ORANGE, label="on test rows")
+        axes.set(xscale="log", yscale="log", xlabel="false-alarm rate asked for", ylabel="false-alarm rate seen")
+        axes.set_ylim(bottom=max(float(nominal[0]) / 3, 1 / (2 * len(p_values))))
+        axes.legend()
+        return _svg(figure)
+
+
+def false_alarms(
+    calibration_rows: int, p_values: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Nominal rates, the share of test rows at or below each, and the band that holds this share by chance.
+
+    The band is beta-binomial: with a threshold at a rank of finitely many calibration scores, the true rate of alarms
+    is itself uncertain, Beta(k, n + 1 - k), and then come as many test rows as there are.
+    """
+    from scipy.stats import betabinom
+
+    ranks = np.unique(np.geomspace(1, max(1, (calibration_rows + 1) // 2), 60).round().astype(int))
+    nominal = ranks / (calibration_rows + 1)
+    # Rounded up in float32, as the p-values were, so that a p-value of exactly the rate counts.
+    empirical = np.searchsorted(np.sort(p_values), nominal.astype(np.float32), side="right") / len(p_values)
+    tails = ((1 - BAND) / 2, 1 - (1 - BAND) / 2)
+    low, high = (betabinom.ppf(tail, len(p_values), ranks, calibration_rows + 1 - ranks) for tail in tails)
+    return nominal, empirical, low / len(p_values), high / len(p_values)
+
+
+def latent_map(evidence: Evidence) -> str:
+    with mpl.rc_context(SETTINGS):
+        figure, axes = _figure(4.6)
+        chosen = np.linspace(0, evidence.count - 1, min(MAX_POINTS, evidence.count)).astype(int)
+        # The most unusual rows are drawn last, on top.
+        chosen = chosen[np.argsort(-evidence.p_values[chosen], kind="stable")]
+        across = evidence.projected[chosen, 0]
+        upwards = evidence.projected[chosen, 1] if evidence.projected.shape[1] > 1 else np.zeros(len(chosen))
+        colours = np.log10(evidence.p_values[chosen])
+        drawn = axes.scatter(across, upwards, c=colours, cmap="coolwarm_r", s=9, rasterized=True, linewidths=0)
+        bar = figure.colorbar(drawn, ax=axes)
+        bar.set_label("p-value, as a power of ten")
+        axes.set_xlabel(f"widest direction ({evidence.explained[0]:.0%} of the variance)")
+        if len(evidence.explained) > 1:
+            axes.set_ylabel(f"second widest ({evidence.explained[1]:.0%})")
+        return _svg(figure)
+
+
+def series(observed: NDArray[np.float32], rebuilt: NDArray[np.float32]) -> str:
+    """One window (steps, channels): observed and reconstructed, a panel a channel."""
+    channels = min(CHANNELS_DRAWN, observed.shape[1])
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(4.2, 0.4 + 1.3 * channels), layout="constrained")
+        for channel, axes in enumerate(figure.subplots(channels, 1, squeeze=False, sharex=True)[:, 0]):
+            axes.plot(observed[:, channel], color=BLUE, linewidth=1.2, label="observed")
+            axes.plot(rebuilt[:, channel], color=ORANGE, linewidth=1.2, label="reconstructed")
+        axes.set_xlabel("step")
+        return _svg(figure)
+
+
+def picture(image: NDArray[Any], *, low: float, high: float) -> bytes:
+    """A PNG of one image (height, width[, channels]), a pixel a pixel; ``low`` is black."""
+    from PIL import Image
+
+    levels = np.clip((np.nan_to_num(image).astype(np.float64) - low) / max(high - low, 1e-30), 0, 1)
+    pixels = np.rint(levels * 255).astype(np.uint8)
+    if pixels.ndim > 2:
+        pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
+def _figure(height: float = 3.4) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _svg(figure: Figure) -> str:
+    """Without library version and date, so that the same run gives the same bytes."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", dpi=110, metadata={"Date": None, "Creator": None})
+    svg = file.getvalue()
+    start = svg.index("<svg")
+    end_of_tag = svg.index(">", start) + 1
+    return svg[start:end_of_tag] + STYLE + svg[end_of_tag:].replace(INK, "currentColor")

@@ -1,0 +1,169 @@
+"""What an image model is worth as a codec: bytes of its latents and their quality, against PNG and JPEG.
+
+All sizes are of whole files, since that is what somebody would store; what of a JPEG are headers is told as well, as in
+small images they are most of it. Nobody can read a latent without the decoder, so its size is told too.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.schemas import InputSchema
+from service.training.graph import ServingGraph, map_arrays
+from service.training.quiet import tf
+
+MAX_ROWS = 500
+CHANNELS = (1, 3)
+SSIM_WINDOW = 11
+BEST_JPEG = 95
+"""Above it JPEG files grow without getting better, says Pillow."""
+START_OF_SCAN = b"\xff\xda"
+INT8_LEVELS = 127
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How well images come back, and for how many bytes each on average."""
+
+    bytes: float
+    psnr_db: float
+    """Of the mean squared error over all images, the peak being white."""
+    ssim: float
+    """Mean structural similarity (Wang et al., IEEE TIP 13, 2004): 1 is the image itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantisation:
+    """One byte for each value of a latent: ``round((latent - offset) / scale)``, cut to -127 to 127."""
+
+    offset: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    def quantise(self, latents: NDArray[np.float32]) -> NDArray[np.int8]:
+        steps = np.rint((latents - np.array(self.offset)) / np.array(self.scale))
+        return np.asarray(np.clip(steps, -INT8_LEVELS, INT8_LEVELS), np.int8)
+
+    def restore(self, quantised: NDArray[np.int8]) -> NDArray[np.float32]:
+        latents: NDArray[np.float32] = (quantised * np.array(self.scale) + np.array(self.offset)).astype(np.float32)
+        return latents
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """Measured on test rows."""
+
+    images: int
+    pixel_bytes: int
+    png_bytes: float
+    float32: Fidelity
+    int8: Fidelity
+    jpeg: Fidelity
+    """Of the smallest files that are at least as near to the images as ``int8``."""
+    jpeg_quality: int
+    jpeg_header_bytes: float
+    """Part of ``jpeg.bytes`` that is the same for all images of a size: headers and tables."""
+    decoder_bytes: int
+    quantisation: Quantisation
+
+
+def fit_quantisation(latents: NDArray[np.float32]) -> Quantisation:
+    """From the least to the greatest value of each dimension of training latents (rows, latent_dim)."""
+    low, high = latents.min(axis=0).astype(np.float64), latents.max(axis=0).astype(np.float64)
+    scale = np.where(high > low, (high - low) / (2 * INT8_LEVELS), 1.0)
+    return Quantisation(tuple(((high + low) / 2).tolist()), tuple(scale.tolist()))
+
+
+def measure_compression(
+    graph: ServingGraph, *, train: NDArray[np.float32], test: NDArray[np.float32]
+) -> Compression | None:
+    """``train`` and ``test``: scaled rows without gaps. None where rows are not pixels in [0, 1], grey or colour."""
+    size = _picture_shape(graph.schema)
+    if size is None or not graph.preprocessing.scaling.bounded:
+        return None
+    test = test[:MAX_ROWS]
+    pixels = _pixels(test, size)
+    quantisation = fit_quantisation(map_arrays(graph.trained.encoder, train))
+    latents = map_arrays(graph.trained.encoder, test)
+
+    def fidelity(latents: NDArray[np.float32], latent_bytes: int) -> Fidelity:
+        rebuilt = _pixels(map_arrays(graph.trained.decoder, latents), size)
+        return _fidelity(pixels, rebuilt, latent_bytes)
+
+    int8 = fidelity(quantisation.restore(quantisation.quantise(latents)), graph.latent_dim)
+    jpeg, quality, header_bytes = _jpeg_as_good_as(int8.psnr_db, pixels)
+    return Compression(
+        images=len(pixels),
+        pixel_bytes=int(pixels[0].size),
+        png_bytes=float(np.mean([len(_encoded(image, "PNG", optimize=True)) for image in pixels])),
+        float32=fidelity(latents, 4 * graph.latent_dim),
+        int8=int8,
+        jpeg=jpeg,
+        jpeg_quality=quality,
+        jpeg_header_bytes=header_bytes,
+        decoder_bytes=4 * graph.trained.decoder.count_params(),
+        quantisation=quantisation,
+    )
+
+
+def _picture_shape(schema: InputSchema) -> tuple[int, int, int] | None:
+    shape = schema.row_shape if schema.kind == "image" else ()
+    height, width, channels = shape if len(shape) == 3 else (*shape, 1) if len(shape) == 2 else (0, 0, 0)
+    return (height, width, channels) if channels in CHANNELS else None
+
+
+def _pixels(scaled: NDArray[Any], size: tuple[int, int, int]) -> NDArray[np.uint8]:
+    return np.asarray(np.rint(np.clip(scaled, 0, 1) * 255), np.uint8).reshape(len(scaled), *size)
+
+
+def _fidelity(pixels: NDArray[np.uint8], rebuilt: NDArray[np.uint8], size: float) -> Fidelity:
+    error = float(np.mean(np.square(pixels.astype(np.float64) - rebuilt)))
+    window = min(SSIM_WINDOW, *pixels.shape[1:3])
+    ssim = _mean_of_pairs(lambda one, other: tf.image.ssim(one, other, 255, filter_size=window), pixels, rebuilt)
+    return Fidelity(size, float(10 * np.log10(255**2 / max(error, 1e-6))), ssim)
+
+
+def _mean_of_pairs(function: Any, one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Mean of a function of two batches of images, a few at a time."""
+    parts = [
+        function(tf.constant(one[at : at + 50]), tf.constant(other[at : at + 50])) for at in range(0, len(one), 50)
+    ]
+    return float(np.mean(np.concatenate([part.numpy() for part in parts])))
+
+
+def _jpeg_as_good_as(psnr_db: float, pixels: NDArray[np.uint8]) -> tuple[Fidelity, int, float]:
+    """The smallest JPEG files with at least that PSNR, their quality setting, and the bytes of their headers."""
+    low, high = 1, BEST_JPEG
+    while low < high:
+        middle = (low + high) // 2
+        if _jpeg(pixels, middle)[0].psnr_db >= psnr_db:
+            high = middle
+        else:
+            low = middle + 1
+    found, files = _jpeg(pixels, low)
+    return found, low, float(np.mean([_header_bytes(file) for file in files]))
+
+
+def _jpeg(pixels: NDArray[np.uint8], quality: int) -> tuple[Fidelity, Sequence[bytes]]:
+    from PIL import Image
+
+    files = [_encoded(image, "JPEG", quality=quality, optimize=True) for image in pixels]
+    rebuilt = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files]).reshape(pixels.shape)
+    return _fidelity(pixels, rebuilt, float(np.mean([len(file) for file in files]))), files
+
+
+def _encoded(image: NDArray[np.uint8], kind: str, **options: Any) -> bytes:
+    from PIL import Image
+
+    sink = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(sink, format=kind, **options)
+    return sink.getvalue()
+
+
+def _header_bytes(jpeg: bytes) -> int:
+    """Bytes before the compressed pixels."""
+    start = jpeg.index(START_OF_SCAN)
+    return start + 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big")

@@ -1,0 +1,258 @@
+"""The quality gate: a candidate against the version in production, on the same held-back rows.
+
+Both are scored through their SavedModels. Two versions scale differently, so errors are compared in a common scale: raw
+values over the spread that the held-back rows themselves have. Imports no TensorFlow until a version is loaded.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.runtime.loaded_model import LoadedModel
+from service.schemas import (
+    ANOMALY_SCORE,
+    CATEGORIES,
+    INSTANCES,
+    RECONSTRUCT,
+    TIMESTAMPS,
+    InputSchema,
+    Rows,
+    row_count,
+    times_as_numbers,
+)
+from service.scoring import alarm_rate, is_anomaly
+
+Promotion = Literal["auto", "always", "never"]
+"""When ``production`` moves to a new version: where the gate finds it not worse, whatever it finds, or not at all."""
+
+ERROR_TOLERANCE = 0.05
+"""The error may be greater by this share."""
+LABEL_TOLERANCE = 0.02
+"""AUROC and AUPR may be less by so much."""
+MIN_RANK_CORRELATION = 0.3
+MIN_STABILITY_ROWS = 100
+"""With fewer rows a rank correlation says too little to hold a version back."""
+STANDARD_ERRORS = 2.0
+"""A difference in error counts when it is so many of its standard errors."""
+SIGNIFICANT = 0.01
+FAR = 10.0
+"""A value that is missed by more spreads than this counts as if by so many: one wild value must not decide."""
+COLUMNS_NAMED = 5
+_RECONSTRUCTIONS = {
+    INSTANCES: "reconstruction",
+    CATEGORIES: f"reconstruction_{CATEGORIES}",
+    TIMESTAMPS: f"reconstruction_{TIMESTAMPS}",
+}
+ROWS_PER_BATCH = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One measure of both versions."""
+
+    candidate: float
+    production: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the gate measured. ``worse`` says why the candidate is not to be promoted; empty: it may be."""
+
+    production: int
+    """Version that the candidate was compared with."""
+    rows: int
+    worse: tuple[str, ...]
+    """Sentences."""
+    error: Pair | None = None
+    """Mean squared reconstruction error in units of the held-back rows' own spread."""
+    alarm_rate: Pair | None = None
+    """Share of normal held-back rows over each version's own threshold."""
+    nominal: Pair | None = None
+    """False-alarm rates that the thresholds were chosen for."""
+    rank_correlation: float | None = None
+    """Spearman's, of the two versions' scores."""
+    flags_differ: float | None = None
+    """Share of rows that one version calls an anomaly and the other does not."""
+    auroc: Pair | None = None
+    aupr: Pair | None = None
+
+    @property
+    def passed(self) -> bool:
+        return not self.worse
+
+    def record(self) -> dict[str, Any]:
+        """As the manifest keeps it."""
+        return {**asdict(self), "passed": self.passed}
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What one version says of the rows."""
+
+    errors: NDArray[np.float64]
+    scores: NDArray[np.float32]
+    flags: NDArray[np.bool_]
+
+
+def compare(
+    candidate: LoadedModel, production: LoadedModel, rows: Rows, *, labels: NDArray[np.bool_] | None = None
+) -> Comparison:
+    """Compare two versions on raw ``rows`` that neither was fitted on.
+
+    Args:
+        labels: of each row whether it is an anomaly. Errors and alarm rates are those of the other rows then.
+    """
+    refused = _schema_difference(candidate.schema, production.schema)
+    if not refused and not row_count(rows):
+        refused = "There are no rows that production was not fitted on."
+    if refused:
+        return Comparison(production.version, 0, (refused,))
+    new, old = (_measure(version, rows) for version in (candidate, production))
+    normal = np.ones(row_count(rows), np.bool_) if labels is None else ~labels
+    versions = (candidate, production)
+    rates = [
+        alarm_rate(each.scores[normal], version.threshold) for each, version in zip((new, old), versions, strict=True)
+    ]
+    auroc, aupr = _by_labels(new, old, labels)
+    correlation, differ = _rank_correlation(new.scores, old.scores), float(np.mean(new.flags != old.flags))
+    worse = (
+        *_worse_error(new.errors[normal], old.errors[normal]),
+        *_worse_calibration(candidate, rates, rows=int(normal.sum())),
+        *_worse_stability(correlation, rows=len(normal)),
+        *_worse_labels("AUROC", auroc),
+        *_worse_labels("AUPR", aupr),
+    )
+    return Comparison(
+        production=production.version,
+        rows=len(normal),
+        worse=worse,
+        error=Pair(float(new.errors[normal].mean()), float(old.errors[normal].mean())),
+        alarm_rate=Pair(*rates),
+        nominal=Pair(candidate.false_alarm_rate, production.false_alarm_rate),
+        rank_correlation=correlation,
+        flags_differ=differ,
+        auroc=auroc,
+        aupr=aupr,
+    )
+
+
+def _schema_difference(new: InputSchema, old: InputSchema) -> str | None:
+    """Why rows of one version cannot be given to the other; None when they can."""
+    ours, theirs = ([(column.name, column.type) for column in schema.columns] for schema in (new, old))
+    if ours != theirs:
+        changed = sorted({name for name, _ in set(ours) ^ set(theirs)})
+        which = ", ".join(changed[:COLUMNS_NAMED]) + (", …" if len(changed) > COLUMNS_NAMED else "")
+        return f"Its columns are not those of production: {which or 'the order differs'}."
+    if (new.kind, new.row_shape) != (old.kind, old.row_shape):
+        shapes = [f"{schema.kind} {list(schema.row_shape)}" for schema in (new, old)]
+        return f"Its rows are not those of production: {shapes[0]} instead of {shapes[1]}."
+    return None
+
+
+def _measure(version: LoadedModel, rows: Rows) -> _Measured:
+    scores = run_batches(version, ANOMALY_SCORE.name, rows)["score"]
+    rebuilt = run_batches(version, RECONSTRUCT.name, rows)
+    return _Measured(common_errors(rows, rebuilt), scores, is_anomaly(scores, version.threshold))
+
+
+def run_batches(version: LoadedModel, signature: str, rows: Rows) -> dict[str, NDArray[Any]]:
+    """All outputs of a signature for all rows, computed batch by batch."""
+    starts = range(0, row_count(rows), ROWS_PER_BATCH)
+    parts = [
+        version.run(signature, {name: array[start : start + ROWS_PER_BATCH] for name, array in rows.items()})
+        for start in starts
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def common_errors(rows: Rows, rebuilt: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+    """Mean squared error of each row's columns in units of the spread of the rows themselves; a gap cannot be wrong.
+
+    An input is compared with the output ``reconstruction`` of its name, which is in raw units. A wrong label counts 1.
+    """
+    missed = []
+    for name, output in _RECONSTRUCTIONS.items():
+        if name in rows:
+            actual = _as_numbers(rows[name])
+            if actual is None:
+                wrong = (rows[name] != rebuilt[output]) & (rows[name] != b"")
+                missed.append(wrong.astype(np.float64))
+            else:
+                given = _as_numbers(rebuilt[output])
+                missed.append(np.abs(given - actual) / _spreads(actual))
+    squares = np.square(np.minimum(np.nan_to_num(np.concatenate(missed, axis=1), nan=0.0, posinf=FAR), FAR))
+    errors: NDArray[np.float64] = squares.mean(axis=1)
+    return errors
+
+
+def _as_numbers(array: NDArray[Any]) -> Any:
+    """(rows, columns) float64 with NaN for gaps; None for labels."""
+    if array.dtype.kind == "O":
+        return None
+    flat = array.reshape(len(array), -1)
+    return flat.astype(np.float64) if array.dtype.kind == "f" else times_as_numbers(flat)
+
+
+def _spreads(actual: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard deviation of each column (rows, columns) without its gaps; 1 where it does not vary."""
+    present = np.ma.masked_invalid(actual)
+    spread, size = present.std(axis=0).filled(0.0), np.abs(present.mean(axis=0)).filled(0.0)
+    return np.where(spread > 1e-7 * size, spread, 1.0)
+
+
+def _worse_error(new: NDArray[np.float64], old: NDArray[np.float64]) -> tuple[str, ...]:
+    excess = new - (1 + ERROR_TOLERANCE) * old
+    noise = STANDARD_ERRORS * excess.std() / np.sqrt(len(excess)) if len(excess) > 1 else np.inf
+    if not excess.mean() > noise:
+        return ()
+    return (f"Its reconstruction error is {new.mean():.4g}, that of production {old.mean():.4g}.",)
+
+
+def _worse_calibration(candidate: LoadedModel, rates: list[float], *, rows: int) -> tuple[str, ...]:
+    """Whether so many alarms on normal rows are more than the finite calibration and the finite test explain."""
+    from scipy.stats import betabinom
+
+    new, old = rates
+    nominal, known = candidate.false_alarm_rate, candidate.manifest.calibration.rows
+    rank = min(known, int(np.ceil((known + 1) * (1 - nominal) - 1e-9)))
+    # With the threshold at that rank, the chance of an alarm is itself uncertain: Beta(known - rank + 1, rank).
+    chance = betabinom.sf(round(new * rows) - 1, rows, known - rank + 1, rank)
+    if chance >= SIGNIFICANT or new <= old:
+        return ()
+    return (f"It flags {new:.2%} of normal rows instead of {nominal:.2%}; production flags {old:.2%}.",)
+
+
+def _worse_stability(correlation: float | None, *, rows: int) -> tuple[str, ...]:
+    if correlation is None or rows < MIN_STABILITY_ROWS or correlation >= MIN_RANK_CORRELATION:
+        return ()
+    return (f"It orders rows otherwise than production does: the rank correlation of the scores is {correlation:.2f}.",)
+
+
+def _worse_labels(name: str, pair: Pair | None) -> tuple[str, ...]:
+    if pair is None or pair.candidate >= pair.production - LABEL_TOLERANCE:
+        return ()
+    return (f"Its {name} is {pair.candidate:.3f}, that of production {pair.production:.3f}.",)
+
+
+def _rank_correlation(new: NDArray[np.float32], old: NDArray[np.float32]) -> float | None:
+    """Spearman's; None where one version gives all rows the same score."""
+    if len(new) < 3 or np.ptp(new) == 0 or np.ptp(old) == 0:
+        return None
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(new, old).statistic)
+
+
+def _by_labels(new: _Measured, old: _Measured, labels: NDArray[np.bool_] | None) -> tuple[Pair | None, Pair | None]:
+    if labels is None or labels.all() or not labels.any():
+        return None, None
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    auroc, aupr = (
+        Pair(float(measure(labels, new.scores)), float(measure(labels, old.scores)))
+        for measure in (roc_auc_score, average_precision_score)
+    )
+    return auroc, aupr

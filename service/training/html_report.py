@@ -1,0 +1,315 @@
+"""``report.html``: the model card with pictures, one file that any browser shows, prints and works without internet.
+
+Names of models, columns and files come from strangers: every text goes through ``_text`` on its way into the page.
+"""
+
+import html
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from service.runtime.loaded_model import LoadedModel
+from service.schemas import INSTANCES, Rows
+from service.store import Manifest
+from service.training import charts
+from service.training.evidence import Evidence, FeatureError, cells, feature_errors, gather
+from service.training.report import SPLITS, compared
+
+if TYPE_CHECKING:
+    from service.training.fit import History
+
+COLUMNS_SHOWN = 100
+CELLS_SHOWN = 8
+
+PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>$title</title>
+<style>
+:root { color-scheme: light dark; --ink: #1d2733; --soft: #566373; --line: #d5dce4; --paper: #fff; --card: #f5f7fa;
+  --bar: #3b82c4; --warn: #8a4b00; --warn-paper: #fff4e0; }
+@media (prefers-color-scheme: dark) { :root { --ink: #dfe5ec; --soft: #9fadbc; --line: #35414e; --paper: #141a21;
+  --card: #1c242d; --bar: #5b9bd5; --warn: #ffc06b; --warn-paper: #33260f; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.2rem; max-width: 60rem; background: var(--paper); color: var(--ink);
+  font: 1rem/1.55 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; }
+h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
+p { margin: .4rem 0; max-width: 46rem; } .soft, figcaption { color: var(--soft); font-size: .9rem; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; margin: .6rem 0; font-size: .92rem; }
+th, td { padding: .25rem .7rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+.scroll th, .scroll td { overflow-wrap: normal; } .row th, .row td { overflow-wrap: anywhere; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+figure { margin: .8rem 0; } figure > img { max-width: 100%; height: auto; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); gap: .7rem; margin: 1rem 0; }
+.facts div, .row { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .6rem .8rem; }
+.facts b { display: block; font-size: 1.25rem; font-variant-numeric: tabular-nums; }
+.rows { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: .7rem; }
+.row { break-inside: avoid; } .row table { width: 100%; margin: .3rem 0 0; }
+.pixels { display: grid; grid-template-columns: repeat(3, 1fr); gap: .4rem; }
+.pixels figure { margin: 0; } .pixels img { width: 100%; image-rendering: pixelated; border: 1px solid var(--line); }
+.warning { background: var(--warn-paper); color: var(--warn); border-radius: .5rem; padding: .5rem .8rem; }
+.bar { display: block; width: 100%; min-width: 6rem; height: .8rem; } .bar rect { fill: var(--bar); }
+.bar line { stroke: var(--ink); stroke-dasharray: 2; }
+@media print { body { max-width: none; padding: 0; font-size: .85rem; } h2 { break-after: avoid; }
+  figure { break-inside: avoid; } details > * { display: block; } }
+</style>
+</head>
+<body>
+<main>
+$body
+</main>
+</body>
+</html>
+""")
+
+
+def write_report(path: Path, version: LoadedModel, manifest: Manifest, rows: Rows, history: "History") -> None:
+    """Write the report of an exported version.
+
+    Args:
+        manifest: the version's, complete but for its number and digests, which come last.
+        rows: raw test rows.
+    """
+    page = report_page(manifest, gather(version, rows), history)
+    path.write_text(page, encoding="utf-8")
+
+
+def report_page(manifest: Manifest, evidence: Evidence, history: "History") -> str:
+    """The whole page."""
+    sections = (
+        _head(manifest),
+        *(f'<p class="warning"><b>Warning.</b> {_text(warning)}</p>' for warning in manifest.warnings),
+        *_quality(manifest),
+        *_against_production(manifest),
+        *_losses(history),
+        *_reconstructions(evidence),
+        *_feature_errors(evidence),
+        *_compression(manifest.metrics.get("compression")),
+        *_scores(manifest, evidence),
+        *_latents(manifest, evidence),
+        *_training(manifest),
+    )
+    return PAGE.substitute(title=_text(f"Training report: {manifest.model}"), body="\n".join(sections))
+
+
+def _head(manifest: Manifest) -> str:
+    counts = manifest.row_counts
+    shape = " × ".join(str(size) for size in manifest.input.row_shape)
+    what = f"{len(manifest.input.columns)} columns" if manifest.input.columns else f"{shape} values"
+    noise = manifest.corruption
+    learned = "It was trained without noise and does not denoise."
+    if noise is not None:
+        learned = f"It learned to remove {noise.kind.replace('_', '-')} noise of level {noise.level:g}."
+    facts = {
+        "rows in all": f"{sum(counts.model_dump().values()):,}",
+        "a row": what,
+        "latent": str(manifest.latent_dim),
+        "false alarms on test rows": f"{manifest.metrics['test_alarm_rate']:.2%}",
+        "… asked for": f"{manifest.calibration.false_alarm_rate:.2%}",
+    }
+    boxes = "".join(f"<div><b>{_text(value)}</b>{_text(name)}</div>" for name, value in facts.items())
+    return f"""<h1>Model {_text(manifest.model)}</h1>
+<p class="soft">Training report of {manifest.created:%Y-%m-%d %H:%M} UTC, trained on {_text(manifest.source)}</p>
+<p>An autoencoder squeezes each row through a narrow latent and builds it up again. It learned to do so for ordinary
+rows; a row that comes back changed is unlike them. {_text(learned)}</p>
+<div class="facts">{boxes}</div>
+<p>{counts.train:,} rows were fitted, {counts.validation:,} stopped the training, {counts.calibration:,} gave the
+p-values and the threshold, and {counts.test:,} tested the result. No row is in two of these.</p>"""
+
+
+def _quality(manifest: Manifest) -> Iterator[str]:
+    errors = manifest.metrics["reconstruction_error"]
+    labels = {"autoencoder": "autoencoder", "pca": f"PCA, {manifest.latent_dim} components"}
+    rows = [(label, *(f"{errors[name][split]:.4g}" for split in SPLITS)) for name, label in labels.items()]
+    yield "<h2>Reconstruction error</h2>"
+    yield """<p>Mean squared error in scaled units; less is better. PCA is the best that straight lines can do with a
+latent of the same width. A test error far above that of the fitted rows would be overfitting.</p>"""
+    yield _table(("", *SPLITS), rows)
+    denoising = manifest.metrics.get("denoising")
+    if denoising:
+        yield (
+            f"<p>Noise was put on test rows: their mean squared error was {denoising['noisy']:.4g} before and "
+            f"{denoising['denoised']:.4g} after denoising.</p>"
+        )
+
+
+def _against_production(manifest: Manifest) -> Iterator[str]:
+    comparison = manifest.metrics.get("comparison")
+    if not comparison:
+        return
+    yield f"<h2>Against version {comparison['production']}</h2>"
+    yield f"<p>The version in production at the time, on the same {comparison['rows']:,} held-back rows.</p>"
+    measures = compared(comparison)
+    if measures:
+        yield _table(("", "this version", "in production"), measures)
+    reasons = comparison["worse"] or ["It is not worse."]
+    yield from (f"<p><b>{_text(reason)}</b></p>" for reason in reasons)
+
+
+def _losses(history: "History") -> Iterator[str]:
+    yield "<h2>Training</h2>"
+    yield _chart(charts.losses(history), "Loss by epoch", "Where the lines part, the network begins to learn by heart.")
+
+
+def _reconstructions(evidence: Evidence) -> Iterator[str]:
+    yield "<h2>Rows and their reconstructions</h2>"
+    for title, chosen in (("Best reconstructed", evidence.best), ("Worst reconstructed", evidence.worst)):
+        shown = "".join(_row(evidence, int(row)) for row in chosen)
+        yield f'<h3>{title} of {evidence.count:,} test rows</h3><div class="rows">{shown}</div>'
+
+
+def _row(evidence: Evidence, row: int) -> str:
+    draw = {"image": _image_row, "timeseries": _series_row}.get(evidence.schema.kind, _table_row)
+    judged = (
+        f"error {evidence.rebuilt['error'][row]:.4g}, score {evidence.scores[row]:.4g}, "
+        f"p-value {evidence.p_values[row]:.4g}"
+    )
+    return f'<div class="row"><span class="soft">{judged}</span>{draw(evidence, row)}</div>'
+
+
+def _image_row(evidence: Evidence, row: int) -> str:
+    observed, rebuilt = evidence.rows[INSTANCES][row], evidence.rebuilt["reconstruction"][row]
+    low, high = evidence.schema.value_range or (float(np.nanmin(observed)), float(np.nanmax(observed)))
+    missed = np.abs(rebuilt - observed)
+    missed = missed if missed.ndim < 3 else missed.mean(axis=-1)
+    pictures = {
+        "observed": charts.picture(observed, low=low, high=high),
+        "rebuilt": charts.picture(rebuilt, low=low, high=high),
+        "error": charts.picture(missed, low=0, high=(high - low) / 2),
+    }
+    figures = (
+        f'<figure><img src="{_address("image/png", png)}" alt="{name}"><figcaption>{name}</figcaption></figure>'
+        for name, png in pictures.items()
+    )
+    return f'<div class="pixels">{"".join(figures)}</div>'
+
+
+def _series_row(evidence: Evidence, row: int) -> str:
+    drawn = charts.series(evidence.rows[INSTANCES][row], evidence.rebuilt["reconstruction"][row])
+    return _chart(drawn, "Blue is observed, orange reconstructed")
+
+
+def _table_row(evidence: Evidence, row: int) -> str:
+    shown = cells(evidence, row)
+    lines = [(cell.column, cell.observed, cell.reconstructed) for cell in shown[:CELLS_SHOWN]]
+    more = f'<span class="soft">and {len(shown) - CELLS_SHOWN} nearer ones</span>' if len(shown) > CELLS_SHOWN else ""
+    return _table(("column", "observed", "reconstructed"), lines) + more
+
+
+def _feature_errors(evidence: Evidence) -> Iterator[str]:
+    features = feature_errors(evidence)
+    numbers = [feature for feature in features if not feature.is_label]
+    labels = [feature for feature in features if feature.is_label]
+    if features:
+        yield "<h2>Error by column</h2>"
+    if numbers:
+        yield """<p>Mean squared error over the column's variance: 0 comes back unchanged, 1 (the dashed line) is no
+better than always saying the mean. What does not come back hardly takes part in the latent.</p>"""
+        yield _bars(numbers, greatest=max(1.0, *(feature.error for feature in numbers)))
+    if labels:
+        yield "<p>Columns of labels: the share of rows that come back with another label.</p>"
+        yield _bars(labels, greatest=1.0)
+
+
+def _bars(features: list[FeatureError], *, greatest: float) -> str:
+    lines = []
+    for feature in features[:COLUMNS_SHOWN]:
+        limit = "" if feature.is_label else f'<line x1="{100 / greatest:.1f}%" x2="{100 / greatest:.1f}%" y2="100%"/>'
+        bar = f'<rect width="{100 * feature.error / greatest:.1f}%" height="100%"/>{limit}'
+        value = f"{feature.error:.1%}" if feature.is_label else f"{feature.error:.3g}"
+        lines.append(
+            f'<tr><th scope="row">{_text(feature.name)}</th><td class="number">{value}</td>'
+            f'<td><svg class="bar" aria-hidden="true">{bar}</svg></td></tr>'
+        )
+    left = len(features) - COLUMNS_SHOWN
+    more = f'<p class="soft">and {left} with less error</p>' if left > 0 else ""
+    return f'<div class="scroll"><table>{"".join(lines)}</table></div>{more}'
+
+
+def _compression(measured: dict[str, Any] | None) -> Iterator[str]:
+    if not measured:
+        return
+    lossy = {
+        f"JPEG, quality {measured['jpeg_quality']}": measured["jpeg"],
+        "latent, float32": measured["float32"],
+        "latent, int8": measured["int8"],
+    }
+    rows = [
+        ("pixels, 8 bits", f"{measured['pixel_bytes']:.0f}", "lossless", "1"),
+        ("PNG", f"{measured['png_bytes']:.0f}", "lossless", "1"),
+        *((name, f"{one['bytes']:.0f}", f"{one['psnr_db']:.2f}", f"{one['ssim']:.4f}") for name, one in lossy.items()),
+    ]
+    yield "<h2>As a codec</h2>"
+    yield f"<p>Mean over {measured['images']:,} test images; the decoder is needed once, {_decoder(measured)}.</p>"
+    yield _table(("", "bytes an image", "PSNR dB", "SSIM"), rows)
+
+
+def _decoder(measured: dict[str, Any]) -> str:
+    return f"{measured['decoder_bytes'] / 1e6:.2f} MB"
+
+
+def _scores(manifest: Manifest, evidence: Evidence) -> Iterator[str]:
+    calibration = manifest.calibration
+    yield "<h2>Scores and false alarms</h2>"
+    yield f"""<p>The threshold {calibration.threshold:.5g} is the score that {calibration.false_alarm_rate:.2%} of
+ordinary rows are over, taken from {calibration.rows:,} calibration rows.</p>"""
+    yield _chart(
+        charts.score_histogram(calibration, evidence.scores),
+        "Scores of ordinary rows",
+        "Neither sort of rows was fitted, so both should lie alike. Test rows farther right would be false alarms.",
+    )
+    yield _chart(
+        charts.calibration_curve(calibration, evidence.p_values),
+        "False-alarm rate asked for, against the one seen on test rows",
+        "For whichever rate is chosen, the line should stay in the band or below: then the p-values hold. "
+        "The band knows that there are only so many calibration and test rows.",
+    )
+
+
+def _latents(manifest: Manifest, evidence: Evidence) -> Iterator[str]:
+    yield "<h2>Latent space</h2>"
+    yield _chart(
+        charts.latent_map(evidence),
+        "Test rows by their latents",
+        f"The {manifest.latent_dim} values of a latent along the two directions in which they vary most (PCA). "
+        "Red points are unusual rows.",
+    )
+
+
+def _training(manifest: Manifest) -> Iterator[str]:
+    yield "<h2>How it was made</h2>"
+    yield _table(("setting", "value"), [(name, str(value)) for name, value in manifest.training.items()])
+    libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
+    yield f'<p class="soft">Made with {_text(libraries)}. SHA-256 of all rows: {_text(manifest.source_sha256)}.</p>'
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """The first cell of a row is its head."""
+    heads = "".join(f'<th scope="col">{_text(cell)}</th>' if cell else "<td></td>" for cell in head)
+    lines = []
+    for first, *rest in rows:
+        others = "".join(f"<td>{_text(cell)}</td>" for cell in rest)
+        lines.append(f'<tr><th scope="row">{_text(first)}</th>{others}</tr>')
+    return f'<div class="scroll"><table><tr>{heads}</tr>{"".join(lines)}</table></div>'
+
+
+def _chart(svg: str, title: str, explanation: str = "") -> str:
+    caption = f"<b>{_text(title)}.</b> {_text(explanation)}"
+    address = _address("image/svg+xml", svg.encode())
+    return f'<figure><img src="{address}" alt="{_text(title)}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _address(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{b64encode(content).decode()}"
+
+
+def _text(text: str) -> str:
+    return html.escape(text, quote=True)

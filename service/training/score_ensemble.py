@@ -1,0 +1,148 @@
+"""The default score of tables: distances in the space of the rows and in that of latent and residual, as one number."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.schemas import InputSchema
+from service.training.architecture import Autoencoder
+from service.training.config import TrainingConfig
+from service.training.preprocessing import ScaledRows
+from service.training.quiet import tf
+from service.training.score import ReconstructionScore, Score, residuals
+from service.training.score_parts import MAX_CORESET_ROWS, SMALLEST_DISTANCE, Mahalanobis, Matrix, Neighbours
+
+MAX_FIT_ROWS = 10_000
+FAR_WEIGHT = 0.7
+"""Below 1: ``far`` decides only where it is clear. While all training rows are normal, near rows tell more."""
+LEAST_SPREAD = 0.01
+LOWEST, HIGHEST = -40.0, 1e30
+PARTS = 4
+FAR = 3
+"""Position of ``far`` among the parts."""
+ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FitRows:
+    """Rows as they passed through the network, flat, in random order: the arguments of a score."""
+
+    scaled: Matrix
+    observed: NDArray[np.bool_]
+    latent: Matrix
+    reconstruction: Matrix
+
+    def __len__(self) -> int:
+        return len(self.scaled)
+
+    def __getitem__(self, chosen: Any) -> "FitRows":
+        return FitRows(self.scaled[chosen], self.observed[chosen], self.latent[chosen], self.reconstruction[chosen])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EnsembleScore:
+    """Four distances, each as a standardised logarithm, in one score.
+
+    ``near``, ``near trusted`` and ``latent and residual`` are averaged; ``far`` takes over where it says clearly more.
+    The result is made positive by log(1 + exp(x)): a typical training row scores 0.69, and one in ten more than 1.31.
+    """
+
+    neighbours: Neighbours
+    mahalanobis: Mahalanobis
+    centers: Matrix
+    """(4,): median of the logarithm of each distance over trusted rows, each left out of the coreset itself."""
+    spreads: Matrix
+    """(4,): distance from there to the 90 % quantile."""
+
+    name = "neighbours, latent and residual"
+
+    @classmethod
+    def fit(cls, rows: FitRows, *, trim: float) -> Self:
+        """Fit on ``rows``, of which the share ``trim`` that lies farthest out is not trusted.
+
+        A trimmed fit in the manner of Rousseeuw and Van Driessen (A fast algorithm for the minimum covariance
+        determinant, Technometrics 41, 1999); ``far`` of a first fit on all rows says which they are.
+        """
+        is_trusted = np.ones(len(rows), bool)
+        if trim:
+            everything = Neighbours.fit(rows.scaled[:MAX_CORESET_ROWS], min(len(rows), MAX_CORESET_ROWS))
+            far = _batched(lambda part, itself: everything(part.scaled, part.observed, itself)[2], rows, everything)
+            is_trusted[np.argsort(far, kind="stable")[max(2, round(len(rows) * (1 - trim))) :]] = False
+        return cls._fit_once(rows, is_trusted)
+
+    @classmethod
+    def _fit_once(cls, rows: FitRows, is_trusted: NDArray[np.bool_]) -> Self:
+        in_coreset = np.arange(len(rows)) < MAX_CORESET_ROWS
+        # The trusted rows of the coreset, its others, then the rest, so that a row's number is that in the coreset.
+        order = np.argsort(np.where(in_coreset, ~is_trusted, 2), kind="stable")
+        rows, is_trusted = rows[order], is_trusted[order]
+        core = int(in_coreset.sum())
+        neighbours = Neighbours.fit(rows.scaled[:core], int(is_trusted[:core].sum()))
+        mahalanobis = Mahalanobis.fit(_latent_and_residual(rows[is_trusted]))
+        plain = cls(neighbours, mahalanobis, np.zeros(PARTS), np.ones(PARTS))
+        logarithms = _batched(plain._parts_of, rows, neighbours)
+        centers, upper = np.quantile(logarithms[is_trusted], (0.5, 0.9), axis=0)
+        return cls(neighbours, mahalanobis, centers, np.maximum(upper - centers, LEAST_SPREAD))
+
+    def __call__(self, scaled: Any, observed: Any, latent: Any, reconstruction: Any) -> Any:
+        return tf.math.softplus(self._combine(self._parts(scaled, observed, latent, reconstruction)))
+
+    def _parts(self, scaled: Any, observed: Any, latent: Any, reconstruction: Any, itself: Any = None) -> Any:
+        """Logarithms of the distances, (rows, 4)."""
+        near, near_trusted, far = self.neighbours(_flat(scaled), _flat(observed), itself)
+        residual = residuals(scaled, observed, reconstruction)
+        within = self.mahalanobis(tf.concat([tf.cast(latent, residual.dtype), _flat(residual)], axis=1))
+        return tf.math.log(tf.stack([near, near_trusted, within + SMALLEST_DISTANCE, far], axis=1))
+
+    def _combine(self, logarithms: Any) -> Any:
+        standard = (logarithms - self.centers) / self.spreads
+        together = tf.reduce_mean(standard[:, :FAR], axis=1)
+        return tf.clip_by_value(tf.maximum(together, FAR_WEIGHT * standard[:, FAR]), LOWEST, HIGHEST)
+
+    def _parts_of(self, rows: FitRows, itself: Any) -> Any:
+        return self._parts(rows.scaled, rows.observed, rows.latent, rows.reconstruction, itself)
+
+
+def _batched(function: Callable[[FitRows, Any], Any], rows: FitRows, neighbours: Neighbours) -> Matrix:
+    """A function of rows, of which the first are the coreset, and of their numbers in it."""
+    numbers = np.arange(len(rows), dtype=np.int32)
+    itself = np.where(numbers < len(neighbours.coreset), numbers, np.int32(-1))
+    starts = range(0, len(rows), ROWS_AT_ONCE)
+    batches = [slice(start, start + ROWS_AT_ONCE) for start in starts]
+    return np.concatenate([function(rows[batch], tf.constant(itself[batch])).numpy() for batch in batches])
+
+
+def fit_score(serving: Autoencoder, splits: Sequence[ScaledRows], schema: InputSchema, config: TrainingConfig) -> Score:
+    """The configured score, fitted on the rows of ``splits``; at most 10,000 of them, drawn with the seed.
+
+    Early stopping has decided by then, so that its validation rows serve here; calibration rows must not.
+    """
+    chosen = config.score if config.score != "auto" else "ensemble" if schema.kind == "tabular" else "reconstruction"
+    if chosen == "reconstruction":
+        return ReconstructionScore()
+    inputs = np.concatenate([rows.inputs for rows in splits])
+    missing = np.concatenate([np.isnan(rows.targets) for rows in splits])
+    order = np.random.default_rng([config.seed, 4]).permutation(len(inputs))[:MAX_FIT_ROWS]
+    return EnsembleScore.fit(_pass_through(serving, inputs[order], ~missing[order]), trim=config.trim)
+
+
+def _pass_through(serving: Autoencoder, scaled: NDArray[np.float32], observed: NDArray[np.bool_]) -> FitRows:
+    passed = [
+        serving.both(tf.constant(scaled[start : start + ROWS_AT_ONCE]), training=False)
+        for start in range(0, len(scaled), ROWS_AT_ONCE)
+    ]
+    latent, reconstruction = (np.concatenate([part[at].numpy() for part in passed]) for at in (0, 1))
+    numbers = [each.reshape(len(scaled), -1).astype(np.float64) for each in (scaled, latent, reconstruction)]
+    return FitRows(numbers[0], observed.reshape(len(scaled), -1), numbers[1], numbers[2])
+
+
+def _latent_and_residual(rows: FitRows) -> Matrix:
+    residual = np.where(rows.observed, rows.scaled - rows.reconstruction, 0.0)
+    return np.concatenate([rows.latent, residual], axis=1)
+
+
+def _flat(values: Any) -> Any:
+    return values if len(values.shape) == 2 else tf.reshape(values, (-1, int(np.prod(values.shape[1:]))))

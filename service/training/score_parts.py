@@ -1,0 +1,155 @@
+"""What an anomaly score is made of: distances from training rows, fitted once and constant in the graph.
+
+All arithmetic is in float64, whatever the network computes in: a distance is a small difference of large numbers.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.training.quiet import tf
+
+MAX_CORESET_ROWS = 2048
+NEAREST = 3
+GROUP_ROWS = 16
+MAX_GROUPS = 64
+SMALLEST_DISTANCE = 1e-5
+"""Rows that differ by less than this share of a column's range are alike."""
+MAX_DIRECTIONS = 256
+MAX_COVARIANCE_ROWS = 5_000
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Neighbours:
+    """Distances from a coreset: a random sample of training rows that the model keeps, the trusted ones first.
+
+    Each column is divided by its range in training, so that a rarely used column, whose standard deviation is small,
+    does not drown the others. A missing value adds nothing to a distance.
+    """
+
+    coreset: Matrix
+    """(coreset rows, columns), in shares of the ranges."""
+    spread: Matrix
+    """(columns,): the range of each column over the trusted rows, in scaled units, above 0."""
+    trusted: int
+    """So many rows of the coreset, the first ones, are taken for normal."""
+
+    @classmethod
+    def fit(cls, rows: Matrix, trusted: int) -> Self:
+        """From training rows (rows, columns) to be kept all, of which the first ``trusted``, at least 2, are."""
+        extent = np.ptp(rows[:trusted], axis=0)
+        spread = np.where(extent > 0, extent, 1.0)
+        return cls(rows / spread, spread, trusted)
+
+    def __call__(self, rows: Any, observed: Any, itself: Any = None) -> tuple[Any, Any, Any]:
+        """Three distances of rows (rows, columns) in scaled units, each of shape (rows,): near, near trusted, far.
+
+        ``near`` is the mean distance of the 3 nearest rows (Ramaswamy, Rastogi and Shim, SIGMOD 2000; Angiulli and
+        Pizzuti, PKDD 2002), ``near trusted`` that of the nearest trusted ones. ``far`` is the distance of the nearest
+        of 16 trusted rows drawn at random (Sugiyama and Borgwardt, NeurIPS 2013), the median over 64 such draws: a few
+        anomalies in training, near one another, do not change it.
+
+        ``itself``, (rows,) int: the number of the coreset row that a row is, which is then left out; -1 for none.
+        """
+        present = tf.cast(observed, tf.float64)
+        rows = tf.cast(rows, tf.float64) / self.spread * present
+        nearness = self._nearness(rows, present)
+        if itself is not None:
+            nearness = tf.where(tf.equal(tf.range(len(self.coreset))[None], itself[:, None]), -np.inf, nearness)
+        trusted = self._least(rows, present, nearness[:, : self.trusted], 0)
+        others = self._least(rows, present, nearness[:, self.trusted :], self.trusted)
+        return _mean_of_least(tf.concat([trusted, others], axis=1)), _mean_of_least(trusted), self._far(rows, nearness)
+
+    def _nearness(self, rows: Any, present: Any) -> Any:
+        """2ab - |b|^2, (rows, coreset rows): the square of the row itself less that of the distance.
+
+        One product and no other pass over what is by far the largest tensor of a score.
+        """
+        weights = np.concatenate([2 * self.coreset, -np.square(self.coreset)], axis=1)
+        return tf.matmul(tf.concat([rows, present], axis=1), weights, transpose_b=True)
+
+    def _least(self, rows: Any, present: Any, nearness: Any, first: int) -> Any:
+        """Distances of the nearest of the coreset rows from number ``first`` on, (rows, at most 3)."""
+        count = min(NEAREST, nearness.shape[1])
+        nearest = first + tf.math.top_k(nearness, count, sorted=False).indices
+        # Measured anew: the expanded square has lost the digits of a small distance.
+        apart = (tf.gather(self.coreset, nearest) - rows[:, None]) * present[:, None]
+        return _root(tf.reduce_sum(tf.square(apart), axis=-1))
+
+    def _far(self, rows: Any, nearness: Any) -> Any:
+        groups = min(MAX_GROUPS, max(1, self.trusted // GROUP_ROWS))
+        size = min(GROUP_ROWS, self.trusted // groups)
+        nearest = tf.reduce_max(tf.reshape(nearness[:, : groups * size], (-1, groups, size)), axis=2)
+        median = tf.sort(nearest, axis=1)[:, groups // 2]
+        return _root(tf.maximum(tf.reduce_sum(tf.square(rows), axis=1) - median, 0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mahalanobis:
+    """Mahalanobis distance under a shrunk covariance.
+
+    On latent and residual together it finds rows that the network cannot reconstruct, weighted by how well it
+    reconstructs each column in training, and rows whose latent is unusual (as T-squared and Q statistics do in process
+    monitoring: Jackson and Mudholkar, Technometrics 21, 1979). Shrinkage after Ledoit and Wolf (J. Multivariate
+    Analysis 88, 2004). Only the widest directions are kept; all others share their mean variance, as in
+    probabilistic PCA (Tipping and Bishop, J. Royal Statistical Society B 61, 1999).
+    """
+
+    mean: Matrix
+    directions: Matrix
+    """(columns, directions), orthonormal."""
+    variances: Matrix
+    """(directions,), above 0."""
+    rest: float
+    """Variance in every other direction."""
+
+    @classmethod
+    def fit(cls, rows: Matrix) -> Self:
+        """From (rows, columns)."""
+        from sklearn.covariance import ledoit_wolf_shrinkage
+
+        rows = rows[:MAX_COVARIANCE_ROWS]
+        mean = rows.mean(axis=0)
+        centred = rows - mean
+        directions, variances = _principal(centred)
+        shrinkage = float(ledoit_wolf_shrinkage(centred, assume_centered=True)) if rows.shape[1] > 1 else 0.0
+        total = float(np.square(centred).mean(axis=0).sum())
+        typical = total / rows.shape[1]
+        others = max(0.0, total - float(variances.sum())) / max(1, rows.shape[1] - len(variances))
+        least = max(1e-6 * float(variances.max(initial=0.0)), 1e-12)
+        shrunk = np.maximum((1 - shrinkage) * variances + shrinkage * typical, least)
+        return cls(mean, directions, shrunk, max((1 - shrinkage) * others + shrinkage * typical, least))
+
+    def __call__(self, rows: Any) -> Any:
+        """Distance of each row, (rows,)."""
+        centred = tf.cast(rows, tf.float64) - self.mean
+        along = tf.matmul(centred, self.directions)
+        # What is left is measured as such: the difference of two squares would be rounding where it is nothing.
+        left = centred - tf.matmul(along, self.directions, transpose_b=True)
+        within = tf.reduce_sum(tf.square(along) / self.variances, axis=1)
+        return tf.sqrt(within + tf.reduce_sum(tf.square(left), axis=1) / self.rest)
+
+
+def _principal(centred: Matrix) -> tuple[Matrix, Matrix]:
+    """The widest directions and the variances along them."""
+    if min(centred.shape) <= 4 * MAX_DIRECTIONS:
+        _, values, directions = np.linalg.svd(centred, full_matrices=False)
+        values, directions = values[:MAX_DIRECTIONS], directions[:MAX_DIRECTIONS]
+    else:
+        from sklearn.utils.extmath import randomized_svd
+
+        _, values, directions = randomized_svd(centred, MAX_DIRECTIONS, random_state=0)
+    return np.ascontiguousarray(directions.T), np.square(values) / len(centred)
+
+
+def _mean_of_least(distances: Any) -> Any:
+    """Of the three least of each row, (rows,)."""
+    return -tf.reduce_mean(tf.math.top_k(-distances, min(NEAREST, distances.shape[1]), sorted=False).values, axis=1)
+
+
+def _root(squared: Any) -> Any:
+    return tf.sqrt(squared + SMALLEST_DISTANCE**2)

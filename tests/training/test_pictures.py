@@ -1,0 +1,119 @@
+"""Folders of images: grey and colour, of one size or brought to one, and the files that are not what they seem."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.errors import DataError
+from service.training.data import read_dataset
+from service.training.pictures import read_pictures
+
+
+def fill(folder: Path, count: int, *, size: tuple[int, int] = (12, 9), mode: str = "L", suffix: str = "png") -> Path:
+    """Images of noise; ``size`` is height and width."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / ("odd" if number % 2 else "even") / f"{number:03}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = size if mode == "L" else (*size, 3)
+        Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(path)
+    return folder
+
+
+def test_subfolders_and_order(tmp_path: Path) -> None:
+    """All files of all subfolders, in the order of their names; the pixels are those of the files."""
+    folder = fill(tmp_path / "shots", 12)
+    (folder / "notes.txt").write_text("not an image")
+    (folder / ".hidden.png").write_text("nor this")
+    dataset = read_dataset(str(folder))
+    assert (dataset.schema.kind, dataset.schema.row_shape, dataset.schema.value_range) == ("image", (12, 9), (0, 255))
+    assert (dataset.source, len(dataset)) == ("shots", 12)
+    np.testing.assert_array_equal(dataset.rows["instances"][0], np.asarray(Image.open(folder / "even/000.png")))
+    np.testing.assert_array_equal(dataset.rows["instances"][6], np.asarray(Image.open(folder / "odd/001.png")))
+
+
+def test_one_colour_image_makes_all_colour(tmp_path: Path) -> None:
+    """Grey images among colour ones become grey in three channels."""
+    fill(tmp_path, 3, mode="RGB")
+    grey = np.full((12, 9), 77, np.uint8)
+    Image.fromarray(grey).save(tmp_path / "zz.png")
+    pixels, schema = read_pictures(tmp_path)
+    assert schema.row_shape == (12, 9, 3)
+    assert (pixels[-1] == 77).all()
+
+
+def test_jpeg_sixteen_bits_and_transparency(tmp_path: Path) -> None:
+    """What is not PNG of 8 bits comes down to 0 to 255 as well."""
+    fill(tmp_path, 2, suffix="JPG")
+    Image.fromarray(np.full((12, 9), 65_535, np.uint16)).save(tmp_path / "y.png")
+    Image.new("LA", (9, 12), (120, 0)).save(tmp_path / "z.png")
+    pixels, schema = read_pictures(tmp_path)
+    assert schema.row_shape == (12, 9)
+    assert (pixels[-2] == 255).all()
+    assert (pixels[-1] == 120).all()
+
+
+def test_sizes_must_agree_or_be_brought_to_one(tmp_path: Path) -> None:
+    """The sentence names the file that differs and the option that helps."""
+    fill(tmp_path, 2)
+    Image.new("L", (20, 30)).save(tmp_path / "zz.png")
+    with pytest.raises(DataError, match=r"zz\.png is 30 x 20 .* even/000\.png is 12 x 9; --resize 12x9"):
+        read_pictures(tmp_path)
+    pixels, _ = read_pictures(tmp_path, resize=(16, 8))
+    assert pixels.shape == (3, 16, 8)
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [5_000, 12_000, 40_000])
+def test_decompression_bombs_are_not_decoded(tmp_path: Path, side: int) -> None:
+    """A small file that claims many pixels is refused by its head, whatever Pillow's own limit says."""
+    fill(tmp_path, 1)
+    (tmp_path / "bomb.png").write_bytes(png_that_claims(side, side))
+    with pytest.raises(DataError, match=r"bomb\.png has more than 16777216 pixels"):
+        read_pictures(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\nnothing"])
+def test_files_that_are_no_images_are_named(tmp_path: Path, content: bytes) -> None:
+    """Whatever the name promises, the content is looked at."""
+    fill(tmp_path, 1)
+    (tmp_path / "broken.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"broken\.png is not a PNG or JPEG image"):
+        read_pictures(tmp_path)
+
+
+def test_an_image_cut_short_is_named(tmp_path: Path) -> None:
+    """Its head is fine, its pixels are not all there."""
+    fill(tmp_path, 2, size=(64, 64))
+    whole = (tmp_path / "odd/001.png").read_bytes()
+    (tmp_path / "odd/001.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"odd/001\.png is not a PNG or JPEG image, or it is damaged"):
+        read_pictures(tmp_path)
+
+
+def test_a_folder_without_images(tmp_path: Path) -> None:
+    """An empty folder, or one of other files, is said to be that."""
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="holds no PNG or JPEG files"):
+        read_dataset(str(tmp_path))
+
+
+def test_arrays_are_resized_too(tmp_path: Path) -> None:
+    """The option holds for arrays of 8 bits, and is refused where there are no pixels."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 6, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    assert read_dataset(str(tmp_path / "images.npy"), resize=(4, 4)).schema.row_shape == (4, 4, 3)
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(20, 4)))
+    with pytest.raises(DataError, match="Only images of 8 bits"):
+        read_dataset(str(tmp_path / "rows.npy"), resize=(4, 4))

@@ -1,0 +1,148 @@
+"""The score of tables: distances as plain numpy has them, robust to anomalies in training, finite for any row."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.training import SilentReporter, load_config
+from tests.conftest import table_rows
+from tests.training.conftest import table_dataset
+
+if TYPE_CHECKING:
+    from service.training.score_ensemble import EnsembleScore, FitRows
+    from service.training.train import TrainedModel
+
+pytestmark = pytest.mark.tf
+
+
+def passed(scaled: NDArray[np.float64]) -> "FitRows":
+    """As if through a network that keeps the first column and nothing else."""
+    from service.training.score_ensemble import FitRows
+
+    return FitRows(scaled, np.ones(scaled.shape, bool), scaled[:, :1], scaled * np.eye(scaled.shape[1])[0])
+
+
+def score(fitted: "EnsembleScore", rows: "FitRows") -> NDArray[np.float64]:
+    scores: NDArray[np.float64] = fitted(rows.scaled, rows.observed, rows.latent, rows.reconstruction).numpy()
+    return scores
+
+
+def normal(rows: int, *, seed: int, columns: int = 5) -> NDArray[np.float64]:
+    return np.random.default_rng(seed).normal(size=(rows, columns))
+
+
+def test_neighbours_are_those_of_numpy() -> None:
+    """Near is the mean of the three least distances, of trusted rows or of all; a missing value adds nothing."""
+    from service.training.score_parts import Neighbours
+
+    coreset, rows = normal(50, seed=0), normal(7, seed=1)
+    observed = np.random.default_rng(2).random(rows.shape) > 0.3
+    fitted = Neighbours.fit(coreset, 40)
+    extent = np.ptp(coreset[:40], axis=0)
+    apart = np.where(observed[:, None], (rows[:, None] - coreset) / extent, 0.0)
+    distances = np.sqrt(np.square(apart).sum(axis=2))
+    near, near_trusted, far = (part.numpy() for part in fitted(rows, observed))
+    np.testing.assert_allclose(near, np.sort(distances, axis=1)[:, :3].mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(near_trusted, np.sort(distances[:, :40], axis=1)[:, :3].mean(axis=1), rtol=1e-6)
+    least = np.sort(distances[:, :32].reshape(7, 2, 16).min(axis=2), axis=1)
+    np.testing.assert_allclose(far, least[:, 0], rtol=1e-6)
+
+
+def test_a_row_of_the_coreset_can_be_left_out() -> None:
+    """Otherwise training rows would have the distance 0 from themselves, and everything else would look strange."""
+    from service.training.score_parts import Neighbours
+
+    coreset = normal(40, seed=0)
+    fitted = Neighbours.fit(coreset, 40)
+    everywhere = np.ones(coreset.shape, bool)
+    near, _, _ = fitted(coreset, everywhere, np.arange(40, dtype=np.int32))
+    without_first, _, _ = Neighbours(fitted.coreset[1:], fitted.spread, 39)(coreset[:1], everywhere[:1])
+    assert near[0].numpy() == pytest.approx(without_first[0].numpy())
+    assert near[0].numpy() > fitted(coreset[:1], everywhere[:1])[0].numpy()
+
+
+def test_mahalanobis_is_scikit_learns() -> None:
+    """Within the directions that are kept it is the distance under the Ledoit-Wolf covariance."""
+    from sklearn.covariance import LedoitWolf
+
+    from service.training.score_parts import Mahalanobis
+
+    rows = normal(400, seed=0, columns=12) @ normal(12, seed=1, columns=12)
+    expected = np.sqrt(LedoitWolf().fit(rows).mahalanobis(rows[:20]))
+    np.testing.assert_allclose(Mahalanobis.fit(rows)(rows[:20]).numpy(), expected, rtol=1e-6)
+
+
+def test_mahalanobis_of_very_wide_rows_stays_small() -> None:
+    """Of 3,000 columns and 1,100 rows 256 directions are kept, and a row far from all of them is far."""
+    from service.training.score_parts import MAX_DIRECTIONS, Mahalanobis
+
+    rows = normal(1100, seed=0, columns=3000)
+    fitted = Mahalanobis.fit(rows)
+    assert fitted.directions.shape == (3000, MAX_DIRECTIONS)
+    new, strange = (
+        fitted(normal(20, seed=1, columns=3000)).numpy(),
+        fitted(3 * normal(20, seed=2, columns=3000)).numpy(),
+    )
+    assert strange.min() > new.max()
+
+
+def test_a_typical_row_scores_log_two() -> None:
+    """A new normal row is below 1.31 nine times in ten, whatever the units; a strange one far above."""
+    from service.training.score_ensemble import EnsembleScore
+
+    fitted = EnsembleScore.fit(passed(1000 * normal(2000, seed=0)), trim=0.05)
+    scores = score(fitted, passed(1000 * normal(1000, seed=1)))
+    assert np.median(scores) == pytest.approx(np.log(2), abs=0.15)
+    assert 0.8 < (scores < np.log1p(np.e)).mean() < 0.97
+    assert score(fitted, passed(np.full((1, 5), 8000.0)))[0] > 4
+
+
+def test_a_cluster_of_anomalies_in_training_does_not_hide_itself() -> None:
+    """Two in a hundred training rows are one dense cluster: others of it still score above nearly all normal rows."""
+    from service.training.score_ensemble import EnsembleScore
+
+    cluster = 4 + 0.01 * normal(20, seed=1)
+    rows = np.random.default_rng(2).permutation(np.concatenate([normal(980, seed=0), cluster]))
+    strange, usual = passed(4 + 0.01 * normal(20, seed=3)), passed(normal(500, seed=4))
+    trusting, wary = (EnsembleScore.fit(passed(rows), trim=trim) for trim in (0.0, 0.05))
+    assert np.median(score(wary, strange)) > np.quantile(score(wary, usual), 0.99)
+    assert np.median(score(wary, strange)) > np.median(score(trusting, strange))
+
+
+@pytest.mark.parametrize("rows", [4, 9, 40])
+def test_few_rows_and_duplicates_are_enough(rows: int) -> None:
+    """Scores are finite and in order with a handful of training rows, even where all but one are the same."""
+    from service.training.score_ensemble import EnsembleScore
+
+    few = np.zeros((rows, 3))
+    few[0] = 1.0
+    fitted = EnsembleScore.fit(passed(few), trim=0.05)
+    scores = score(fitted, passed(np.array([[0.0, 0, 0], [5.0, 5, 5], [900.0, 900, 900]])))
+    assert np.isfinite(scores).all()
+    assert (np.diff(scores) > 0).all()
+
+
+def test_the_configuration_chooses() -> None:
+    """Tables have the ensemble by default, and the reconstruction error where it is asked for; the score has a name."""
+    from service.training.train import train_model
+
+    rows = table_dataset(table_rows(400, seed=1))
+    plain = train_model(rows, load_config("dense", hidden=(8,), epochs=2, score="reconstruction"), SilentReporter())
+    assert plain.graph.score.name == "reconstruction error"
+    default = train_model(rows, load_config("dense", hidden=(8,), epochs=2), SilentReporter())
+    assert default.graph.score.name == "neighbours, latent and residual"
+
+
+def test_calibration_rows_are_no_part_of_the_score(table_model: "TrainedModel") -> None:
+    """No calibration row is in the coreset: its p-value would not hold."""
+    from service.training.score_ensemble import EnsembleScore
+
+    fitted = table_model.graph.score
+    assert isinstance(fitted, EnsembleScore)
+    split = table_model.split
+    held_back = {name: table_model.dataset.rows[name][split.calibration] for name in table_model.dataset.rows}
+    scaled = table_model.graph.run(held_back).scaled.numpy() / fitted.neighbours.spread
+    stored = {row.tobytes() for row in fitted.neighbours.coreset.astype(np.float32)}
+    assert not any(row.tobytes() in stored for row in scaled.astype(np.float32))

@@ -1,0 +1,108 @@
+"""Series: an even grid, a window that fits the period, blocks that keep splits apart, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.errors import ConfigurationError, DataError
+from service.training import load_config
+from service.training.data import read_dataset
+from service.training.series import Windows, read_series
+from service.training.split import split_rows
+
+
+def write(path: Path, *, points: int = 240, step_s: int = 300, skip: tuple[int, ...] = (), period: int = 12) -> Path:
+    lines = ["when,value,note"]
+    for at in range(points):
+        if at not in skip:
+            time = np.datetime64("2026-03-01T00:00:00") + np.timedelta64(at * step_s, "s")
+            lines.append(f"{str(time).replace('T', ' ')},{np.sin(2 * np.pi * at / period):.5f},x")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_the_window_is_the_period(tmp_path: Path) -> None:
+    """Found from the series where none was asked for, and the times are not a channel."""
+    series = read_series(write(tmp_path / "a.csv", points=900), drop=["note"])
+    assert (series.channels, series.window) == (("value",), 12)
+    assert read_series(write(tmp_path / "a.csv", points=900), drop=["note"], window=20).window == 20
+
+
+def test_gaps_become_missing_points(tmp_path: Path) -> None:
+    """A reading that was not taken leaves its place in the grid empty, and rows may lack values then."""
+    series = read_series(write(tmp_path / "a.csv", skip=(50, 51, 130)), drop=["note"])
+    assert len(series.values) == 240
+    assert np.flatnonzero(np.isnan(series.values[:, 0])).tolist() == [50, 51, 130]
+    assert series.schema().may_be_missing
+
+
+def test_times_that_wander_are_brought_to_the_grid(tmp_path: Path) -> None:
+    """Readings a little early or late stand at the nearest step."""
+    random = np.random.default_rng(0)
+    seconds = np.arange(170) * 60 + random.integers(-10, 11, 170)
+    path = tmp_path / "a.csv"
+    path.write_text("t,v\n" + "\n".join(f"{at},{n}" for n, at in enumerate(seconds)) + "\n")
+    series = read_series(path, timestamp="t")
+    np.testing.assert_array_equal(series.values[:, 0], np.arange(170))
+
+
+def test_without_times_lines_are_even(tmp_path: Path) -> None:
+    """All columns are channels."""
+    np.savetxt(
+        tmp_path / "a.csv", np.random.default_rng(0).normal(size=(200, 3)), delimiter=",", header="a,b,c", comments=""
+    )
+    assert read_series(tmp_path / "a.csv").channels == ("a", "b", "c")
+
+
+def test_no_window_is_in_two_parts_of_the_split(tmp_path: Path) -> None:
+    """Windows overlap; none of one part shares a reading with one of another."""
+    dataset = read_dataset(str(write(tmp_path / "a.csv", points=900)), drop=["note"], windows=Windows(length=10))
+    assert dataset.series is not None
+    assert dataset.blocks is not None
+    split = split_rows(len(dataset.rows["instances"]), load_config(), blocks=dataset.blocks)
+    parts = (split.train, split.validation, split.calibration, split.test)
+    owners = [set(dataset.blocks[part].tolist()) for part in parts]
+    assert sum(map(len, owners)) == len(set().union(*owners)) == len(dataset.series.blocks)
+    assert all(end - start >= 10 for start, end in dataset.series.blocks)
+    assert sum(map(len, parts)) == len(dataset.rows["instances"])
+    first = dataset.series.blocks[int(dataset.blocks[0])][0]
+    np.testing.assert_array_equal(dataset.rows["instances"][0], dataset.series.values[first : first + 10])
+
+
+def test_stride_takes_every_other_window(tmp_path: Path) -> None:
+    """Fewer rows of the same series."""
+    path = write(tmp_path / "a.csv", points=900)
+    dense, sparse = (
+        read_dataset(str(path), drop=["note"], windows=Windows(length=10, stride=stride)) for stride in (1, 2)
+    )
+    assert len(sparse.rows["instances"]) == pytest.approx(len(dense.rows["instances"]) / 2, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "sentence"),
+    [
+        ("t,v\n1,2\n2,3\n", {}, "has 2 points; at least 160"),
+        ("v\n" + "1\n" * 170 + "x\n", {}, '"v" holds something other than numbers'),
+        ("t,v\n" + "".join(f"{100 - n},{n}\n" for n in range(170)), {"timestamp": "t"}, "Row 2 is earlier"),
+        ("t,v\n" + "5,1\n" * 170, {"timestamp": "t"}, "All times are the same"),
+        ("t,v\n" + "".join(f"{n**4},{n}\n" for n in range(170)), {"timestamp": "t"}, "too uneven"),
+        ("t,v\n" + "".join(f"{n},\n" for n in range(170)), {"timestamp": "t"}, "something other|no values"),
+        ("t,v\n" + "".join(f"{n},1\n" for n in range(170)), {"timestamp": "when"}, 'no column "when"'),
+        ("t\n" + "".join(f"{n}\n" for n in range(170)), {"timestamp": "t"}, "No column of readings"),
+        ("t,v\n" + "".join(f"{n},{n % 7}\n" for n in range(170)), {"window": 60}, "from 2 to 4 are possible"),
+    ],
+)
+def test_what_is_no_series_is_said_in_a_sentence(
+    tmp_path: Path, text: str, options: dict[str, str | int], sentence: str
+) -> None:
+    """Naming the row or the column where there is one."""
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match=sentence):
+        read_series(tmp_path / "a.csv", **options)  # type: ignore[arg-type]
+
+
+def test_too_few_blocks_for_a_split() -> None:
+    """Nothing would be left to fit."""
+    with pytest.raises(ConfigurationError, match="leaves 0 of 30 windows"):
+        split_rows(30, load_config(), blocks=np.repeat(np.arange(3), 10))
