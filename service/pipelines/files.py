@@ -1,0 +1,342 @@
+"""Files in, files out: rows are read, scored and written at the same time, in bounded memory.
+
+Everything is done by parts. A part's output appears under its name when it is complete, so that a run that was killed
+goes on where it was: the parts that are there are not done again. The file ``_run.json`` beside them says of which run
+they are. A single output file is made of the parts at the end; without ``resume`` it is written straight away.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Event, Semaphore
+from typing import Any, Final, Protocol
+
+import orjson
+
+from service.codecs.rows import plan_of
+from service.errors import ConfigurationError, DataError, InvalidRows
+from service.pipelines.scorer import Scorer
+from service.pipelines.sinks import Sink, join_files, whole_file
+from service.pipelines.sources import (
+    CSV,
+    STDIO,
+    Chunk,
+    Part,
+    compression_of,
+    find_files,
+    format_of,
+    plan_parts,
+    read_part,
+    row_number,
+    shown,
+)
+
+RUN_FILE: Final = "_run.json"
+BATCH_ROWS: Final = 32_768
+AHEAD: Final = 2
+"""Batches that are read and wait, beside those that are worked on."""
+
+
+class Progress(Protocol):
+    """Is told of a run by the thread that writes."""
+
+    def begins(self, *, rows: int | None, size: int) -> None:
+        """How many rows there are, where the files say so, and how many bytes."""
+        ...
+
+    def rows_done(self, rows: int) -> None: ...
+    def part_done(self, part: Part) -> None: ...
+
+
+class Silent:
+    def begins(self, *, rows: int | None, size: int) -> None:
+        pass
+
+    def rows_done(self, rows: int) -> None:
+        pass
+
+    def part_done(self, part: Part) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to read, what to write, and how."""
+
+    source: str
+    """A file, a folder, a pattern, or ``-``."""
+    target: str
+    """A file, a folder (it exists, or the name ends with a slash), or ``-``."""
+    source_format: str | None = None
+    target_format: str | None = None
+    batch_rows: int = BATCH_ROWS
+    threads: int = 0
+    """Model calls at a time; 0: one a core."""
+    resume: bool = False
+    part_rows: int = 1_000_000
+
+    @property
+    def to_folder(self) -> bool:
+        return self.target != STDIO and (self.target.endswith(("/", os.sep)) or Path(self.target).is_dir())
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    rows: int
+    """Rows scored by this run; those of parts that were there already are not counted."""
+    skipped_parts: int
+    parts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A job whose files were looked at: which parts become which output files."""
+
+    job: Job
+    parts: tuple[Part, ...]
+    kind: str
+    """Format of the output."""
+    folder: Path | None
+    """Where finished parts stand; None: one file, written straight away."""
+    suffix: str
+
+    def part_path(self, part: Part) -> Path:
+        assert self.folder is not None  # noqa: S101 - asked only where there are part files
+        return self.folder / f"part-{part.number:05}{self.suffix}"
+
+    def remaining(self) -> list[Part]:
+        if self.folder is None:
+            return list(self.parts)
+        return [part for part in self.parts if not self.part_path(part).exists()]
+
+
+def run(job: Job, scorer: Scorer, *, progress: Progress | None = None, work: "Engine | None" = None) -> Outcome:
+    """Score everything that ``job`` names.
+
+    Args:
+        work: scores parts into files of their own somewhere else; here, when None.
+
+    Raises:
+        DataError: a file cannot be read, or a row does not fit; the sentence names file, row and column.
+        ConfigurationError: the target cannot be used as it is.
+    """
+    progress = progress or Silent()
+    plan = prepare(job, scorer, with_parts=work is not None)
+    remaining = plan.remaining()
+    progress.begins(rows=_known_rows(remaining), size=sum(part.size for part in remaining))
+    if work is not None:
+        rows = work(plan, remaining, scorer, progress)
+    elif plan.folder is not None:
+        rows = score_parts(plan, remaining, scorer, progress)
+    else:
+        rows = _score_into_one(plan, scorer, progress)
+    _finish(plan)
+    return Outcome(rows, len(plan.parts) - len(remaining), len(plan.parts))
+
+
+Engine = Callable[[Plan, Sequence[Part], Scorer, Progress], int]
+"""Writes the output file of every part; the number of rows."""
+
+
+def _known_rows(parts: Sequence[Part]) -> int | None:
+    counts = [part.rows for part in parts]
+    return None if None in counts else sum(count or 0 for count in counts)
+
+
+# --- what there is to do ----------------------------------------------------------------------------------------------
+
+
+def prepare(job: Job, scorer: Scorer, *, with_parts: bool = False) -> Plan:
+    """Look at the files, and at what an earlier run left."""
+    files = find_files(job.source, job.source_format)
+    source_kind = format_of(files[0], job.source_format)
+    kind = _target_format(job, source_kind)
+    parts = tuple(plan_parts(files, given=job.source_format, root=job.source, part_rows=job.part_rows))
+    by_parts = job.to_folder or job.resume or with_parts
+    if by_parts and job.target == STDIO:
+        raise ConfigurationError("Standard output can neither be resumed nor written by several: name a file.")
+    if job.resume and job.source == STDIO:
+        raise ConfigurationError("Standard input cannot be read twice: --resume needs a file.")
+    folder = None if not by_parts else Path(job.target) if job.to_folder else Path(job.target.rstrip("/") + ".parts")
+    plan = Plan(job, parts, kind, folder, _suffix(job, kind))
+    if folder is not None:
+        _claim(plan, scorer)
+    return plan
+
+
+def _target_format(job: Job, source_kind: str) -> str:
+    if job.target_format is not None:
+        return job.target_format
+    return source_kind if job.target == STDIO or job.to_folder else format_of(job.target)
+
+
+def _suffix(job: Job, kind: str) -> str:
+    compressed = not job.to_folder and compression_of(job.target)
+    return f".{kind}{Path(job.target).suffix if compressed else ''}"
+
+
+def _claim(plan: Plan, scorer: Scorer) -> None:
+    """Make the folder this run's. Parts of another run are never mixed in."""
+    assert plan.folder is not None  # noqa: S101
+    record = plan.folder / RUN_FILE
+    ours = _record(plan, scorer)
+    if record.exists():
+        _check_same(orjson.loads(record.read_bytes()), ours, plan)
+        return
+    if plan.folder.exists() and any(plan.folder.iterdir()):
+        raise ConfigurationError(f"The folder '{plan.folder}' holds other files: name an empty or a new one.")
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    _write_record(plan, ours)
+
+
+def _check_same(theirs: dict[str, Any], ours: dict[str, Any], plan: Plan) -> None:
+    if not plan.job.resume:
+        raise ConfigurationError(
+            f"'{plan.folder}' has the parts of an earlier run: go on with --resume, or remove the folder."
+        )
+    for name, words in (("scorer", "model, version or options"), ("inputs", "input"), ("output", "output format")):
+        if theirs.get(name) != ours[name]:
+            raise ConfigurationError(
+                f"'{plan.folder}' has parts of a run with another {words}: remove the folder, or run as before."
+            )
+
+
+def _record(plan: Plan, scorer: Scorer) -> dict[str, Any]:
+    inputs = hashlib.sha256()
+    for part in plan.parts:
+        changed = Path(part.file).stat().st_mtime_ns if part.file != STDIO else 0
+        inputs.update(orjson.dumps([str(Path(part.file).resolve()), changed, part.start, part.stop, part.rows]))
+    arguments = {name: value for name, value in scorer.arguments().items() if name not in ("threads", "key")}
+    return {
+        "scorer": orjson.loads(orjson.dumps(arguments)),
+        "inputs": inputs.hexdigest(),
+        "output": [plan.kind, plan.suffix],
+        "parts": len(plan.parts),
+        "complete": False,
+    }
+
+
+def _write_record(plan: Plan, record: dict[str, Any]) -> None:
+    assert plan.folder is not None  # noqa: S101
+    with whole_file(str(plan.folder / RUN_FILE)) as file:
+        file.write(orjson.dumps(record, option=orjson.OPT_INDENT_2))
+
+
+def _finish(plan: Plan) -> None:
+    if plan.folder is None:
+        return
+    if plan.job.to_folder:
+        record = orjson.loads((plan.folder / RUN_FILE).read_bytes())
+        _write_record(plan, {**record, "complete": True})
+        return
+    join_files([plan.part_path(part) for part in plan.parts], plan.job.target, plan.kind)
+    shutil.rmtree(plan.folder)
+
+
+# --- the work ---------------------------------------------------------------------------------------------------------
+
+
+def score_parts(plan: Plan, parts: Sequence[Part], scorer: Scorer, progress: Progress) -> int:
+    """Score parts into a file each; the number of rows. The model does not pause between parts."""
+    rows = 0
+    stream = iter(_scored(plan, parts, scorer))
+    scored = next(stream, None)
+    while scored is not None:
+        part = scored[0].part
+        with whole_file(str(plan.part_path(part))) as file, _sink(plan, file, part) as sink:
+            while scored is not None and scored[0].part is part:
+                sink.write(*scored)
+                rows += scored[0].rows
+                progress.rows_done(scored[0].rows)
+                scored = next(stream, None)
+        progress.part_done(part)
+    return rows
+
+
+def _score_into_one(plan: Plan, scorer: Scorer, progress: Progress) -> int:
+    rows = 0
+    with whole_file(plan.job.target) as file, _sink(plan, file, plan.parts[0]) as sink:
+        for chunk, results in _scored(plan, plan.parts, scorer):
+            sink.write(chunk, results)
+            rows += chunk.rows
+            progress.rows_done(chunk.rows)
+    return rows
+
+
+def _sink(plan: Plan, file: Any, part: Part) -> Sink:
+    delimiter = "\t" if Path(plan.job.target).suffix == ".tsv" else ","
+    header = part.number == 0 or plan.job.to_folder
+    return Sink(file, plan.kind, delimiter=delimiter, header=header)
+
+
+def _scored(plan: Plan, parts: Sequence[Part], scorer: Scorer) -> Iterator[tuple[Chunk, Any]]:
+    """Every chunk of the parts in order, with its results: the next ones are read and scored meanwhile."""
+    plan_of_rows = plan_of(scorer.schema)
+    as_text = plan.kind == CSV
+
+    def chunks() -> Iterator[Chunk]:
+        for part in parts:
+            yield from read_part(
+                part, plan_of_rows, batch_rows=plan.job.batch_rows, columns=scorer.columns, as_text=as_text
+            )
+
+    def score(chunk: Chunk) -> Any:
+        try:
+            columns, problems = scorer.model_columns(chunk.columns)
+            return scorer.results(columns, {**problems, **chunk.problems})
+        except InvalidRows as error:
+            raise _placed(error, chunk) from error
+
+    return in_order(chunks(), score, threads=plan.job.threads or os.cpu_count() or 1)
+
+
+def _placed(error: InvalidRows, chunk: Chunk) -> DataError:
+    """The error with the file's name and row."""
+    if not error.problems:
+        return DataError(f"{shown(chunk.part.file)}: {error}")
+    first = error.problems[0]
+    column = "" if first.column is None else f'column "{first.column}" '
+    row = "" if first.row is None else f"row {row_number(chunk.part, chunk.first_row + first.row)}, "
+    return DataError(f"{shown(chunk.part.file)}: {row}{column}{first.problem}.")
+
+
+def in_order(items: Iterator[Chunk], work: Callable[[Chunk], Any], *, threads: int) -> Iterator[tuple[Chunk, Any]]:
+    """``(item, work(item))`` in order: one thread reads ahead, some work, and no more than a few wait."""
+    under_way: Queue[tuple[Chunk, Future[Any]] | None] = Queue()
+    room = Semaphore(threads + AHEAD)
+    stopped = Event()
+
+    def read_ahead(workers: ThreadPoolExecutor) -> None:
+        try:
+            while room.acquire() and not stopped.is_set() and (item := next(items, None)) is not None:
+                under_way.put((item, workers.submit(work, item)))
+        finally:
+            under_way.put(None)
+
+    with ThreadPoolExecutor(threads, "model") as workers, ThreadPoolExecutor(1, "reader") as reader:
+        reading = reader.submit(read_ahead, workers)
+        try:
+            while (found := under_way.get()) is not None:
+                yield found[0], found[1].result()
+                room.release()
+            reading.result()
+        finally:
+            stopped.set()
+            room.release()
+            while not reading.done() or not under_way.empty():
+                _cancel(under_way)
+
+
+def _cancel(under_way: "Queue[tuple[Chunk, Future[Any]] | None]") -> None:
+    """Drop what waits, and wait a moment for the reader to notice."""
+    try:
+        found = under_way.get(timeout=0.05)
+    except Empty:
+        return
+    if found is not None:
+        found[1].cancel()

@@ -1,0 +1,130 @@
+"""Scoring on a Ray cluster: datasets by the scorer itself, files by parts, the model loaded once a worker.
+
+dataset = score_dataset(ray.data.read_parquet("s3://bucket/rows"), Scorer("model_store", "payments"))
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from service.errors import AutoencoderError, ConfigurationError, DataError
+from service.pipelines.files import Engine, Plan, Progress, Silent, score_parts
+from service.pipelines.scorer import Scorer
+from service.pipelines.sources import Part
+
+Batch = dict[str, Any]
+
+
+def score_dataset(dataset: Any, scorer: Scorer, *, workers: int | None = None, **options: Any) -> Any:
+    """A ``ray.data.Dataset`` with the result columns beside its own.
+
+    Every worker scores with the version that ``scorer`` has settled; the store must be readable on all nodes.
+
+    Args:
+        workers: processes that hold the model; one a CPU of the cluster when None.
+        options: of ``Dataset.map_batches``.
+    """
+    arguments = {**scorer.arguments(), "threads": scorer.threads or 1}
+    given = {"batch_format": "pyarrow", "batch_size": 8192, "num_cpus": 1, **options}
+    return dataset.map_batches(Scorer, fn_constructor_kwargs=arguments, compute=_pool(workers), **given)
+
+
+def ray_engine(address: str | None = None, *, workers: int | None = None) -> Engine:
+    """Scores parts of files on a cluster, for ``service.pipelines.files.run``.
+
+    A part whose worker or node is lost is done again elsewhere; its file appears once, when it is whole. Files and
+    store must be readable, and the output writable, under the same paths on all nodes.
+
+    Args:
+        address: of the cluster, as for ``ray.init``; ``local`` starts one on this machine, None finds or starts one.
+        workers: processes that hold the model; one a CPU of the cluster when None.
+    """
+
+    def work(plan: Plan, parts: Sequence[Part], scorer: Scorer, progress: Progress) -> int:
+        started = _connect(address)
+        try:
+            return _score_parts(plan, parts, scorer, progress, workers=workers)
+        finally:
+            if started:
+                _ray().shutdown()
+
+    return work
+
+
+class PartScorer:
+    """What a worker holds: the plan, and by its scorer the model."""
+
+    def __init__(self, plan: Plan, scorer: Scorer) -> None:
+        self._plan = plan
+        self._scorer = scorer
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Score the part of this number, unless it was there before its worker was lost."""
+        (number,) = batch["part"]
+        try:
+            return {"part": [number], "rows": [self._score(self._plan.parts[number])], "error": [""]}
+        except AutoencoderError as error:  # Ray would wrap it into one of its own, and lose which it was
+            return {"part": [number], "rows": [0], "error": [str(error)]}
+
+    def _score(self, part: Part) -> int:
+        if self._plan.part_path(part).exists():
+            return part.rows or 0
+        return score_parts(self._plan, [part], self._scorer, Silent())
+
+
+def _score_parts(plan: Plan, parts: Sequence[Part], scorer: Scorer, progress: Progress, *, workers: int | None) -> int:
+    if not parts:
+        return 0
+    ray = _ray()
+    plan = replace(plan, job=replace(plan.job, threads=1))
+    scorer = replace(scorer, threads=scorer.threads or 1)
+    numbers = [{"part": part.number} for part in parts]
+    done = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
+        PartScorer,
+        fn_constructor_args=(plan, scorer),
+        batch_size=1,
+        num_cpus=1,
+        compute=_pool(min(len(parts), workers or _cpus())),
+    )
+    rows = 0
+    for outcome in done.iter_rows():
+        if outcome["error"]:
+            raise DataError(outcome["error"])
+        rows += int(outcome["rows"])
+        progress.rows_done(int(outcome["rows"]))
+        progress.part_done(plan.parts[outcome["part"]])
+    return rows
+
+
+def _pool(workers: int | None) -> Any:
+    """From one worker to as many: the run goes on with fewer when a node is lost."""
+    return _ray().data.ActorPoolStrategy(min_size=1, max_size=workers or _cpus())
+
+
+def _cpus() -> int:
+    return max(1, int(_ray().cluster_resources().get("CPU", 1)))
+
+
+def _connect(address: str | None) -> bool:
+    """Whether this call has connected, and so must disconnect."""
+    ray = _ray()
+    if ray.is_initialized():
+        return False
+    ray.init(address=address, log_to_driver=False, logging_level="error")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return True
+
+
+def _ray() -> Any:
+    # A self-hosted service does not report to others that it is used.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ConfigurationError("Ray is not installed: pip install 'autoencoder-service[ray]'.") from error
+    return ray

@@ -1,0 +1,256 @@
+"""Writing rows with their results: CSV, Parquet, Arrow and NDJSON, whole files at once or nothing."""
+
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Self
+
+import orjson
+
+from service.codecs.answers import each_json, interleave
+from service.pipelines.sources import ARROW, CSV, NDJSON, PARQUET, STDIO, Chunk, compression_of
+from service.pipelines.tables import check_no_clash
+
+ROW_GROUP_ROWS: Final = 262_144
+COPY_BYTES: Final = 2**20
+
+
+class Sink:
+    """One output file that chunks are appended to; whole when it is left without an error."""
+
+    def __init__(self, file: Any, kind: str, *, delimiter: str = ",", header: bool = True) -> None:
+        self._file = file
+        self._kind = kind
+        self._delimiter = delimiter
+        self._header = header
+        self._writer: Any = None
+        self._waiting: list[Any] = []
+        self._waiting_rows = 0
+
+    def write(self, chunk: Chunk, results: Any) -> None:
+        check_no_clash(chunk.kept.column_names, results.column_names)
+        if self._kind == NDJSON:
+            self._file.write(b"".join(_json_lines(chunk, results)))
+            return
+        table = chunk.kept
+        for name in results.column_names:
+            table = table.append_column(name, results[name])
+        self.write_table(table)
+
+    def write_table(self, table: Any) -> None:
+        if self._kind == CSV:
+            self._file.write(_csv_bytes(_flat(table), self._delimiter, header=self._header))
+            self._header = False
+            return
+        if self._writer is None:
+            self._writer = _open(self._file, self._kind, table.schema)
+        elif table.schema != self._writer.schema:
+            table = table.cast(self._writer.schema)
+        if self._kind == PARQUET:
+            self._gather(table)
+        else:
+            self._writer.write_table(table)
+
+    def _gather(self, table: Any) -> None:
+        """Row groups of a useful size, however small the chunks are."""
+        self._waiting.append(table)
+        self._waiting_rows += table.num_rows
+        if self._waiting_rows >= ROW_GROUP_ROWS:
+            self._write_gathered()
+
+    def _write_gathered(self) -> None:
+        import pyarrow as pa
+
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=2**30)
+            self._waiting, self._waiting_rows = [], 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._writer is None:
+            return
+        if kind is None:
+            self._write_gathered()
+        self._writer.close()
+
+
+def _open(file: Any, kind: str, schema: Any) -> Any:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if kind == PARQUET:
+        text = [field.name for field in schema if _repeats(field.type)]
+        # A dictionary of numbers that differ anyway costs six times the writing and saves nothing.
+        return parquet.ParquetWriter(file, schema, use_dictionary=text or False)
+    writer = pa.ipc.new_stream(file, schema) if _is_stdout(file) else pa.ipc.new_file(file, schema)
+    return _ArrowWriter(writer, schema)
+
+
+def _repeats(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind))
+
+
+class _ArrowWriter:
+    def __init__(self, writer: Any, schema: Any) -> None:
+        self.schema = schema
+        self._writer = writer
+
+    def write_table(self, table: Any) -> None:
+        self._writer.write_table(table)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _is_stdout(file: Any) -> bool:
+    return file is sys.stdout.buffer
+
+
+def _csv_bytes(table: Any, delimiter: str, *, header: bool) -> bytes:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    def written(quoting: str) -> bytes:
+        sink = pa.BufferOutputStream()
+        options = csv.WriteOptions(include_header=False, delimiter=delimiter, quoting_style=quoting)
+        csv.write_csv(table, sink, options)
+        return bytes(sink.getvalue().to_pybytes())
+
+    try:
+        body = written("none")
+    except pa.ArrowInvalid:  # a cell with a delimiter, quotation mark or line end
+        body = written("needed")
+    return (_csv_header(table.column_names, delimiter) if header else b"") + body
+
+
+def _csv_header(names: Sequence[str], delimiter: str) -> bytes:
+    import csv
+    import io
+
+    line = io.StringIO()
+    csv.writer(line, delimiter=delimiter, lineterminator="\n").writerow(names)
+    return line.getvalue().encode()
+
+
+def _flat(table: Any) -> Any:
+    """Lists of a fixed size as columns ``latent_0``, ``latent_1`` …; what else is nested as JSON text."""
+    import pyarrow as pa
+
+    columns: list[tuple[str, Any]] = []
+    for name in table.column_names:
+        column, kind = table[name], table[name].type
+        if pa.types.is_fixed_size_list(kind) and not pa.types.is_nested(kind.value_type):
+            columns += [(f"{name}_{at}", _element(column, at)) for at in range(kind.list_size)]
+        elif pa.types.is_nested(kind):
+            texts = [None if value is None else orjson.dumps(value).decode() for value in column.to_pylist()]
+            columns.append((name, pa.array(texts, type=pa.string())))
+        elif pa.types.is_dictionary(kind):
+            columns.append((name, column.cast(kind.value_type)))
+        else:
+            columns.append((name, column))
+    return pa.Table.from_arrays([column for _, column in columns], names=[name for name, _ in columns])
+
+
+def _element(column: Any, at: int) -> Any:
+    from pyarrow import compute
+
+    return compute.list_element(column, at)
+
+
+def _json_lines(chunk: Chunk, results: Any) -> Iterator[bytes]:
+    added = _objects(results)
+    if chunk.lines is None:
+        for kept, result in zip(_objects(chunk.kept), added, strict=True):
+            yield _merged(kept, result)
+    else:
+        for line, result in zip(chunk.lines, added, strict=True):
+            yield _merged(line if line.startswith(b"{") else b'{"instances":' + line + b"}", result)
+
+
+def _merged(first: bytes, second: bytes) -> bytes:
+    start = first[:-1].rstrip()
+    return start + (b"," if start != b"{" else b"") + second[1:] + b"\n"
+
+
+def _objects(table: Any) -> list[bytes]:
+    keys = [orjson.dumps(name) + b":" for name in table.column_names]
+    return interleave(keys, [_json_cells(table[name]) for name in table.column_names])
+
+
+def _json_cells(column: Any) -> list[bytes]:
+    import pyarrow as pa
+
+    kind = column.type
+    if (pa.types.is_floating(kind) or pa.types.is_integer(kind)) and not column.null_count:
+        return each_json(column.to_numpy())
+    return [orjson.dumps(value, default=str) for value in column.to_pylist()]
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def whole_file(path: str, *, as_it_is: bool = False) -> Iterator[Any]:
+    """A file that appears under its name, complete and on the disk, or not at all. ``-`` is standard output.
+
+    What is written is compressed as the name says, unless it is that already.
+    """
+    if path == STDIO:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        # A compressed stream closes the file that it writes to, so it is opened again to be brought to the disk.
+        with temporary.open("wb") as file, _compressing(file, "" if as_it_is else path) as stream:
+            yield stream
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _compressing(file: BinaryIO, path: str) -> AbstractContextManager[Any]:
+    import pyarrow as pa
+
+    codec = compression_of(path)
+    return nullcontext(file) if codec is None else pa.CompressedOutputStream(pa.PythonFile(file), codec)
+
+
+def join_files(parts: Sequence[Path], path: str, kind: str) -> None:
+    """One file of the parts in their order; a CSV's header stands in the first."""
+    if kind in (CSV, NDJSON):
+        with whole_file(path, as_it_is=True) as file:
+            for part in parts:
+                with part.open("rb") as stream:
+                    shutil.copyfileobj(stream, file, COPY_BYTES)
+        return
+    with whole_file(path) as file, Sink(file, kind) as sink:
+        for part in parts:
+            for table in _tables(part, kind):
+                sink.write_table(table)
+
+
+def _tables(part: Path, kind: str) -> Iterator[Any]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if kind == ARROW:
+        with pa.ipc.open_file(pa.OSFile(str(part))) as reader:
+            for at in range(reader.num_record_batches):
+                yield pa.Table.from_batches([reader.get_batch(at)])
+        return
+    with parquet.ParquetFile(part) as file:
+        for batch in file.iter_batches(65_536):
+            yield pa.Table.from_batches([batch])

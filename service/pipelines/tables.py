@@ -1,0 +1,231 @@
+"""Tables of any kind: the model's columns out of them as Arrow, result columns into them.
+
+A table is a ``pyarrow.Table`` or ``RecordBatch``, a pandas or polars ``DataFrame``, or a mapping of columns (arrays or
+lists). None of these libraries is imported before somebody brings a table of it. A bare array is rows without names.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from service.codecs import nested_array
+from service.codecs.rows import RowPlan, cell_problem, shown_name
+from service.errors import InvalidOption, InvalidRows, RowProblem
+from service.schemas import INSTANCES, Array, Column, ColumnType
+
+Table = Any
+"""A table of any kind, see above."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How one kind of table is taken apart and put together."""
+
+    names: Callable[[Any], list[str]]
+    column: Callable[[Any, str], Any]
+    attach: Callable[[Any, Any], Any]
+    """(table, ``pyarrow.Table`` of results) -> the table with the results beside its columns."""
+
+
+def model_columns(table: Table, plan: RowPlan, names: Sequence[str] = ()) -> tuple[Any, dict[int, RowProblem]]:
+    """The model's columns of a table as a ``pyarrow.Table``, and what could not even be converted, by row.
+
+    Args:
+        names: the table's columns to use, in the order of the model's; those of the model's own names when empty.
+
+    Raises:
+        InvalidRows: a column is not there.
+        InvalidOption: ``names`` does not fit the model.
+    """
+    if isinstance(table, np.ndarray):
+        return _of_array(table, plan), {}
+    kind = _kind_of(table)
+    present = kind.names(table)
+    for name in names:
+        if name not in present:
+            raise InvalidRows([RowProblem(None, shown_name(name), "is not a column of the table")])
+    if plan.columns:
+        return _named_columns(table, kind, plan, _sources(plan, present, names))
+    return _instances(table, kind, plan, names or [INSTANCES]), {}
+
+
+def with_results(table: Table, results: Any) -> Table:
+    """A table of the same kind that has the results' columns too; of a bare array, the results alone.
+
+    Raises:
+        InvalidOption: the table has a column of such a name already.
+    """
+    if isinstance(table, np.ndarray):
+        return _as_arrays(results)
+    kind = _kind_of(table)
+    check_no_clash(kind.names(table), results.column_names)
+    return kind.attach(table, results)
+
+
+def check_no_clash(present: Sequence[str], added: Sequence[str]) -> None:
+    """Raises InvalidOption where a result would take the name of an input column."""
+    taken = [name for name in added if name in set(present)]
+    if taken:
+        raise InvalidOption(f"The table has a column '{taken[0]}' already: give the results another name by a prefix.")
+
+
+def _of_array(rows: Array, plan: RowPlan) -> Any:
+    import pyarrow as pa
+
+    if rows.ndim < 2 or not plan.arrays_only:
+        raise InvalidRows([], "Rows without names must be an array of numbers, one row each, and the model take those.")
+    return pa.table({INSTANCES: nested_array(rows)})
+
+
+def _sources(plan: RowPlan, present: Sequence[str], names: Sequence[str]) -> list[tuple[Column, str]]:
+    """Which column of the table is which of the model; those that may be missing may be left out."""
+    if not names:
+        return [(column, column.name) for column in plan.columns if column.name in set(present)]
+    if len(names) != len(plan.columns):
+        raise InvalidOption(f"The model has {len(plan.columns)} columns; give as many, in its order.")
+    return list(zip(plan.columns, names, strict=True))
+
+
+def _named_columns(
+    table: Table, kind: _Kind, plan: RowPlan, sources: Sequence[tuple[Column, str]]
+) -> tuple[Any, dict[int, RowProblem]]:
+    import pyarrow as pa
+
+    if not sources:
+        raise InvalidRows([], "The table has none of the model's columns.")
+    problems: dict[int, RowProblem] = {}
+    columns = {column.name: arrow_column(kind.column(table, name), column, problems) for column, name in sources}
+    return pa.table(columns), problems
+
+
+def _instances(table: Table, kind: _Kind, plan: RowPlan, names: Sequence[str]) -> Any:
+    """Rows without names: one column of lists, or as many columns of numbers as a row has values."""
+    import pyarrow as pa
+
+    if list(names) == [INSTANCES] and INSTANCES not in kind.names(table):
+        raise InvalidRows([], f"The table has no column '{INSTANCES}'; name those that make up a row.")
+    values = [_to_arrow(kind.column(table, name)) for name in names]
+    if len(values) == 1:
+        return pa.table({INSTANCES: values[0]})
+    if len(values) != plan.width:
+        raise InvalidOption(f"A row of this model has {plan.width} values; name as many columns.")
+    stacked = np.stack([column.to_numpy(zero_copy_only=False) for column in map(_one_chunk, values)], axis=1)
+    return pa.table({INSTANCES: nested_array(stacked)})
+
+
+def _one_chunk(column: Any) -> Any:
+    return column.combine_chunks() if hasattr(column, "combine_chunks") else column
+
+
+def arrow_column(values: Any, column: Column, problems: dict[int, RowProblem]) -> Any:
+    """One column as Arrow. A Python value that fits in no way becomes null, and a problem of its row."""
+    import pyarrow as pa
+
+    is_python = isinstance(values, list) or getattr(getattr(values, "dtype", None), "kind", "") == "O"
+    try:
+        if is_python and column.type in _ARROW_TYPES:
+            return pa.array(values, type=getattr(pa, _ARROW_TYPES[column.type])(), from_pandas=True)
+        return _to_arrow(values)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return _value_by_value(list(values), column, problems)
+
+
+def _to_arrow(values: Any) -> Any:
+    import pyarrow as pa
+
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
+    if isinstance(values, np.ndarray) and values.ndim > 1:
+        return nested_array(values)
+    if hasattr(values, "to_arrow"):
+        return values.to_arrow()
+    return pa.array(values, from_pandas=True)
+
+
+_ARROW_TYPES = {ColumnType.NUMERIC: "float64", ColumnType.BOOLEAN: "bool_", ColumnType.CATEGORICAL: "string"}
+
+
+def _value_by_value(values: list[Any], column: Column, problems: dict[int, RowProblem]) -> Any:
+    import pyarrow as pa
+
+    kept = []
+    for row, value in enumerate(values):
+        plain = None if value is None or value != value else value.item() if isinstance(value, np.generic) else value  # noqa: PLR0124
+        problem = cell_problem(plain, column.type, may_be_missing=column.may_be_missing)
+        if problem:
+            problems.setdefault(row, RowProblem(row, column.name, problem))
+        kept.append(None if problem or plain is None else _PLAIN[column.type](plain))
+    return pa.array(kept, type=getattr(pa, _ARROW_TYPES.get(column.type, "string"))())
+
+
+_PLAIN: dict[ColumnType, Callable[[Any], Any]] = {
+    ColumnType.NUMERIC: float,
+    ColumnType.BOOLEAN: bool,
+    ColumnType.CATEGORICAL: str,
+    ColumnType.TIMESTAMP: lambda value: value if isinstance(value, str) else f"{np.datetime64(value, 'ms')}Z",
+}
+
+
+# --- kinds of tables --------------------------------------------------------------------------------------------------
+
+
+def _kind_of(table: Table) -> _Kind:
+    import pyarrow as pa
+
+    if isinstance(table, pa.Table | pa.RecordBatch):
+        return _ARROW
+    for library, kind in (("pandas", _PANDAS), ("polars", _POLARS)):
+        module = sys.modules.get(library)
+        if module is not None and isinstance(table, module.DataFrame):
+            return kind
+    if isinstance(table, Mapping):
+        return _MAPPING
+    raise InvalidRows([], "This is no table: give Arrow, pandas, polars, a mapping of columns, or an array of rows.")
+
+
+def _attach_to_arrow(table: Any, results: Any) -> Any:
+    import pyarrow as pa
+
+    for name in results.column_names:
+        column = results[name]
+        table = table.append_column(name, column if isinstance(table, pa.Table) else column.combine_chunks())
+    return table
+
+
+def _attach_to_pandas(frame: Any, results: Any) -> Any:
+    added = results.to_pandas()
+    return frame.assign(**{name: added[name].array for name in added.columns})
+
+
+def _attach_to_polars(frame: Any, results: Any) -> Any:
+    return frame.hstack(sys.modules["polars"].from_arrow(results))
+
+
+def _as_arrays(results: Any) -> dict[str, Any]:
+    return {name: _as_array(results[name]) for name in results.column_names}
+
+
+def _as_array(column: Any) -> Array:
+    import pyarrow as pa
+
+    flat, shape = column.combine_chunks(), [len(column)]
+    while pa.types.is_fixed_size_list(flat.type) and not flat.null_count:
+        shape.append(flat.type.list_size)
+        flat = flat.flatten()
+    array: Array = flat.to_numpy(zero_copy_only=False)
+    return array.reshape(shape) if len(shape) > 1 else array
+
+
+def slices(table: Any, rows: int) -> Iterator[Any]:
+    """A ``pyarrow.Table`` in pieces of at most so many rows."""
+    for start in range(0, table.num_rows, rows):
+        yield table.slice(start, rows)
+
+
+_ARROW = _Kind(lambda table: list(table.schema.names), lambda table, name: table.column(name), _attach_to_arrow)
+_PANDAS = _Kind(lambda frame: list(frame.columns), lambda frame, name: frame[name], _attach_to_pandas)
+_POLARS = _Kind(lambda frame: list(frame.columns), lambda frame, name: frame[name], _attach_to_polars)
+_MAPPING = _Kind(list, lambda columns, name: columns[name], lambda columns, results: {**columns, **_as_arrays(results)})
