@@ -1,0 +1,96 @@
+// What the model said of one row: the verdict, what is at fault, the row beside its reconstruction, and the threshold.
+import { Card, html, useMemo } from "../parts/base.js";
+import { LineChart } from "../parts/charts.js";
+import { Picture, byPixel, layoutOf, levelsOf } from "../parts/pixels.js";
+import { ThresholdStudy } from "../parts/threshold.js";
+import { explanation, featureName, finding, number, percent, place } from "../parts/words.js";
+
+export function Outcome({ study, row, detail, calibration, model, version }) {
+  const schema = detail.input;
+  const link = `${encodeURIComponent(model)}/${version}`;
+  return html`<div class="stack" data-outcome=${study.flagged ? "flagged" : "ordinary"}>
+    <div class=${`verdict ${study.flagged ? "flagged" : ""}`} role="status">
+      <h2>${study.flagged ? "Flagged as an anomaly" : study.pValue < 0.1 ? "Unusual, but not flagged" : "Ordinary"}</h2>
+      <p>${sentence(study, schema, calibration)}</p>
+      <p class="small muted">Score ${number(study.score)}, threshold ${number(study.threshold)}, p-value ${number(study.pValue, 3)}${study.latent ? html` · <a href=${`#/latent/${link}`}>see it in the latent space</a>` : ""}</p>
+    </div>
+    ${schema.kind === "image" ? html`<${Images} study=${study} row=${row} schema=${schema} />` : schema.kind === "timeseries" ? html`<${Series} study=${study} row=${row} schema=${schema} />` : null}
+    ${study.contributions && html`<${AtFault} contributions=${study.contributions} schema=${schema} flagged=${study.flagged} />`}
+    ${schema.kind === "tabular" && html`<${Beside} study=${study} row=${row} schema=${schema} />`}
+    <${Card} title="Among ordinary rows"><${ThresholdStudy} calibration=${calibration} score=${study.score} /><//>
+  </div>`;
+}
+
+function sentence(study, schema, calibration) {
+  const because = schema.kind === "image" && study.map ? `${place(byPixel(study.map, layoutOf(schema)), ...layoutSize(schema))} does not look as the model expects` : null;
+  const what = { image: "image", timeseries: "window" }[schema.kind] ?? "row";
+  return explanation({ ...study, what, calibrationRows: calibration.rows, nameOf: featureName(schema), because });
+}
+
+function layoutSize(schema) {
+  const { height, width } = layoutOf(schema);
+  return [height, width];
+}
+
+/** The features with the largest shares, each with what was seen and what was expected. */
+function AtFault({ contributions, schema, flagged }) {
+  const nameOf = featureName(schema);
+  const shown = contributions.filter(({ share }) => share > 0.005).slice(0, 8);
+  if (!shown.length) return null;
+  const parts = schema.kind === "tabular" ? "Columns" : "Places";
+  return html`<${Card} title=${flagged ? `${parts} at fault` : `${parts} that add most to the score`}>
+    <ol class="bars" style=${{ listStyle: "none", margin: 0, padding: 0 }}>${shown.map((each) => html`<li class="line"><span class="name">${nameOf(each.feature)}</span>
+      <div class="track"><div class="fill" style=${{ width: `${100 * each.share}%` }}></div></div><span class="number small right">${percent(each.share)}</span>
+      <span class="why">${finding(each, nameOf).replace(`${nameOf(each.feature)} is `, "")}</span></li>`)}</ol>
+    <p class="small muted" style=${{ marginTop: "12px" }}>Shares of the score; all of them add up to 100 %.</p><//>`;
+}
+
+function Images({ study, row, schema }) {
+  const layout = useMemo(() => layoutOf(schema), [schema]);
+  const drawn = useMemo(() => {
+    const shares = study.map && byPixel(study.map, layout);
+    const greatest = shares && Math.max(...shares, 1e-12);
+    return {
+      input: levelsOf(row, layout), reconstruction: levelsOf(study.reconstruction, layout),
+      denoised: study.denoised && levelsOf(study.denoised, layout), map: shares?.map((share) => share / greatest),
+    };
+  }, [study]);
+  const grey = { ...layout, channels: 1 };
+  return html`<${Card} title="What went in, and what came out"><div class="pictures">
+    <${Picture} title="Input" levels=${drawn.input} layout=${layout} />
+    <${Picture} title="Reconstruction" note="what the model expects" levels=${drawn.reconstruction} layout=${layout} />
+    ${drawn.denoised && html`<${Picture} title="Denoised" note="noise taken away" levels=${drawn.denoised} layout=${layout} />`}
+    ${drawn.map && html`<${Picture} title="Error map" note="bright: not as expected" levels=${drawn.map} layout=${grey} isHeat=${true} />`}
+  </div><//>`;
+}
+
+/** A series by channel: [[…], …]. */
+function channelsOf(row) {
+  if (!Array.isArray(row[0])) return [row];
+  return row[0].map((_, channel) => row.map((step) => step[channel]));
+}
+
+function Series({ study, row, schema }) {
+  const drawn = useMemo(() => {
+    const steps = channelsOf(row)[0].map((_, at) => at + 1);
+    const fault = steps.map(() => 0);
+    for (const { feature, share } of study.contributions ?? []) fault[Array.isArray(feature) ? feature[0] : Math.floor(feature / (schema.row_shape[1] ?? 1))] += share;
+    return { steps, sent: channelsOf(row), rebuilt: channelsOf(study.reconstruction), clean: study.denoised && channelsOf(study.denoised), fault };
+  }, [study]);
+  return html`<${Card} title="What went in, and what came out"><div class="stack">
+    ${drawn.sent.map((values, channel) => html`<${LineChart} label=${`${schema.channels?.[channel] ?? "The series"}: what was sent, and its reconstruction`} x=${drawn.steps} xLabel="step" height=${200}
+      series=${[{ label: schema.channels?.[channel] ?? "input", values, tone: "--chart-1" }, { label: "reconstruction", values: drawn.rebuilt[channel], tone: "--chart-2", dashed: true }, ...(drawn.clean ? [{ label: "denoised", values: drawn.clean[channel], tone: "--chart-3" }] : [])]} />`)}
+    ${study.contributions && html`<${LineChart} label="Share of the score by step" x=${drawn.steps} xLabel="step" height=${130} fromZero=${true} format=${(share) => percent(share)} series=${[{ label: "share of the score", values: drawn.fault, tone: "--chart-4", fill: true }]} />`}
+  </div><//>`;
+}
+
+/** Each value as it was sent, beside its reconstruction. */
+function Beside({ study, row, schema }) {
+  const names = schema.columns.length ? schema.columns.map(({ name }) => name) : study.reconstruction.map((_, at) => at);
+  const nameOf = featureName(schema);
+  const shares = new Map((study.contributions ?? []).map(({ feature, share }) => [feature, share]));
+  return html`<${Card} title="The row beside its reconstruction"><div class="scroll" tabindex="0" role="region" aria-label="The row beside its reconstruction"><table>
+    <thead><tr><th scope="col">${schema.columns.length ? "Column" : "Value"}</th><th scope="col" class="right">Sent</th><th scope="col" class="right">Reconstruction</th>${study.denoised && html`<th scope="col" class="right">Denoised</th>`}<th scope="col" class="right">Share of the score</th></tr></thead>
+    <tbody>${names.map((name) => html`<tr><th scope="row">${nameOf(name)}</th><td class="right number">${row[name] === null || row[name] === undefined ? "missing" : number(row[name])}</td><td class="right number">${number(study.reconstruction[name])}</td>
+      ${study.denoised && html`<td class="right number">${number(study.denoised[name])}</td>`}<td class="right number">${shares.has(name) ? percent(shares.get(name)) : "–"}</td></tr>`)}</tbody></table></div><//>`;
+}

@@ -1,0 +1,92 @@
+// Try it: a row in, and what the model makes of it, in words and pictures.
+import { Card, Failure, Loaded, Loading, html, useEffect, useLoad, useMemo, useRef, useState } from "../parts/base.js";
+import { call, versionPath } from "../parts/api.js";
+import { WithVersion } from "../parts/pickers.js";
+import { tried } from "../parts/tried.js";
+import { number } from "../parts/words.js";
+import { Outcome } from "./outcome.js";
+
+const PAUSE_MS = 180;
+
+export default function Try({ path }) {
+  return html`<${WithVersion} view="try" title="Try it" lead="Give the model a row, and see how strange it finds it, why, and what it would have expected." path=${path}>
+    ${(chosen) => html`<${Bench} ...${chosen} />`}<//>`;
+}
+
+const INPUTS = {
+  tabular: () => import("./input-table.js"),
+  image: () => import("./input-image.js"),
+  timeseries: () => import("./input-series.js"),
+};
+
+function Bench({ model, version, detail }) {
+  const base = versionPath(model, version);
+  const schema = detail.input;
+  const ground = useLoad(async (signal) => {
+    const [calibration, sample, module] = await Promise.all([
+      call(`${base}/calibration`, { signal }), detail.exhibits.includes("sample-request") ? call(`${base}/sample-request`, { signal }) : null, INPUTS[schema.kind](),
+    ]);
+    return { calibration, samples: sample?.instances ?? [], Input: module.default };
+  }, [base]);
+  const before = useMemo(() => tried.of(model, version), [model, version]);
+  const [row, setRow] = useState(before?.row ?? null);
+  const answer = useStudy(base, detail, row, (study) => tried.keep({ model, version, row, ...study }));
+  return html`<${Loaded} state=${ground} what="Loading">${({ calibration, samples, Input }) => html`<div class="wide-left">
+    <div class="stack"><${Glance} study=${answer.problem ? null : answer.value} /><${Input} schema=${schema} samples=${samples} start=${row} base=${base} onRow=${setRow} study=${answer.value} problem=${answer.problem} /></div>
+    <div class="stack" id="outcome">
+      ${answer.problem ? html`<${Failure} problem=${answer.problem} />` : answer.value ? html`<${Outcome} study=${answer.value} row=${answer.value.row} detail=${detail} calibration=${calibration} model=${model} version=${version} />`
+        : row ? html`<${Loading} what="Asking the model" />`
+          : html`<${Card}><div class="empty"><h3>Nothing tried yet</h3><p>Fill in a row on this page, or take a sample from the model's own test rows.</p></div><//>`}
+    </div></div>`}<//>`;
+}
+
+/** The verdict in short, where the form would push the whole out of sight. */
+function Glance({ study }) {
+  if (!study) return null;
+  const show = () => document.getElementById("outcome").scrollIntoView({ behavior: "smooth" });
+  return html`<div class=${`glance ${study.flagged ? "flagged" : ""}`}><span>${study.flagged ? "Flagged" : "Not flagged"}, score ${number(study.score)}</span><button type="button" class="button small" onClick=${show}>See why</button></div>`;
+}
+
+/** What the version says of a row: asked when the row has not changed for a moment. */
+function useStudy(base, detail, row, onStudy) {
+  const [state, setState] = useState({});
+  const latest = useRef();
+  latest.current = onStudy;
+  useEffect(() => {
+    if (!row) return undefined;
+    const abort = new AbortController();
+    const timer = setTimeout(() => {
+      studyOf(base, detail, row, abort.signal).then(
+        (value) => { setState({ value }); latest.current(value); },
+        (problem) => problem.name !== "AbortError" && setState({ problem }),
+      );
+    }, PAUSE_MS);
+    return () => { clearTimeout(timer); abort.abort(); };
+  }, [base, row]);
+  return state;
+}
+
+/** Score with its reasons, reconstruction, denoised row and latent of one row. */
+export async function studyOf(base, detail, row, signal) {
+  const body = { instances: [row] };
+  const can = (name) => detail.signatures[name] !== undefined;
+  const post = (operation, options = {}) => call(`${base}/${operation}`, { method: "POST", body: { ...body, ...options }, signal });
+  const isImage = detail.input.kind === "image";
+  const features = detail.input.columns.length || detail.input.row_shape.reduce((product, size) => product * size, 1);
+  const explain = !can("explain") ? {} : { explain: isImage ? "map" : detail.input.kind === "timeseries" ? features : Math.min(features, 12) };
+  const [score, reconstructed, denoised, latent] = await Promise.all([
+    post("anomaly-score", explain), post("reconstruct"), can("denoise") ? post("denoise") : null, can("encode") ? post("encode") : null,
+  ]);
+  return {
+    row,
+    score: score.scores[0],
+    pValue: score.p_values[0],
+    flagged: score.is_anomaly[0],
+    threshold: score.threshold,
+    contributions: score.contributions?.[0] ?? null,
+    map: score.error_maps?.[0] ?? null,
+    reconstruction: reconstructed.reconstructions[0],
+    denoised: denoised?.denoised[0] ?? null,
+    latent: latent?.latents[0] ?? null,
+  };
+}
