@@ -13,15 +13,18 @@ from fastapi import FastAPI
 
 from service import __version__
 from service.api.access import Access
+from service.api.activity import ActivityLog, activity_routes
+from service.api.console import console_routes
 from service.api.errors import install_error_answers
 from service.api.exchange import Reception
+from service.api.exhibits import exhibit_routes
 from service.api.front import AutoencoderApp
 from service.api.models import model_routes, service_routes
 from service.api.oip import OIPRoutes
 from service.api.openapi import install_openapi
 from service.api.ops import BatchKey, Operations
-from service.api.protocols import Serving
 from service.api.routes import OperationRoutes
+from service.api.serving import Serving, codec_limits
 from service.api.tfserving import TFServingRoutes
 from service.batching import Batcher, BatchLimits
 from service.runtime import ModelManager, ModelStatus
@@ -64,7 +67,9 @@ class Service:
             self.telemetry,
             shadow_share=settings.shadow_share,
             drift_window_rows=settings.drift_window_rows,
+            alert_values=settings.alert_values,
         )
+        self.activity = ActivityLog(self.telemetry)
         self.executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="codec")
         self.operations: Operations
         self.grpc_port: int | None = None
@@ -72,6 +77,7 @@ class Service:
         self._grpc: GrpcServer | None = None
         self.serving = Serving(
             settings=settings,
+            limits=codec_limits(settings),
             manager=self.manager,
             operations=lambda: self.operations,
             access=self.access,
@@ -124,6 +130,7 @@ class Service:
         gc.freeze()
         self.manager.start(settings.watch_interval_s)
         self.traffic.start()
+        self.activity.start()
         lag = asyncio.create_task(self._watch_lag())
         try:
             await self._start_grpc()
@@ -133,6 +140,7 @@ class Service:
             await self._stop_grpc()
             await batcher.drain()
             lag.cancel()
+            await self.activity.stop()
             self.manager.stop()
             self.traffic.stop()
             batcher.close()
@@ -169,16 +177,7 @@ def create_app(settings: Settings | None = None, *, load: Callable[[Path], Loade
             yield
 
     app = AutoencoderApp(
-        OperationRoutes(
-            settings=settings,
-            manager=service.manager,
-            operations=lambda: service.operations,
-            access=service.access,
-            telemetry=service.telemetry,
-            tracing=service.tracing,
-            reception=service.reception,
-            executor=service.executor,
-        ),
+        OperationRoutes(service.serving),
         [TFServingRoutes(service.serving), OIPRoutes(service.serving)],
         allowed_hosts=settings.allowed_hosts,
         path_prefix=settings.root_path,
@@ -192,6 +191,8 @@ def create_app(settings: Settings | None = None, *, load: Callable[[Path], Loade
     app.state.service = service
     app.state.access = service.access
     app.include_router(model_routes(service.manager, service.traffic))
+    app.include_router(exhibit_routes(service.manager))
+    app.include_router(activity_routes(service.activity, service.traffic))
     app.include_router(
         service_routes(
             service.manager,
@@ -200,6 +201,7 @@ def create_app(settings: Settings | None = None, *, load: Callable[[Path], Loade
             metrics_type=METRICS_CONTENT_TYPE,
         )
     )
+    app.include_router(console_routes())
     install_error_answers(app)
     install_openapi(app)
     return app

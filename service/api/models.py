@@ -12,12 +12,34 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.access import Access, Role
-from service.errors import InvalidVersion, NotReady, VersionNotFound
+from service.errors import InvalidVersion, ModelNotFound, NotReady, StoreError, VersionNotFound
 from service.runtime import ModelManager, ModelStatus, Target, VersionState, VersionStatus
 from service.runtime.traffic import LiveTraffic
 from service.schemas import InputSchema
-from service.store import MODEL_CARD, Manifest, RowCounts, SignatureSpec
+from service.store import (
+    HISTORY,
+    LATENT_MAP,
+    MODEL_CARD,
+    PLOTS,
+    REPORT,
+    SAMPLE_REQUEST,
+    TRAVERSALS,
+    Manifest,
+    RowCounts,
+    SignatureSpec,
+)
 
+EXHIBITS = {
+    "sample-request": SAMPLE_REQUEST,
+    "history": HISTORY,
+    "latent-map": LATENT_MAP,
+    "traversals": TRAVERSALS,
+    "report": REPORT,
+    "plots/losses": f"{PLOTS}/losses.png",
+    "plots/score_histogram": f"{PLOTS}/score_histogram.png",
+    "plots/reconstructions": f"{PLOTS}/reconstructions.png",
+}
+"""Files of a version by their routes under its own; ``service.api.exhibits`` serves them."""
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
 
 ModelName = Annotated[str, Path(description="Name of a model.")]
@@ -73,6 +95,7 @@ class VersionDetail(VersionSummary):
     metrics: dict[str, Any]
     warnings: list[str]
     calibration: CalibrationSummary
+    exhibits: list[str] = Field(description="Which of the routes below this one the version has files for.")
     model_card: str = Field(description="Markdown.")
 
 
@@ -117,6 +140,7 @@ class DriftDetail(BaseModel):
 
 class ModelDetail(ModelSummary):
     serving: dict[str, int] = Field(description="The version that answers for each alias now.")
+    earlier: dict[str, int] = Field(description="The version that each alias named before: where a roll back leads.")
     version: VersionDetail | None = Field(description="The default version, or the newest when none is loaded.")
     shadow: ShadowDetail | None = Field(description="The candidate on live traffic, once it has been tried.")
 
@@ -166,6 +190,7 @@ def model_routes(manager: ModelManager, traffic: LiveTraffic) -> APIRouter:
         return ModelDetail(
             **_summary(status),
             serving=dict(status.serving),
+            earlier=await asyncio.to_thread(_earlier, manager, status.name),
             version=detail,
             shadow=ShadowDetail(**asdict(shadow), disagreement=shadow.disagreement) if shadow else None,
         )
@@ -197,6 +222,17 @@ def model_routes(manager: ModelManager, traffic: LiveTraffic) -> APIRouter:
         manager.model(model)
         previous = await asyncio.to_thread(manager.store.set_alias, model, alias, change.version)
         return await _alias_answer(manager, model, alias, change.version, previous)
+
+    @router.post(
+        "/models/{model}/aliases/{alias}/rollback",
+        summary="Let an alias name the version that it named before",
+        dependencies=[Depends(admin_only)],
+    )
+    async def roll_back(model: ModelName, alias: AliasName) -> AliasAnswer:
+        manager.model(model)
+        previous = (await asyncio.to_thread(manager.store.aliases, model)).get(alias)
+        version = await asyncio.to_thread(manager.store.rollback, model, alias)
+        return await _alias_answer(manager, model, alias, version, previous)
 
     @router.delete("/models/{model}/aliases/{alias}", summary="Remove an alias", dependencies=[Depends(admin_only)])
     async def delete_alias(model: ModelName, alias: AliasName) -> AliasAnswer:
@@ -265,14 +301,39 @@ def _detail_or_none(manager: ModelManager, model: ModelStatus, version: int) -> 
         return None
 
 
-def _detail(manager: ModelManager, model: ModelStatus, version: int) -> VersionDetail:
-    """What the manifest says; from memory when the version is loaded. Blocks."""
+def _earlier(manager: ModelManager, model: str) -> dict[str, int]:
+    """Blocks. Nothing while the store cannot be read: what is loaded goes on being shown."""
+    try:
+        return manager.store.earlier(model)
+    except (StoreError, ModelNotFound):
+        return {}
+
+
+def manifest_of(manager: ModelManager, model: str, version: int) -> Manifest:
+    """The manifest of a version; from memory when it is loaded. Blocks.
+
+    Raises:
+        ModelNotFound, VersionNotFound: there is no such thing.
+        InvalidVersion: it cannot be read.
+    """
+    status = manager.model(model)
+    _status_of(status, version)
+    loaded = status.loaded.get(version)
+    return loaded.manifest if loaded else manager.store.manifest(status.name, version)
+
+
+def _status_of(model: ModelStatus, version: int) -> VersionStatus:
     status = next((status for status in model.versions if status.version == version), None)
     if status is None:
         raise VersionNotFound(f"Model '{model.name}' has no version {version}.")
-    loaded = model.loaded.get(version)
-    manifest = loaded.manifest if loaded else manager.store.manifest(model.name, version)
-    card = manager.store.path(model.name, version) / MODEL_CARD
+    return status
+
+
+def _detail(manager: ModelManager, model: ModelStatus, version: int) -> VersionDetail:
+    """What the manifest says. Blocks."""
+    status = _status_of(model, version)
+    manifest = manifest_of(manager, model.name, version)
+    card = manager.store.read_file(model.name, version, MODEL_CARD)
     shown = manifest.model_dump(exclude={"schema_version", "calibration", "reference", "digests", "model", "version"})
     return VersionDetail(
         **_state(status),
@@ -280,7 +341,8 @@ def _detail(manager: ModelManager, model: ModelStatus, version: int) -> VersionD
         model=model.name,
         aliases=[alias for alias, named in model.aliases.items() if named == version],
         calibration=_calibration(manifest),
-        model_card=card.read_text(encoding="utf-8") if card.is_file() else "",
+        exhibits=[route for route, path in EXHIBITS.items() if path in manifest.digests],
+        model_card="" if card is None else card.decode(errors="replace"),
     )
 
 

@@ -15,7 +15,8 @@ from typing import Any, Final
 from service import __version__
 from service.api.access import Role
 from service.api.exchange import Exchange
-from service.api.protocols import MAX_CONTROL_BYTES, OCTETS, ProtocolRoutes, Reply, Serving, error_reply, json_reply
+from service.api.protocols import MAX_CONTROL_BYTES, OCTETS, ProtocolRoutes, Reply, error_reply, json_reply
+from service.api.serving import Serving
 from service.api.signatures import (
     SignatureCalls,
     VersionStatistics,

@@ -1,10 +1,10 @@
-"""The OpenAPI document of the operation routes, and the page that shows it without internet."""
+"""The OpenAPI document of the operation routes, and the pages that show it without internet."""
 
 from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
@@ -126,6 +126,16 @@ _OPTIONS: dict[str, Json] = {
     },
 }
 
+_SERIES: Json = {
+    "description": "Points of a whole series, evenly spaced and at least a window long; the answer has one entry a "
+    "point. One by one, as arrays, objects by channel or, of one channel, numbers; or an object with an array for each "
+    "channel.",
+    "anyOf": [
+        {"type": "array", "items": _ANY_ROW, "minItems": 1},
+        {"type": "object", "additionalProperties": {"type": "array"}},
+    ],
+}
+
 
 def install_openapi(app: FastAPI) -> None:
     """Complete the document with the operations, and serve it with its page from the package itself."""
@@ -136,8 +146,9 @@ def install_openapi(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
-    static = files("service.api") / "static" / "swagger-ui"
-    app.mount("/docs/static", StaticFiles(directory=str(static)), name="docs-static")
+    static = files("service.api") / "static"
+    app.mount("/docs/static", StaticFiles(directory=str(static / "swagger-ui")), name="docs-static")
+    app.mount("/redoc/static", StaticFiles(directory=str(static / "redoc")), name="redoc-static")
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
@@ -150,9 +161,20 @@ def install_openapi(app: FastAPI) -> None:
             swagger_favicon_url="data:,",
         )
 
+    @app.get("/redoc", include_in_schema=False)
+    async def redoc(request: Request) -> HTMLResponse:
+        root = request.scope.get("root_path", "")
+        return get_redoc_html(
+            openapi_url=f"{root}/openapi.json",
+            title=app.title,
+            redoc_js_url=f"{root}/redoc/static/redoc.standalone.js",
+            redoc_favicon_url="data:,",
+            with_google_fonts=False,
+        )
+
     @app.get("/", include_in_schema=False)
     async def start(request: Request) -> Response:
-        return Response(status_code=307, headers={"Location": f"{request.scope.get('root_path', '')}/docs"})
+        return Response(status_code=307, headers={"Location": f"{request.scope.get('root_path', '')}/ui"})
 
 
 def _document(app: FastAPI) -> Json:
@@ -192,7 +214,7 @@ def _describe_errors(path: str, method: str, described: Json) -> None:
         statuses += [404, 422, 500, 503]
     if path.endswith("/drift"):
         statuses += [409]
-    if method in ("put", "delete"):
+    if method in ("put", "delete", "post"):  # of aliases; the operations are described elsewhere
         statuses += [400, 403, 409, 413]
     for status in statuses:
         described["responses"][str(status)] = _problem(STATUSES.get(status, "Not an admin key."))
@@ -262,7 +284,13 @@ def _answers(operation: Operation) -> Json:
 def _request_schema(operation: Operation) -> Json:
     if operation is not ANOMALY_SCORE:
         return {"$ref": "#/components/schemas/Rows"}
-    return {"allOf": [{"$ref": "#/components/schemas/Rows"}, {"type": "object", "properties": _OPTIONS}]}
+    forms = {**COMPONENTS["Rows"]["properties"], "series": _SERIES}
+    return {
+        "type": "object",
+        "description": "Rows, or of a model of series a whole series: exactly one of `instances`, `inputs`, `series`.",
+        "properties": {**forms, **_OPTIONS},
+        "oneOf": [{"required": [name]} for name in forms],
+    }
 
 
 def _answer_schema(operation: Operation) -> Json:

@@ -8,8 +8,7 @@ from service.batching import Batcher
 from service.codecs import Answer, Options
 from service.errors import InvalidOption, TooLarge
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import ANOMALY_SCORE, EXPLAIN, Operation, Results, Rows, row_count
-from service.scoring import conformal_threshold, float32_threshold
+from service.schemas import ANOMALY_SCORE, EXPLAIN, POINT_ERRORS, Operation, Results, Rows, row_count
 
 EXPLAIN_ROW_COST = 64
 """Explaining a row calls the network once a feature and candidate."""
@@ -49,11 +48,15 @@ class Operations:
         loaded, operation = call.loaded, call.operation
         loaded.require(operation)
         explained = await self._explain(call) if call.options.explain is not None else {}
-        results = await self._batcher.submit((loaded, operation.name), call.rows, deadline=call.deadline)
+        signature = POINT_ERRORS if call.options.series else operation.name
+        results = await self._batcher.submit((loaded, signature), call.rows, deadline=call.deadline)
         threshold: np.float32 | float | None = None
         false_alarm_rate: float | None = None
         if operation is ANOMALY_SCORE:
-            results, threshold, false_alarm_rate = _judged(loaded, results, call.options)
+            judge = loaded.judge_points if call.options.series else loaded.judge
+            results, threshold, false_alarm_rate = judge(
+                results, threshold=call.options.threshold, false_alarm_rate=call.options.false_alarm_rate
+            )
         return Answer(
             operation=operation,
             schema=loaded.schema,
@@ -63,8 +66,7 @@ class Operations:
             threshold=threshold,
             false_alarm_rate=false_alarm_rate,
             explain=call.options.explain,
-            contribution=explained.get("contribution"),
-            expected=explained.get("expected"),
+            explained=explained,
             rows=call.rows,
         )
 
@@ -78,16 +80,3 @@ class Operations:
         if row_count(rows) > self._max_explain_rows:
             raise TooLarge(f"At most {self._max_explain_rows} rows of one request can be explained.")
         return await self._batcher.submit((loaded, EXPLAIN), rows, deadline=deadline, row_cost=EXPLAIN_ROW_COST)
-
-
-def _judged(loaded: LoadedModel, results: Results, options: Options) -> tuple[Results, np.float32 | float, float]:
-    """Scores with the flags, threshold and false-alarm rate that hold for this call."""
-    if options.threshold is not None:
-        over = np.count_nonzero(loaded.calibration_scores > float32_threshold(options.threshold))
-        rate = float(over) / len(loaded.calibration_scores)
-        flags = results["score"] > float32_threshold(options.threshold)
-        return {**results, "is_anomaly": flags}, options.threshold, rate
-    if options.false_alarm_rate is not None:
-        threshold = np.float32(conformal_threshold(loaded.calibration_scores, options.false_alarm_rate))
-        return {**results, "is_anomaly": results["score"] > threshold}, threshold, options.false_alarm_rate
-    return results, loaded.threshold, loaded.false_alarm_rate

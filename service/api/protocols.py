@@ -5,13 +5,11 @@ Clients of these protocols send no content type, so bodies are read as they come
 ``{"error": "<text>"}``.
 """
 
-import asyncio
 import logging
 import time
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final, TypeVar
@@ -20,19 +18,13 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from service import codecs
-from service.api.access import Access, Role
 from service.api.errors import protocol_refusal
-from service.api.exchange import CallerLeft, Exchange, Headers, Reception
-from service.api.ops import Operations
-from service.api.routes import INLINE_BYTES, INLINE_VALUES, LEFT, MIN_COMPRESSED_BYTES
-from service.api.signatures import Statistics
+from service.api.exchange import CallerLeft, Exchange, Headers
+from service.api.serving import INLINE_BYTES, INLINE_VALUES, LEFT, MIN_COMPRESSED_BYTES, Serving
 from service.codecs.media_types import parse_preferences
 from service.errors import MalformedInput, Unavailable
-from service.runtime import ModelManager
 from service.runtime.loaded_model import LoadedModel
 from service.schemas import Results
-from service.settings import Settings
-from service.telemetry import Telemetry, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -43,48 +35,6 @@ MAX_CONTROL_BYTES: Final = 64 * 2**10
 _DEFLATE: Final = "deflate"
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """What every protocol works with."""
-
-    settings: Settings
-    manager: ModelManager
-    operations: Callable[[], Operations]
-    access: Access
-    telemetry: Telemetry
-    tracing: Tracing
-    reception: Reception
-    executor: Executor
-    draining: Callable[[], bool]
-    statistics: Statistics = field(default_factory=Statistics)
-
-    @property
-    def limits(self) -> codecs.Limits:
-        settings = self.settings
-        return codecs.Limits(
-            max_rows=settings.max_rows,
-            max_depth=settings.max_depth,
-            max_json_bytes=settings.max_json_bytes,
-            max_decoded_bytes=settings.max_decoded_bytes,
-            max_pixels=settings.max_pixels,
-        )
-
-    @property
-    def not_ready_reason(self) -> str | None:
-        return "The service is stopping." if self.draining() else self.manager.not_ready_reason
-
-    def admit(self, headers: dict[bytes, bytes]) -> None:
-        """Refuse who may not ask, and everybody while there is no room."""
-        self.access.check(headers, Role.CALLER)
-        self.operations().check_room()
-
-    async def maybe_in_thread(self, inline: bool, work: Callable[[], T]) -> T:
-        """Small work at once, large work off the event loop."""
-        if inline:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self.executor, work)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,38 +8,23 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor
 from functools import lru_cache, partial
-from typing import TypeVar
 
 from starlette.types import Receive, Scope, Send
 
 from service import codecs
-from service.api.access import Access, Role
 from service.api.errors import PROBLEM_TYPE, problem, problem_body
-from service.api.exchange import CallerLeft, Exchange, Headers, Reception
-from service.api.ops import Call, Operations
+from service.api.exchange import CallerLeft, Exchange, Headers
+from service.api.ops import Call
+from service.api.serving import INLINE_BYTES, INLINE_VALUES, LEFT, MIN_COMPRESSED_BYTES, Serving
 from service.api.streams import NdjsonExchange
 from service.codecs import Decoded
 from service.errors import Unavailable
-from service.runtime import ModelManager, Target
+from service.runtime import Target
 from service.runtime.loaded_model import LoadedModel
 from service.schemas import OPERATIONS, Operation
-from service.settings import Settings
-from service.telemetry import Telemetry, Tracing
 
 log = logging.getLogger(__name__)
-
-INLINE_BYTES = 32 * 2**10
-"""Bodies up to this size are decoded on the event loop: handing them to a thread costs more than decoding them."""
-INLINE_VALUES = 8192
-"""Answers up to this many numbers are encoded on the event loop."""
-MIN_COMPRESSED_BYTES = 1024
-LEFT = 499
-"""Status in the metrics for callers who left before their answer."""
-
-T = TypeVar("T")
 
 _BY_PATH = {f"/{operation.path}": operation for operation in OPERATIONS}
 _OPERATION = "|".join(operation.path for operation in OPERATIONS)
@@ -68,40 +53,15 @@ def match(path: str) -> tuple[Operation, Target] | None:
 class OperationRoutes:
     """Answers the operation routes at the ASGI level."""
 
-    def __init__(
-        self,
-        *,
-        settings: Settings,
-        manager: ModelManager,
-        operations: Callable[[], Operations],
-        access: Access,
-        telemetry: Telemetry,
-        tracing: Tracing,
-        reception: Reception,
-        executor: Executor,
-    ) -> None:
-        self._settings = settings
-        self._manager = manager
-        self._operations = operations
-        self._access = access
-        self._telemetry = telemetry
-        self._tracing = tracing
-        self._executor = executor
-        self._reception = reception
-        self._limits = codecs.Limits(
-            max_rows=settings.max_rows,
-            max_depth=settings.max_depth,
-            max_json_bytes=settings.max_json_bytes,
-            max_decoded_bytes=settings.max_decoded_bytes,
-            max_pixels=settings.max_pixels,
-        )
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """Answer the request if its path is an operation's; False when it is somebody else's."""
         matched = match(scope["path"])
         if matched is None:
             return False
-        exchange = Exchange(scope, receive, send, self._reception)
+        exchange = Exchange(scope, receive, send, self._serving.reception)
         if scope["method"] == "POST":
             await self._serve(exchange, *matched)
         else:
@@ -112,7 +72,7 @@ class OperationRoutes:
     async def _serve(self, exchange: Exchange, operation: Operation, target: Target) -> None:
         started = time.perf_counter()
         loaded: LoadedModel | None = None
-        with self._tracing.request(operation.name, exchange.headers):
+        with self._serving.tracing.request(operation.name, exchange.headers):
             try:
                 loaded = self._admit(exchange, target)
                 status = await self._answer(exchange, operation, loaded)
@@ -124,48 +84,43 @@ class OperationRoutes:
                 exchange.release()
         seconds = time.perf_counter() - started
         model = "" if loaded is None else loaded.name
-        self._telemetry.request_finished(operation.name, model, status, seconds)
-        if self._settings.access_log:
+        self._serving.telemetry.request_finished(operation.name, model, status, seconds)
+        if self._serving.settings.access_log:
             version = None if loaded is None else loaded.version
             fields = {"operation": operation.name, "model": model, "version": version, "status": status}
             log.info("answered", extra={**fields, "ms": round(seconds * 1000, 3)})
 
     def _admit(self, exchange: Exchange, target: Target) -> LoadedModel:
         """The version that answers, where the caller may ask and there is room."""
-        self._access.check(exchange.headers, Role.CALLER)
-        self._operations().check_room()
-        return self._manager.acquire(target)
+        self._serving.admit(exchange.headers)
+        return self._serving.manager.acquire(target)
 
     async def _answer(self, exchange: Exchange, operation: Operation, loaded: LoadedModel) -> int:
         """Answer one request; gives the status. What can be refused is, before a byte of the body is read."""
         loaded.require(operation)
-        headers = exchange.headers
+        headers, settings = exchange.headers, self._serving.settings
         request_type = _request_type(headers.get(b"content-type", b""))
         offered = _offered(request_type, operation, is_image=loaded.schema.kind == "image")
         answer_type = _answer_type(headers.get(b"accept", b""), offered)
         headers_out = _model_headers(loaded)
         if request_type == codecs.NDJSON:
-            stream = NdjsonExchange(
-                self._operations(),
-                exchange,
-                loaded,
-                operation,
-                settings=self._settings,
-                limits=self._limits,
-                executor=self._executor,
-            )
+            stream = NdjsonExchange(self._serving, exchange, loaded, operation)
             await stream.answer(headers_out)
             return 200
-        timeout_s = exchange.timeout_s(self._settings.request_timeout_ms)
+        timeout_s = exchange.timeout_s(settings.request_timeout_ms)
         deadline = asyncio.get_running_loop().time() + timeout_s
-        limit = self._settings.max_json_bytes if request_type == codecs.JSON else self._settings.max_body_bytes
+        limit = (
+            self._serving.settings.max_json_bytes
+            if request_type == codecs.JSON
+            else self._serving.settings.max_body_bytes
+        )
         body = await exchange.body(limit)
-        with self._tracing.stage("decode"):
+        with self._serving.tracing.stage("decode"):
             decoded = await self._decoded(exchange, request_type, body, loaded, operation)
         call = Call(loaded, operation, decoded.rows, decoded.options, deadline)
-        with self._tracing.stage("run"):
-            answer = await exchange.while_connected(self._operations().run(call))
-        with self._tracing.stage("encode"):
+        with self._serving.tracing.stage("run"):
+            answer = await exchange.while_connected(self._serving.operations().run(call))
+        with self._serving.tracing.stage("encode"):
             content, encoding = await self._encoded(exchange, answer_type, answer, decoded)
         if encoding is not None:
             headers_out += [(b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding")]
@@ -185,14 +140,14 @@ class OperationRoutes:
             schema=loaded.schema,
             operation=operation,
             query=exchange.query,
-            limits=self._limits,
+            limits=self._serving.limits,
         )
         if encoding == "identity" and len(body) <= INLINE_BYTES:
             decoded = decode()
         else:
-            decoded = await self._in_thread(decode)
+            decoded = await self._serving.in_thread(decode)
             exchange.hold(sum(array.nbytes for array in decoded.rows.values()))
-        self._telemetry.stage_took("decode", time.perf_counter() - started)
+        self._serving.telemetry.stage_took("decode", time.perf_counter() - started)
         return decoded
 
     async def _encoded(
@@ -206,19 +161,16 @@ class OperationRoutes:
         if size <= INLINE_VALUES and answer.explain is None:
             encoded = _encode(answer_type, answer, decoded, encoding)
         else:
-            encoded = await self._in_thread(partial(_encode, answer_type, answer, decoded, encoding))
-        self._telemetry.stage_took("encode", time.perf_counter() - started)
+            encoded = await self._serving.in_thread(partial(_encode, answer_type, answer, decoded, encoding))
+        self._serving.telemetry.stage_took("encode", time.perf_counter() - started)
         return encoded
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def _refuse(self, exchange: Exchange, error: Exception, loaded: LoadedModel | None) -> int:
         status, body, headers = problem(error, exchange.request_id)
         if status >= 500 and not isinstance(error, Unavailable):
             log.error("answered %d: %s", status, type(error).__name__, exc_info=error)
         if status in (429, 503, 504):
-            self._telemetry.refused(type(error).__name__)
+            self._serving.telemetry.refused(type(error).__name__)
         if loaded is not None:
             headers += _model_headers(loaded)
         await exchange.answer(status, body, PROBLEM_TYPE.encode(), headers)

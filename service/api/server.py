@@ -7,22 +7,17 @@ request may be on its way on one of them.
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
 from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
-from prometheus_client.multiprocess import mark_process_dead
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -30,6 +25,7 @@ from service.api.app import create_app
 from service.api.errors import PROBLEM_TYPE, problem, problem_body
 from service.api.exchange import request_id
 from service.api.memory import keep_freed_memory
+from service.api.workers import run_workers
 from service.errors import ConfigurationError, StoreUnavailable, Unavailable
 from service.settings import Settings
 from service.store import Store
@@ -38,8 +34,6 @@ from service.telemetry import configure_logging
 log = logging.getLogger(__name__)
 
 REAP_INTERVAL_S = 0.5
-WORKER_CHECK_S = 0.5
-BACKLOG = 2048
 CORK_BYTES = 64 * 2**10
 """Bodies of this size are not copied behind their heads."""
 SWITCH_INTERVAL_S = 0.0003
@@ -282,7 +276,7 @@ def serve(settings: Settings) -> None:
     configure_logging(settings.log_level, settings.log_format)
     with _bound(settings) as sock:
         if settings.workers > 1:
-            _serve_with_workers(settings, sock)
+            run_workers(settings.workers, sock, partial(_work, settings))
         else:
             GuardedServer(server_config(create_app(settings), settings), settings).run([sock])
 
@@ -292,27 +286,6 @@ def _check_store(settings: Settings) -> None:
         Store(settings.store).models()
     except StoreUnavailable as error:
         raise ConfigurationError(f"'{settings.store}' cannot be served: {error}") from error
-
-
-def _serve_with_workers(settings: Settings, sock: socket.socket) -> None:
-    """Several processes on one socket; each loads the models for itself, their metrics add up."""
-    sock.listen(BACKLOG)
-    with tempfile.TemporaryDirectory(prefix="autoencoder-metrics-") as metrics:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
-        stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-        workers = [_start_worker(settings, sock) for _ in range(settings.workers)]
-        while not stop.wait(WORKER_CHECK_S):
-            for at, worker in enumerate(workers):
-                if not worker.is_alive():
-                    log.error("worker %s ended with %s; starting another", worker.pid, worker.exitcode)
-                    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
-                    workers[at] = _start_worker(settings, sock)
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.join()
 
 
 def _bound(settings: Settings) -> socket.socket:
@@ -325,13 +298,6 @@ def _bound(settings: Settings) -> socket.socket:
         sock.close()
         raise ConfigurationError(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.") from error
     return sock
-
-
-def _start_worker(settings: Settings, sock: socket.socket) -> BaseProcess:
-    # A fresh interpreter: TensorFlow does not survive a fork.
-    worker = get_context("spawn").Process(target=_work, args=(settings, sock), name="worker")
-    worker.start()
-    return worker
 
 
 def _work(settings: Settings, sock: socket.socket) -> None:

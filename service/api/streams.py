@@ -7,18 +7,18 @@ on; what ends the stream early is its last line.
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Executor
+from functools import partial
 
 import orjson
 
 from service import codecs
 from service.api.errors import problem
 from service.api.exchange import Exchange, Headers
-from service.api.ops import Call, Operations
-from service.errors import AutoencoderError, QueueFull, RequestError
+from service.api.ops import Call
+from service.api.serving import Serving
+from service.errors import AutoencoderError, ModelFailed, QueueFull, RequestError
 from service.runtime.loaded_model import LoadedModel
 from service.schemas import Operation
-from service.settings import Settings
 
 QUEUE_RETRY_S = 0.02
 BLOCKS_AHEAD = 2
@@ -30,27 +30,20 @@ Block = codecs.RowBlock | codecs.BadLine
 class NdjsonExchange:
     """Answers one NDJSON request."""
 
-    def __init__(
-        self,
-        operations: Operations,
-        exchange: Exchange,
-        loaded: LoadedModel,
-        operation: Operation,
-        *,
-        settings: Settings,
-        limits: codecs.Limits,
-        executor: Executor,
-    ) -> None:
-        self._operations = operations
+    def __init__(self, serving: Serving, exchange: Exchange, loaded: LoadedModel, operation: Operation) -> None:
+        settings = serving.settings
+        self._serving = serving
         self._exchange = exchange
         self._loaded = loaded
         self._operation = operation
         self._timeout_s = exchange.timeout_s(settings.request_timeout_ms)
         self._stall_s = settings.body_timeout_s
-        self._executor = executor
+        encoding = codecs.choose_encoding(exchange.headers.get(b"accept-encoding", b"").decode("latin-1"))
+        self._encoding = encoding
+        self._compressor = None if encoding is None else codecs.Compressor(encoding)
         self._options = codecs.options_from_query(exchange.query, schema=loaded.schema, operation=operation)
         self._decoder = codecs.NdjsonDecoder(
-            loaded.schema, limits=limits, block_rows=settings.slice_rows, max_line_bytes=settings.max_line_bytes
+            loaded.schema, limits=serving.limits, block_rows=settings.slice_rows, max_line_bytes=settings.max_line_bytes
         )
         self._chunks = exchange.stream(settings.max_decoded_bytes)
         self._started = False
@@ -65,7 +58,8 @@ class NdjsonExchange:
             await self._send(_error_line(error, self._exchange.request_id), headers)
         if not self._started:
             await self._send(b"", headers)
-        await self._exchange.send_part(b"", more=False)
+        end = b"" if self._compressor is None else self._compressor.finish()
+        await self._exchange.send_part(end, more=False)
 
     async def _answer_blocks(self, headers: Headers) -> None:
         ahead: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
@@ -89,11 +83,10 @@ class NdjsonExchange:
             ahead.put_nowait(asyncio.create_task(self._lines(block)))
 
     async def _blocks(self) -> AsyncIterator[Block]:
-        loop = asyncio.get_running_loop()
         async for chunk in self._chunks:
-            for block in await loop.run_in_executor(self._executor, _all, self._decoder.feed(chunk)):
+            for block in await self._serving.in_thread(partial(_all, self._decoder.feed(chunk))):
                 yield block
-        for block in await loop.run_in_executor(self._executor, _all, self._decoder.finish()):
+        for block in await self._serving.in_thread(partial(_all, self._decoder.finish())):
             yield block
 
     async def _lines(self, block: Block) -> bytes:
@@ -105,7 +98,12 @@ class NdjsonExchange:
             answer = await self._run(block)
         except RequestError as error:
             return b"".join(_error_line(error, request_id, block.first_row + at) for at in range(block.count))
-        return await asyncio.get_running_loop().run_in_executor(self._executor, codecs.encode_ndjson, answer)
+        except ModelFailed as error:
+            if block.count == 1:
+                return _error_line(error, request_id, block.first_row)
+            # By halves, until the rows that the model fails on stand alone.
+            return b"".join([await self._lines(half) for half in block.halves()])
+        return await self._serving.in_thread(partial(codecs.encode_ndjson, answer))
 
     async def _run(self, block: codecs.RowBlock) -> codecs.Answer:
         """A full queue makes a stream wait: its caller is already being answered."""
@@ -114,7 +112,7 @@ class NdjsonExchange:
         call = Call(self._loaded, self._operation, block.rows, self._options, deadline)
         while True:
             try:
-                return await self._operations.run(call)
+                return await self._serving.operations().run(call)
             except QueueFull:
                 if loop.time() + QUEUE_RETRY_S >= deadline:
                     raise
@@ -123,9 +121,16 @@ class NdjsonExchange:
     async def _send(self, lines: bytes, headers: Headers) -> None:
         if not self._started:
             self._started = True
-            await self._exchange.start_stream(codecs.NDJSON.encode(), headers)
+            await self._exchange.start_stream(codecs.NDJSON.encode(), [*headers, *self._encoding_headers()])
+        if self._compressor is not None and lines:
+            lines = await self._serving.in_thread(partial(self._compressor.feed, lines))
         async with asyncio.timeout(self._stall_s):  # a caller who does not read what it asked for
             await self._exchange.send_part(lines)
+
+    def _encoding_headers(self) -> Headers:
+        if self._encoding is None:
+            return []
+        return [(b"content-encoding", self._encoding.encode()), (b"vary", b"accept-encoding")]
 
 
 def _all(blocks: Iterator[Block]) -> list[Block]:

@@ -15,7 +15,17 @@ from tests.live import LiveService
 Serve = Callable[..., LiveService]
 
 ROWS = {"instances": [[1.0, 2.0]]}
-OPEN = ("/livez", "/readyz", "/docs", "/openapi.json", "/", "/docs/static/swagger-ui.css")
+OPEN = (
+    "/livez",
+    "/readyz",
+    "/docs",
+    "/redoc",
+    "/openapi.json",
+    "/",
+    "/docs/static/swagger-ui.css",
+    "/ui",
+    "/ui/console.js",
+)
 CALLERS = ("/models", "/models/pumps", "/models/pumps/versions/1", "/metrics")
 OPERATION_ROUTES = [
     f"{prefix}/{operation}"
@@ -44,7 +54,7 @@ def test_every_other_route_needs_a_key(guarded: LiveService) -> None:
         if path in OPEN:
             continue
         for method in item:
-            shown = path.format(model="pumps", version=1, alias="x")
+            shown = path.format(model="pumps", version=1, alias="x", plot="losses")
             response = guarded.http.request(method.upper(), shown)
             assert_problem(response, 401)
             assert response.headers["www-authenticate"] == "Bearer"

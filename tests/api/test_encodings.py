@@ -28,7 +28,7 @@ from tests.api.samples import (
     payments,
 )
 from tests.conftest import COLUMNS
-from tests.fakes import Gate, load_fake
+from tests.fakes import RAISES, Gate, load_fake
 from tests.live import LiveService
 
 Serve = Callable[..., LiveService]
@@ -234,6 +234,29 @@ def test_bad_lines_are_answered_in_their_place(fake_service: LiveService) -> Non
             assert answer["error"]["status"] == bad[at]
             assert answer["error"]["request_id"]
             assert "not json" not in str(answer)
+
+
+def test_rows_that_the_model_fails_on_hurt_no_others_of_their_stream(fake_service: LiveService) -> None:
+    """Their lines say 500, those before and behind them in the same block are answered."""
+    rows = [[float(at), 0.0] for at in range(300)]
+    for at in (7, 290):
+        rows[at][0] = RAISES
+    answers = lines_of(post(fake_service, "/encode", ndjson(rows), NDJSON))
+    assert len(answers) == 300
+    for at, answer in enumerate(answers):
+        if at in (7, 290):
+            assert (answer["row"], answer["error"]["status"]) == (at, 500)
+        else:
+            assert answer == {"latent": [float(at)]}
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_ndjson_answers_are_compressed_where_the_caller_asks(fake_service: LiveService, encoding: str) -> None:
+    """Line by line all the same: each can be read as soon as it is sent."""
+    rows = [[float(at), 0.0] for at in range(2000)]
+    response = post(fake_service, "/encode", ndjson(rows), NDJSON, Accept_Encoding=encoding)
+    assert response.headers["content-encoding"] == encoding
+    assert [answer["latent"][0] for answer in lines_of(response)] == [row[0] for row in rows]
 
 
 def read_line(response: HTTPResponse) -> Any:

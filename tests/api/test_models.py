@@ -440,25 +440,28 @@ def test_metrics_are_the_prometheus_text_format(fake_service: LiveService) -> No
 # --- documentation ----------------------------------------------------------------------------------------------------
 
 
-def test_docs_need_no_internet(fake_service: LiveService) -> None:
+@pytest.mark.parametrize(
+    ("route", "refers"), [("/docs", "url: '/openapi.json'"), ("/redoc", 'spec-url="/openapi.json"')]
+)
+def test_docs_need_no_internet(fake_service: LiveService, route: str, refers: str) -> None:
     """The page loads its script and style from the service, and nothing else from anywhere."""
-    page = fake_service.get("/docs")
+    page = fake_service.get(route)
     assert page.headers["content-type"].startswith("text/html")
     loaded = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page.text)
     assert loaded
     for address in loaded:
-        assert address.startswith(("/docs/static/", "data:"))
+        assert address.startswith((f"{route}/static/", "data:"))
         if address.startswith("/"):
             assert fake_service.get(address).status_code == 200
     assert "http://" not in page.text
     assert "https://" not in page.text
-    assert "url: '/openapi.json'" in page.text
+    assert refers in page.text
 
 
-def test_the_start_page_leads_to_the_docs(fake_service: LiveService) -> None:
+def test_the_start_page_leads_to_the_console(fake_service: LiveService) -> None:
     """``/`` redirects."""
     response = fake_service.get("/")
-    assert (response.status_code, response.headers["location"]) == (307, "/docs")
+    assert (response.status_code, response.headers["location"]) == (307, "/ui")
 
 
 def test_openapi_names_no_other_host(fake_service: LiveService) -> None:
@@ -480,7 +483,7 @@ def test_a_path_prefix_is_in_the_links(fake_store: Path, serve: Serve) -> None:
     assert "url: '/models-api/openapi.json'" in page
     assert 'src="/models-api/docs/static/swagger-ui-bundle.js"' in page
     assert service.get("/docs/static/swagger-ui-bundle.js").status_code == 200
-    assert service.get("/").headers["location"] == "/models-api/docs"
+    assert service.get("/").headers["location"] == "/models-api/ui"
 
 
 # --- real models ------------------------------------------------------------------------------------------------------

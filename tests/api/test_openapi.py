@@ -38,8 +38,17 @@ SERVICE_ROUTES = {
     ("get", "/models/{model}/versions/{version}"): {"200", "401", "404"},
     ("put", "/models/{model}/aliases/{alias}"): {"200", "400", "401", "403", "404", "409", "413", "422"},
     ("delete", "/models/{model}/aliases/{alias}"): {"200", "401", "403", "404", "409"},
+    ("post", "/models/{model}/aliases/{alias}/rollback"): {"200", "401", "403", "404", "409"},
     ("get", "/models/{model}/drift"): {"200", "401", "404", "409", "503"},
     ("get", "/metrics"): {"200", "401"},
+    ("get", "/activity"): {"200", "401"},
+    ("get", "/models/{model}/versions/{version}/sample-request"): {"200", "401", "404"},
+    ("get", "/models/{model}/versions/{version}/calibration"): {"200", "401", "404"},
+    ("get", "/models/{model}/versions/{version}/latent-map"): {"200", "401", "404"},
+    ("get", "/models/{model}/versions/{version}/traversals"): {"200", "401", "404"},
+    ("get", "/models/{model}/versions/{version}/history"): {"200", "401", "404"},
+    ("get", "/models/{model}/versions/{version}/plots/{plot}"): {"200", "401", "404"},
+    ("get", "/models/{model}/versions/{version}/report"): {"200", "401", "404"},
 }
 CHECKS: list[Any] = [
     not_a_server_error,
@@ -47,7 +56,7 @@ CHECKS: list[Any] = [
     content_type_conformance,
     response_schema_conformance,
 ]
-UNDOCUMENTED = {"/", "/docs", "/openapi.json"}
+UNDOCUMENTED = {"/", "/docs", "/redoc", "/openapi.json", "/ui", "/ui/", "/ui/{path:path}"}
 """Pages about the service, not routes of its contract."""
 
 
@@ -102,7 +111,8 @@ def test_requests_and_options_are_described(document: dict[str, Any]) -> None:
         described = document["paths"][f"/{operation}"]["post"]
         schema = described["requestBody"]["content"]["application/json"]["schema"]
         options = {"threshold", "false_alarm_rate", "explain"} if operation == "anomaly-score" else set()
-        assert set(properties_of(document, schema)) == {"instances", "inputs"} | options
+        forms = {"instances", "inputs"} | ({"series"} if options else set())
+        assert set(properties_of(document, schema)) == forms | options
         query = {parameter["name"] for parameter in described["parameters"] if parameter["in"] == "query"}
         assert query == options | {"passthrough"}
 

@@ -24,7 +24,7 @@ from tests.live import LiveService
 
 pytestmark = pytest.mark.tf
 
-LATENT_DIM = load_config("demo").latent_dim or 0
+LATENT_DIM = int(load_config("demo").latent_dim or 0)
 RESULTS: dict[str, dict[str, tuple[int, ...]]] = {
     "encode": {"latents": (LATENT_DIM,)},
     "reconstruct": {"reconstructions": (8, 8), "errors": ()},

@@ -1,5 +1,6 @@
 """Several worker processes on one port, started as an operator does."""
 
+import itertools
 import re
 import signal
 import socket
@@ -15,10 +16,50 @@ import numpy as np
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.tf, pytest.mark.slow]
+from service.api.workers import MAX_WAIT_S, STEADY_S, Worker
 
 WORKERS = 2
 REQUESTS = 60
+
+
+class EndedProcess:
+    """A process that ends as soon as it is started."""
+
+    pid = None
+    exitcode = 3
+
+    def is_alive(self) -> bool:
+        return False
+
+    def terminate(self) -> None:
+        pass
+
+    def join(self) -> None:
+        pass
+
+
+def test_a_worker_that_never_stays_is_started_ever_more_seldom() -> None:
+    """At once the first time, then after waits that double up to a limit; after a long run at once again."""
+    now = 0.0
+    starts: list[float] = []
+
+    def start() -> EndedProcess:
+        starts.append(now)
+        return EndedProcess()
+
+    worker = Worker(start, clock=lambda: now)
+    while now < 200:
+        now += 0.5
+        worker.attend()
+    waits = [later - earlier for earlier, later in itertools.pairwise(starts)]
+    assert waits[:4] == [0.5, 1.5, 2.5, 4.5]  # until it is seen that it ended, and then the wait
+    assert max(waits) == MAX_WAIT_S + 0.5
+    now += 2 * MAX_WAIT_S
+    worker.attend()  # starts it
+    now += STEADY_S
+    before = len(starts)
+    worker.attend()
+    assert len(starts) == before + 1
 
 
 def _free_port() -> int:
@@ -61,6 +102,8 @@ def _counted(url: str) -> float:
     return sum(float(value) for value in re.findall(r"^autoencoder_requests_total\{.*\} (\S+)$", text, re.M))
 
 
+@pytest.mark.tf
+@pytest.mark.slow
 def test_metrics_of_all_workers_add_up(trained_store: Path) -> None:
     """Whichever worker is asked counts all requests; a worker that dies is replaced; SIGTERM ends all with 0."""
     body = {"instances": np.zeros((1, 8, 8)).tolist()}

@@ -16,7 +16,7 @@ from tests.live import LiveService
 
 pytestmark = [
     pytest.mark.tf,
-    pytest.mark.skipif(find_spec("kserve") is None, reason="requirements/compat.txt is not installed"),
+    pytest.mark.skipif(find_spec("kserve") is None, reason="`make clients` installs what this drives"),
 ]
 
 CALLS = Path(__file__).parent / "kserve_calls.py"

@@ -13,7 +13,7 @@ from tests.api.samples import digits
 from tests.compat.conftest import grpc_url
 from tests.live import LiveService
 
-triton = pytest.importorskip("tritonclient.grpc", reason="requirements/compat.txt is not installed")
+triton = pytest.importorskip("tritonclient.grpc", reason="`make clients` installs what this drives")
 pb = pytest.importorskip("tritonclient.grpc.service_pb2")
 InferenceServerException = pytest.importorskip("tritonclient.utils").InferenceServerException
 

@@ -17,7 +17,7 @@ from tests.api.samples import digits
 from tests.compat.conftest import http_url
 from tests.live import LiveService
 
-triton = pytest.importorskip("tritonclient.http", reason="requirements/compat.txt is not installed")
+triton = pytest.importorskip("tritonclient.http", reason="`make clients` installs what this drives")
 InferenceServerException = pytest.importorskip("tritonclient.utils").InferenceServerException
 
 INFER = "/v2/models/pumps/infer"

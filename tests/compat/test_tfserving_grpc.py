@@ -13,7 +13,7 @@ from tests.live import LiveService
 
 pytestmark = pytest.mark.tf
 
-reason = "requirements/compat.txt is not installed"
+reason = "`make clients` installs what this drives"
 serving = pytest.importorskip("tensorflow_serving.apis", reason=reason)
 
 ROWS = np.array([[1, 2], [3, 4]], np.float32)

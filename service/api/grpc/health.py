@@ -8,7 +8,7 @@ import grpc
 
 from service.api.grpc.messages import message_class, parse
 from service.api.grpc.methods import CODES, Context, Incoming
-from service.api.protocols import Serving
+from service.api.serving import Serving
 from service.errors import MalformedInput
 
 SERVICE: Final = "grpc.health.v1.Health"

@@ -12,8 +12,7 @@ import grpc
 from service.api.access import Role
 from service.api.errors import protocol_refusal
 from service.api.exchange import request_id
-from service.api.protocols import Serving
-from service.api.routes import INLINE_BYTES, LEFT
+from service.api.serving import INLINE_BYTES, LEFT, Serving
 from service.errors import DeadlineExceeded, MalformedInput, Unavailable
 from service.telemetry import request_id_of_context
 

@@ -1,0 +1,158 @@
+"""A model of series over HTTP: windows as rows, and series sent whole, scored point by point."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.scoring import conformal_p_values, point_scores
+from service.settings import Settings
+from service.store import Manifest, read_manifest
+from tests.live import LiveService, serve_live
+
+pytestmark = pytest.mark.tf
+
+PERIOD = 24
+
+
+def readings(points: int, *, seed: int) -> NDArray[np.float32]:
+    """Load and temperature: a daily curve with noise, the second an hour later."""
+    random, at = np.random.default_rng(seed), np.arange(points)
+    load = 100 + 20 * np.sin(2 * np.pi * at / PERIOD)
+    warm = 15 + 5 * np.sin(2 * np.pi * (at - 1) / PERIOD)
+    return (np.stack([load, warm], axis=1) + random.normal(size=(points, 2)) * [2, 0.5]).astype(np.float32)
+
+
+def write_series(path: Path, values: NDArray[np.float32]) -> str:
+    times = np.datetime64("2026-01-01T00:00:00") + np.arange(len(values)) * np.timedelta64(1, "h")
+    lines = [f"{time},{load:.4f},{warm:.4f}" for time, (load, warm) in zip(times, values, strict=True)]
+    path.write_text("time,load,warm\n" + "\n".join(lines) + "\n")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def series_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with ``boiler`` 1, trained on 1,500 hours of two channels."""
+    from service.training import load_config
+    from service.training.series import Windows
+    from service.training.train import train
+
+    folder = tmp_path_factory.mktemp("series")
+    source = write_series(folder / "boiler.csv", readings(1500, seed=0))
+    (folder / "store").mkdir()
+    config = load_config(latent_dim=4, hidden=(32,), epochs=25, learning_rate=3e-3)
+    train(config, source=source, store=folder / "store", model="boiler", windows=Windows())
+    return folder / "store"
+
+
+@pytest.fixture(scope="module")
+def service(series_store: Path) -> Iterator[LiveService]:
+    with serve_live(Settings(store=series_store, port=0)) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def manifest(series_store: Path) -> Manifest:
+    return read_manifest(series_store / "boiler" / "1")
+
+
+def test_schema_names_window_and_channels(manifest: Manifest) -> None:
+    """The window is the period that was found, the channels are the columns beside the times."""
+    assert manifest.input.kind == "timeseries"
+    assert manifest.input.channels == ("load", "warm")
+    assert manifest.input.row_shape == (PERIOD, 2)
+    assert manifest.row_counts.calibration > 100
+    assert manifest.point_calibration is not None
+    assert manifest.point_calibration.rows > manifest.row_counts.calibration
+
+
+def test_windows_are_rows(service: LiveService) -> None:
+    """All operations take windows, and reconstruct them in their own units."""
+    windows = np.stack([readings(PERIOD, seed=5), readings(PERIOD, seed=6)])
+    scored = service.post("/anomaly-score", json={"instances": windows.tolist(), "explain": 1}).json()
+    assert len(scored["scores"]) == len(scored["contributions"]) == 2
+    rebuilt = service.post("/reconstruct", json={"instances": windows.tolist()}).json()["reconstructions"]
+    assert np.abs(np.array(rebuilt) - windows).mean(axis=(0, 1)) == pytest.approx([1.6, 0.4], abs=1.5)
+
+
+def test_a_whole_series_is_scored_point_by_point(service: LiveService, manifest: Manifest) -> None:
+    """One entry a point; a disturbed stretch scores highest, and is told from the rest."""
+    values = readings(300, seed=7)
+    values[150:153, 0] += 40
+    answer = service.post("/anomaly-score", json={"series": values.tolist()}).json()
+    scores, flags = np.array(answer["scores"]), np.array(answer["is_anomaly"])
+    assert len(scores) == len(answer["p_values"]) == len(flags) == 300
+    assert set(np.argsort(scores)[-3:]) == {150, 151, 152}
+    assert flags[150:153].all()
+    assert flags[:120].mean() < 0.1
+    assert manifest.point_calibration is not None
+    assert answer["threshold"] == pytest.approx(manifest.point_calibration.threshold)
+    wanted = conformal_p_values(scores, manifest.point_calibration.scores)
+    np.testing.assert_allclose(answer["p_values"], wanted, atol=1e-6)
+
+
+def test_any_runtime_gives_the_same_point_scores(service: LiveService, series_store: Path) -> None:
+    """The signature ``score_series`` of the SavedModel, without this service."""
+    import tensorflow as tf
+
+    values = readings(200, seed=8)
+    answer = service.post("/anomaly-score", json={"series": values.tolist()}).json()
+    found = tf.saved_model.load(str(series_store / "boiler" / "1")).signatures["score_series"](series=values)
+    np.testing.assert_allclose(found["score"], answer["scores"], rtol=1e-5)
+    np.testing.assert_allclose(found["p_value"], answer["p_values"], atol=2e-3)
+
+
+def test_forms_of_a_series_agree(service: LiveService) -> None:
+    """Points as arrays, as objects, and as one array a channel; options hold for points."""
+    values = readings(60, seed=9)
+    names = ("load", "warm")
+    forms: list[Any] = [
+        values.tolist(),
+        [dict(zip(names, point, strict=True)) for point in values.tolist()],
+        {name: values[:, at].tolist() for at, name in enumerate(names)},
+    ]
+    answers = [service.post("/anomaly-score", json={"series": form, "false_alarm_rate": 0.2}).json() for form in forms]
+    assert answers[0] == answers[1] == answers[2]
+    assert answers[0]["false_alarm_rate"] == 0.2
+    assert answers[0]["is_anomaly"] == [score > answers[0]["threshold"] for score in answers[0]["scores"]]
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"series": [[1, 2]] * 5}, "at least 24 points"),
+        ({"series": [[1, 2]] * 30, "instances": []}, "must have one of"),
+        ({"series": [[1, 2]] * 30, "explain": 1}, "send the window in question"),
+        ({"series": [[1, 2]] * 29 + [[1]]}, "do not fit"),
+        ({"series": {"load": [1.0] * 30}}, "do not fit"),
+        ({"series": 3}, "must be an array"),
+    ],
+)
+def test_what_is_no_series_is_refused(service: LiveService, body: dict[str, Any], sentence: str) -> None:
+    """With 422 and one sentence."""
+    answer = service.post("/anomaly-score", json=body)
+    assert answer.status_code == 422
+    assert sentence in answer.json()["detail"]
+
+
+def test_points_are_named_by_row_and_channel(service: LiveService) -> None:
+    """A gap where training had none, in its point and channel."""
+    values: list[list[Any]] = readings(40, seed=1).tolist()
+    values[33][1] = None
+    problem = service.post("/anomaly-score", json={"series": values}).json()["errors"][0]
+    assert (problem["row"], problem["column"]) == (33, "warm")
+
+
+def test_a_series_is_for_scoring_only(service: LiveService) -> None:
+    """Other operations take windows."""
+    answer = service.post("/encode", json={"series": readings(40, seed=1).tolist()})
+    assert answer.status_code == 422
+
+
+def test_point_scores_are_means_over_the_windows_that_cover_a_point() -> None:
+    """Three windows of two points: the middle ones lie in two of them."""
+    errors = np.array([[1, 2], [4, 6], [8, 9]], np.float32)
+    np.testing.assert_allclose(point_scores(errors), [1, 3, 7, 9])
