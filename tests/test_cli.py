@@ -280,10 +280,13 @@ def test_train_on_a_text_column_names_it_or_takes_it(tmp_path: Path) -> None:
 
 @pytest.mark.tf
 def test_train_and_promote(tmp_path: Path) -> None:
-    """A CSV becomes version 1 of a model of its name, named by production; --if-missing leaves it at that."""
+    """A CSV becomes version 1 of a model of its name, named by production; --if-missing leaves it at that.
+
+    Other columns are no failure, but do not take the place of what is in production.
+    """
     csv = write_csv(tmp_path / "My Rows.csv", table_rows(400, seed=0))
     arguments = ("train", csv, "--store", tmp_path / "store", "--epochs", 1, "--latent", 2, "--hidden", "8")
-    result = run(*arguments, "--promote", "--drop", "score")
+    result = run(*arguments, "--drop", "score")
     assert result.exit_code == 0, result.output
     store = Store(tmp_path / "store")
     assert store.models() == ["my-rows"]
@@ -291,3 +294,8 @@ def test_train_and_promote(tmp_path: Path) -> None:
     assert [column.name for column in store.manifest("my-rows", 1).input.columns] == list(COLUMNS[:-1])
     assert "nothing to do" in run(*arguments, "--if-missing").stdout
     assert store.versions("my-rows") == [1]
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "Version 1 stays in production. Its columns are not those of production: score." in result.stdout
+    assert store.versions("my-rows") == [1, 2]
+    assert store.aliases("my-rows") == {"production": 1}

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ ROWS = 60
 MODEL = "digits"
 
 
-def run_demo(store: Path, port: int) -> None:
+def run_demo(store: str, port: int) -> None:
     """Serve ``store``, show a first answer and the page to open, run until Ctrl-C."""
     console = Console()
     url = f"http://127.0.0.1:{port}"
@@ -33,7 +32,9 @@ def run_demo(store: Path, port: int) -> None:
                 _wait(client, server, port)
             with Client(url) as client:
                 _show(client, console)
-            console.print(f"\nOpen [bold]{url}/docs[/bold] to try all routes. Ctrl-C stops the service.")
+            console.print(
+                f"\nOpen [bold]{url}/ui[/bold] to see and try it, {url}/docs for all routes. Ctrl-C stops it."
+            )
             server.wait()
         except KeyboardInterrupt:
             console.print("\nStopping.")
@@ -66,32 +67,32 @@ def _show(client: Client, console: Console) -> None:
     table = Table("what was sent", "mean score", "median p-value", "called anomalies", title="POST /anomaly-score")
     for name, rows in kinds.items():
         answer = client.anomaly_score(rows)
-        flags = answer["is_anomaly"]
+        flags = answer.is_anomaly
         table.add_row(
             name,
-            f"{answer['scores'].mean():.4f}",
-            f"{np.median(answer['p_values']):.4f}",
+            f"{answer.scores.mean():.4f}",
+            f"{np.median(answer.p_values):.4f}",
             f"{flags.sum()} of {len(flags)}",
         )
     console.print(table)
     console.print(
-        f"An anomaly is a score over {answer['threshold']:.4f}, at most {answer['false_alarm_rate']:.0%} "
-        f"of ordinary digits by calibration. Model {answer['model']['name']}, version {answer['model']['version']}."
+        f"An anomaly is a score over {answer.threshold:.4f}, at most {answer.false_alarm_rate:.0%} "
+        f"of ordinary digits by calibration. Model {answer.model}, version {answer.version}."
     )
     _show_others(client, console, images, random)
 
 
 def _show_others(client: Client, console: Console, images: NDArray[np.float32], random: np.random.Generator) -> None:
     noisy = np.clip(images + random.normal(0, 3, images.shape), 0, 16).astype(np.float32)
-    denoised = client.denoise(noisy)["denoised"]
+    denoised = client.denoise(noisy).denoised
     reconstructed = client.reconstruct(images)
-    latents = client.encode(images)["latents"]
+    latents = client.encode(images).latents
     console.print(f"/encode       {images[0].size} pixels become {latents.shape[1]} latents")
-    console.print(f"/reconstruct  mean reconstruction error {reconstructed['errors'].mean():.4f}")
+    console.print(f"/reconstruct  mean reconstruction error {reconstructed.errors.mean():.4f}")
     console.print(
         f"/denoise      mean squared error {_error(noisy, images):.2f} before, {_error(denoised, images):.2f} after"
     )
-    pictures = {"sent": images[0], "reconstruction": reconstructed["reconstructions"][0], "noisy": noisy[0]}
+    pictures = {"sent": images[0], "reconstruction": reconstructed.reconstructions[0], "noisy": noisy[0]}
     _draw(console, {**pictures, "denoised": denoised[0]})
 
 

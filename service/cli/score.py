@@ -1,0 +1,253 @@
+"""``autoencoder score``, ``encode``, ``denoise`` and ``reconstruct``: files of rows through a model."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+import click
+
+from service.cli.options import STORE_VARIABLE, listed
+
+FORMATS = click.Choice(["csv", "parquet", "arrow", "ndjson"])
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What the four commands have in common."""
+    options = [
+        click.argument("source", metavar="IN"),
+        click.argument("target", metavar="OUT"),
+        click.option("--store", default="model_store", show_default=True, envvar=STORE_VARIABLE, help="Model store."),
+        click.option("--url", help="Let the service at this address do it, instead of a model of the store."),
+        click.option("--key", envvar="AUTOENCODER_KEY", help="API key of that service."),
+        click.option("--model", help="Name of the model.  [default: the only one in the store]"),
+        click.option("--version", type=int, help="Version of the model.  [default: production, else the highest]"),
+        click.option("--alias", help="Use the version that this alias names."),
+        click.option("--columns", help="The file's columns that are the model's, in its order, as in amount,age."),
+        click.option("--format", "source_format", type=FORMATS, help="Format of IN.  [default: from its name]"),
+        click.option("--out-format", "target_format", type=FORMATS, help="Format of OUT.  [default: from its name]"),
+        click.option(
+            "--errors",
+            type=click.Choice(["raise", "null"]),
+            default="raise",
+            show_default=True,
+            help="A row that does not fit ends the run, or has empty results and a reason.",
+        ),
+        click.option("--prefix", default="", help="What the names of the result columns begin with."),
+        click.option("--resume", is_flag=True, help="Keep finished parts, and go on with those of an earlier run."),
+        click.option("--batch-rows", type=click.IntRange(1), default=32_768, show_default=True, help="Rows at a time."),
+        click.option(
+            "--threads", type=click.IntRange(1), help="Model calls at a time, a core each.  [default: all cores]"
+        ),
+        click.option(
+            "--part-rows",
+            type=click.IntRange(1),
+            default=1_000_000,
+            show_default=True,
+            help="Rows after which a part of a Parquet or Arrow file may end; a part is what --resume goes on from.",
+        ),
+        click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True),
+        click.option(
+            "--address", help="Ray cluster, as in ray.init.  [default: the one of this machine, else a new one]"
+        ),
+        click.option("--workers", type=click.IntRange(1), help="Ray workers.  [default: one a CPU of the cluster]"),
+        click.option("--quiet", is_flag=True, help="No progress."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_options
+@click.option("--threshold", type=float, help="Call rows anomalies whose score is higher.")
+@click.option("--false-alarm-rate", type=float, help="Choose the threshold by the share of normal rows over it.")
+@click.option("--explain", type=int, help="Add the so many columns that contribute most.")
+def score(**arguments: Any) -> None:
+    """Score the rows of IN and write them to OUT with anomaly_score, p_value and is_anomaly beside them.
+
+    IN is a file, a folder, a pattern or "-": CSV, Parquet, Arrow (Feather) or NDJSON. OUT is a file, a folder (with a
+    slash at its end) or "-".
+    """
+    _run("anomaly_score", **arguments)
+
+
+@click.command()
+@_options
+def encode(**arguments: Any) -> None:
+    """Write the rows of IN to OUT with their latents. IN and OUT as in `autoencoder score`."""
+    _run("encode", **arguments)
+
+
+@click.command()
+@_options
+def denoise(**arguments: Any) -> None:
+    """Write the rows of IN to OUT with their denoised columns. IN and OUT as in `autoencoder score`."""
+    _run("denoise", **arguments)
+
+
+@click.command()
+@_options
+def reconstruct(**arguments: Any) -> None:
+    """Write the rows of IN to OUT with their reconstructions. IN and OUT as in `autoencoder score`."""
+    _run("reconstruct", **arguments)
+
+
+def _run(
+    operation: str,
+    *,
+    source: str,
+    target: str,
+    store: str,
+    url: str | None,
+    key: str | None,
+    model: str | None,
+    columns: str | None,
+    source_format: str | None,
+    target_format: str | None,
+    resume: bool,
+    batch_rows: int,
+    threads: int | None,
+    part_rows: int,
+    engine: str,
+    address: str | None,
+    workers: int | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    from service.pipelines.files import Job, run
+
+    options |= {"operation": operation, "columns": listed(columns)}
+    scorer = _remote_scorer(url, key, model, options) if url else _local_scorer(store, model, options)
+    job = Job(
+        source,
+        target,
+        source_format=source_format,
+        target_format=target_format,
+        batch_rows=batch_rows,
+        threads=threads or 0,
+        resume=resume,
+        part_rows=part_rows,
+    )
+    began = time.monotonic()
+    with _progress(quiet=quiet) as progress:
+        outcome = run(job, scorer, progress=progress, work=_engine(engine, address, workers))
+    if not quiet:
+        seconds = time.monotonic() - began
+        done = f"{outcome.rows:,} rows by version {scorer.version} of {scorer.model} in {seconds:.1f} s"
+        skipped = f", {outcome.skipped_parts} of {outcome.parts} parts were there already"
+        click.echo(f"{done}{skipped if outcome.skipped_parts else ''}: {target}", err=True)
+
+
+def _engine(name: str, address: str | None, workers: int | None) -> Any:
+    if name == "local":
+        return None
+    from service.pipelines.ray import ray_engine
+
+    return ray_engine(address, workers=workers)
+
+
+def _local_scorer(store: str, model: str | None, options: dict[str, Any]) -> Any:
+    from service.pipelines.scorer import Scorer
+
+    # Several calls at a time on a core each: cores that share one call are in each other's way.
+    return Scorer(store, model or _only_model(store), threads=1, **options)
+
+
+def _remote_scorer(url: str, key: str | None, model: str | None, options: dict[str, Any]) -> Any:
+    from service.pipelines.remote import RemoteScorer, only_model
+
+    return RemoteScorer(url, model or only_model(url, key), key=key, **options)
+
+
+def _only_model(store: str) -> str:
+    from service.errors import ConfigurationError
+    from service.store import Store
+
+    models = Store(store).models()
+    if len(models) != 1:
+        raise ConfigurationError(
+            f"The store has {len(models)} models: choose one by --model." if models else "The store has no model yet."
+        )
+    return models[0]
+
+
+class Lines:
+    """Progress as a line now and then."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._rows, self._total = 0, 0
+        self._first = self._last = time.monotonic()
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def begins(self, *, rows: int | None, size: int) -> None:
+        self._total = rows or 0
+        self._first = self._last = time.monotonic()
+
+    def rows_done(self, rows: int) -> None:
+        self._rows += rows
+        now = time.monotonic()
+        if now - self._last < SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        speed = self._rows / (now - self._first)
+        left = f", about {(self._total - self._rows) / speed:.0f} s left" if self._total else ""
+        print(f"{self._rows:,} rows, {speed:,.0f} a second{left}", file=self._stream, flush=True)
+
+    def part_done(self, part: Any) -> None:
+        pass
+
+
+class Bar:
+    """Progress as a bar with rows a second and the time that is left."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        self._bars = Bars(
+            TextColumn("{task.completed:,.0f} rows"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[speed]:,.0f} rows/s"),
+            TimeRemainingColumn(),
+            console=Console(file=stream),
+        )
+        self._task = self._bars.add_task("rows", total=None, speed=0)
+        self._first = time.monotonic()
+
+    def __enter__(self) -> "Bar":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def begins(self, *, rows: int | None, size: int) -> None:
+        self._first = time.monotonic()
+        self._bars.update(self._task, total=rows)
+
+    def rows_done(self, rows: int) -> None:
+        done = self._bars.tasks[0].completed + rows
+        self._bars.update(self._task, advance=rows, speed=done / (time.monotonic() - self._first + 1e-9))
+
+    def part_done(self, part: Any) -> None:
+        pass
+
+
+class Quiet(Lines):
+    def rows_done(self, rows: int) -> None:
+        pass
+
+
+def _progress(*, quiet: bool, stream: TextIO = sys.stderr) -> Any:
+    if quiet:
+        return Quiet(stream)
+    return Bar(stream) if stream.isatty() else Lines(stream)

@@ -1,0 +1,277 @@
+"""``autoencoder train``: from rows to a published version."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from service.cli.options import has_version, listed, store_option
+
+
+def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """One option for each field of ``TrainingConfig``; not given means: as the preset says."""
+    options = [
+        click.option("--filters", help="Filters of the convolutions, each halving the image, as in 32,64."),
+        click.option(
+            "--hidden", help="Widths of the encoder's dense layers before the latent, as in 256,128; '' for none."
+        ),
+        click.option("--latent", "latent_dim", help="Width of the latent, narrower than a row; auto: from the rows."),
+        click.option(
+            "--linear-path/--no-linear-path", default=None, help="A path past the hidden layers that starts as PCA."
+        ),
+        click.option("--activation", help="Of the hidden layers: relu, gelu, tanh, …"),
+        click.option("--output-activation", type=click.Choice(["auto", "linear", "sigmoid"])),
+        click.option("--loss", type=click.Choice(["mean_squared_error", "binary_crossentropy", "huber"])),
+        click.option("--epochs", type=int),
+        click.option("--batch-size", type=int),
+        click.option("--learning-rate", type=float),
+        click.option("--schedule", type=click.Choice(["constant", "cosine"]), help="Of the learning rate."),
+        click.option("--patience", type=int, help="Epochs without a better validation error before training stops."),
+        click.option(
+            "--noise",
+            "corruption",
+            type=click.Choice(["none", "gaussian", "masking", "salt_and_pepper"]),
+            help="Corrupt the inputs in training, so that the model learns to denoise.",
+        ),
+        click.option("--noise-level", "corruption_level", type=float, help="Standard deviation, or share of values."),
+        click.option("--dropout", type=float),
+        click.option("--weight-decay", type=float),
+        click.option("--score", type=click.Choice(["auto", "ensemble", "reconstruction"]), help="The anomaly score."),
+        click.option("--trim", type=float, help="Share of training rows that may be anomalies; 0 if none is."),
+        click.option("--false-alarm-rate", type=float, help="Share of normal rows that may be called anomalies."),
+        click.option("--max-rows", type=int, help="Train on a random sample of so many rows."),
+        click.option("--seed", type=int),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What of SOURCE becomes rows; see ``source_arguments``."""
+    options = [
+        click.option("--columns", help="Use these columns only, as in amount,age."),
+        click.option("--drop", help="Leave these columns out."),
+        click.option("--where", multiple=True, help="Train on these rows only: label=normal, port!=0; repeatable."),
+        click.option(
+            "--schema",
+            "schema_file",
+            type=click.Path(path_type=Path),
+            help="JSON or TOML file that says what columns are: see docs/tables.md.",
+        ),
+        click.option(
+            "--kind",
+            type=click.Choice(["timeseries"]),
+            help="Take SOURCE for a series: a reading a line, oldest first.",
+        ),
+        click.option("--timestamp", help="Column of times of a series.  [default: the first there is]"),
+        click.option("--window", type=int, help="Steps of a window of a series.  [default: its period]"),
+        click.option("--stride", type=click.IntRange(1), default=1, help="Steps between windows in training."),
+        click.option("--resize", help="Bring images to this height and width, as in 64x64."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def source_arguments(source: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``read_dataset``; takes the options of ``source_options`` out of ``options``."""
+    windows = _windows(*(options.pop(name) for name in ("kind", "timestamp", "window", "stride")))
+    columns, drop = (listed(options.pop(name)) for name in ("columns", "drop"))
+    return {
+        "source": source,
+        "columns": columns,
+        "drop": drop,
+        "where": options.pop("where"),
+        "schema_file": options.pop("schema_file"),
+        "resize": _size(options.pop("resize")),
+        "windows": windows,
+    }
+
+
+@click.command()
+@click.argument("source", required=False)
+@click.option(
+    "--preset", default=None, help="demo, dense, conv or keras-tutorial; see the README.  [default: by kind of rows]"
+)
+@click.option("--model", default=None, help="Name of the model in the store.  [default: from the source]")
+@store_option
+@source_options
+@click.option(
+    "--promote",
+    "promotion",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Whether 'production' names the new version; auto: where it is not worse than the one there.",
+)
+@click.option("--labels", help="Column that is 1 for anomalies; for that comparison only, never for training.")
+@click.option("--if-missing", is_flag=True, help="Do nothing when the model has a version already.")
+@click.option(
+    "--resume", is_flag=True, help="Go on where a killed run of the same options and rows was, if there is one."
+)
+@click.option(
+    "--checkpoint-dir",
+    type=click.Path(path_type=Path),
+    help="Where the run is kept until it is done.  [default: the model's .checkpoint in the store]",
+)
+@click.option(
+    "--checkpoint-every-s", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Seconds between two."
+)
+@click.option("--tensorboard", type=click.Path(path_type=Path), help="Folder for TensorBoard's event files.")
+@training_options
+def train(
+    *,
+    source: str | None,
+    preset: str | None,
+    model: str | None,
+    store: str,
+    promotion: Any,
+    labels: str | None,
+    if_missing: bool,
+    resume: bool,
+    checkpoint_dir: Path | None,
+    checkpoint_every_s: float,
+    tensorboard: Path | None,
+    **options: Any,
+) -> None:
+    """Train on SOURCE and publish a version.
+
+    SOURCE is a CSV, Parquet, Arrow, NPY, NPZ or IDX file, a folder of Parquet files or of PNG and JPEG images, a
+    pattern such as 'days/*.parquet', or the bundled 'digits'.
+    """
+    from service.errors import ConfigurationError
+    from service.training.checkpoint import Checkpoints
+
+    if source is None and preset not in (None, "demo"):
+        raise ConfigurationError(f"Preset {preset} needs a SOURCE: a file, or the bundled 'digits'.")
+    source = source or "digits"
+    preset = preset or ("demo" if source == "digits" else "auto")
+    model = model or model_name(source)
+    if if_missing and has_version(store, model):
+        click.echo(f"Model {model} has a version already; nothing to do.")
+        return
+    rows = source_arguments(source, options)
+    if labels and rows["columns"]:
+        rows["columns"] = (*rows["columns"], labels)
+    train_and_publish(
+        rows,
+        training_config(preset, options),
+        model,
+        store,
+        promotion=promotion,
+        labels=labels,
+        checkpoints=Checkpoints(checkpoint_dir or _own_folder(store, model), every_s=checkpoint_every_s, resume=resume),
+        tensorboard=tensorboard,
+    )
+
+
+def train_and_publish(
+    rows: dict[str, Any],
+    config: Any,
+    model: str,
+    store: str,
+    *,
+    promotion: Any = "auto",
+    labels: str | None = None,
+    checkpoints: Any = None,
+    tensorboard: Path | None = None,
+) -> None:
+    """Train with progress on the terminal and print what came of it. A worker that is not the chief only helps."""
+    from rich.console import Console
+
+    from service.store import Store
+    from service.training.data import read_dataset
+    from service.training.labels import take_labels
+    from service.training.place import own_place
+    from service.training.progress import terminal_reporter
+    from service.training.report import summary
+    from service.training.tensorboard import TensorBoardReporter
+    from service.training.train import help_train, train
+
+    with terminal_reporter() as terminal:
+        if not own_place().is_chief:
+            terminal.stage("Reading rows")
+            dataset = read_dataset(**rows, max_rows=config.max_rows, seed=config.seed)
+            dataset = take_labels(dataset, labels)[0] if labels else dataset
+            help_train(dataset, config, reporter=terminal, checkpoints=checkpoints)
+            return
+        Store(store).create()
+        reporter = TensorBoardReporter(terminal, tensorboard) if tensorboard else terminal
+        result = train(
+            config,
+            **rows,
+            store=store,
+            model=model,
+            promotion=promotion,
+            labels=labels,
+            checkpoints=checkpoints,
+            reporter=reporter,
+        )
+    Console().print(summary(result))
+
+
+def _own_folder(store: str, model: str) -> Path:
+    """Where a run keeps its checkpoint: in the store, or here where the store is none of files."""
+    from service.training.checkpoint import FOLDER
+
+    return Path(FOLDER) / model if "://" in store else Path(store) / model / FOLDER
+
+
+def training_config(preset: str, overrides: dict[str, Any]) -> Any:
+    """Options as the configuration has them."""
+    from service.training.config import load_config
+
+    for name in ("hidden", "filters"):
+        if overrides.get(name) is not None:
+            overrides[name] = _widths(overrides[name], name)
+    if overrides.get("latent_dim") not in (None, "auto"):
+        overrides["latent_dim"] = _width(overrides["latent_dim"])
+    return load_config(preset, **overrides)
+
+
+def _widths(text: str, name: str) -> tuple[int, ...]:
+    from service.errors import ConfigurationError
+
+    try:
+        return tuple(int(width) for width in listed(text))
+    except ValueError as error:
+        raise ConfigurationError(f"--{name} takes whole numbers with commas between them, as in 256,128.") from error
+
+
+def _windows(kind: str | None, timestamp: str | None, window: int | None, stride: int) -> Any:
+    """How a series becomes rows; any of its options says that the source is one. None: it is not."""
+    from service.training.series import Windows
+
+    if kind is None and timestamp is None and window is None and stride == 1:
+        return None
+    return Windows(timestamp=timestamp, length=window, stride=stride)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """Height and width of ``64x48``."""
+    from service.errors import ConfigurationError
+
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})", text.strip().lower(), re.ASCII)
+    if found is None:
+        raise ConfigurationError("--resize takes a height and a width of at most 9999 pixels, as in 64x64.")
+    return int(found[1]), int(found[2])
+
+
+def _width(text: str) -> int:
+    from service.errors import ConfigurationError
+
+    if not text.isdecimal():
+        raise ConfigurationError("--latent takes a whole number, or auto.")
+    return int(text)
+
+
+def model_name(source: str) -> str:
+    """A file's name as a model's: lower case, anything odd as a dash."""
+    stem = Path(source).name.split(".")[0].lower()
+    name = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "_-") else "-" for letter in stem)
+    return name.strip("-_")[:63] or "model"
