@@ -9,9 +9,12 @@ RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends binutil
 # The locked dependencies alone, so that an edit of the code does not install them again. `python -m venv --without-pip`:
 # pip works on the environment from outside and does not end up in the image.
 RUN python -m venv --without-pip /opt/venv && python -m venv /opt/hatch
-COPY requirements/service.txt requirements/build.txt requirements/
+# STORES=1 adds what stores on S3, Google Cloud Storage and Azure need.
+ARG STORES=
+COPY requirements/service.txt requirements/build.txt requirements/stores.txt requirements/
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/root/.config/pip/pip.conf \
     python -m pip --python /opt/venv/bin/python install --require-hashes --no-compile -r requirements/service.txt \
+        ${STORES:+-r requirements/stores.txt} \
     && /opt/hatch/bin/pip install --require-hashes --no-compile -r requirements/build.txt
 
 # Then less of them, and bytecode of the rest: compiling at each start of a container, whose root file system is read-only,
