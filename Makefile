@@ -11,13 +11,16 @@ PYTHON ?=
 PYTHONS = $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python)
 SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 COMPILE = $(UV) --no-config pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-annotate --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+	--no-annotate -c requirements/constraints.in --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+# What Beam takes from .venv as it is there.
+BEAM_HAS = $(foreach package,numpy grpcio pillow packaging typing-extensions python-dateutil pytz requests pyyaml certifi \
+	charset-normalizer idna urllib3 six cffi pycparser cryptography,--no-emit-package $(package))
 # pip must not stop to ask: CI has no terminal.
 PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet install
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo train serve bench test check lint fmt lock docker clean
+.PHONY: help setup clients demo train serve bench test check lint fmt lock vendor screenshots docker clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -33,6 +36,9 @@ train: setup ## Train and publish a version: make train ARGS="rows.csv --model p
 
 serve: setup ## Serve the models in ./model_store.
 	@$(BIN)/autoencoder serve $(ARGS)
+
+clients: $(VENV)/.clients $(VENV)/.beam ## Install the clients of other servers, which tests/compat drives; without them these tests are skipped.
+	@:
 
 bench: setup ## Measure a running service: make bench ARGS="--help".
 	@$(BIN)/autoencoder bench $(ARGS)
@@ -56,8 +62,18 @@ fmt: setup ## Format and fix what can be fixed.
 lock: $(BIN)/python ## Lock the dependencies again; UPGRADE=1 also moves pinned ones.
 	@$(COMPILE) -o requirements/service.txt pyproject.toml
 	@$(COMPILE) -o requirements/dev.txt -c requirements/service.txt pyproject.toml --group dev
+	@$(COMPILE) -o requirements/stores.txt -c requirements/service.txt requirements/stores.in
 	@$(COMPILE) -o requirements/build.txt -c requirements/dev.txt requirements/build.in
 	@$(COMPILE) -o requirements/client.txt -c requirements/service.txt requirements/client.in
+	@$(COMPILE) -o requirements/beam.txt $(BEAM_HAS) requirements/beam.in
+	@$(COMPILE) -o requirements/compat.txt -c requirements/dev.txt --no-deps requirements/compat.in
+
+vendor: ## Copy the console's locked libraries and ReDoc from npm into the package again.
+	@tools/console/vendor.sh
+	@tools/redoc/vendor.sh
+
+screenshots: setup ## Draw the pictures of docs/console.md again.
+	@$(BIN)/python -m tests.ui.screenshots docs/images
 
 docker: ## Build the container image.
 	@docker build --tag $(IMAGE) .
@@ -77,6 +93,14 @@ $(BIN)/python:
 $(VENV)/.locked: requirements/dev.txt | $(BIN)/python
 	@echo "Installing the locked dependencies into $(VENV); the first time this takes some minutes."
 	@$(PIP) --require-hashes --requirement requirements/dev.txt
+	@touch $@
+
+$(VENV)/.clients: requirements/compat.txt $(VENV)/.installed
+	@$(PIP) --no-deps --require-hashes --requirement requirements/compat.txt
+	@touch $@
+
+$(VENV)/.beam: requirements/beam.txt | $(VENV)/.installed
+	@$(PIP) --no-deps --require-hashes --upgrade --target $(VENV)/beam --requirement requirements/beam.txt
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.locked pyproject.toml

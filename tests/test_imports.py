@@ -30,6 +30,8 @@ def imported_by(statement: str) -> set[str]:
         "service.batching",
         "service.telemetry",
         "service.runtime",
+        "service.pipelines",
+        "service.pipelines.files",
         "service.api.app",
         "service.api.server",
         "service.cli",
@@ -52,7 +54,8 @@ def test_the_control_sees_what_is_imported() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--help"], ["--version"], ["train", "--help"], ["serve", "-h"], ["models", "--help"]]
+    "arguments",
+    [[], ["--help"], ["--version"], ["train", "--help"], ["serve", "-h"], ["models", "--help"], ["score", "-h"]],
 )
 def test_help_is_light(arguments: list[str]) -> None:
     """``autoencoder --help`` and its kind need neither TensorFlow nor numpy nor a web framework."""
