@@ -314,9 +314,11 @@ def test_the_tried_row_is_placed_in_the_latent_map(service: LiveService, open_pa
     page.get_by_role("tab", name="t-SNE").click()
     expect(page.get_by_text("stands between the rows that are nearest")).to_be_visible()
     tile = page.get_by_role("img", name="What the decoder draws along direction 1")
-    before = tile.evaluate("(canvas) => canvas.toDataURL()")
+    pixels = "(canvas) => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
+    until(lambda: any(tile.evaluate(pixels)))
+    before = tile.evaluate(pixels)
     page.locator("#walk-0").fill("0")
-    assert tile.evaluate("(canvas) => canvas.toDataURL()") != before
+    until(lambda: tile.evaluate(pixels) != before)
 
 
 def test_ten_thousand_points_pan_smoothly(service: LiveService, open_page: OpenPage) -> None:
