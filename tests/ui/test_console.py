@@ -348,7 +348,7 @@ def test_ten_thousand_points_pan_smoothly(service: LiveService, open_page: OpenP
         page.mouse.down()
         page.mouse.move(box["x"] + 420, box["y"] + 300, steps=40)
         page.mouse.up()
-        return statistics.median(page.evaluate("window.frames_.slice(2)"))
+        return float(statistics.median(page.evaluate("window.frames_.slice(2)")))
 
     until(lambda: drag() < 50)  # 16 ms where nothing else runs
     assert canvas.evaluate("(canvas) => canvas.toDataURL()") != before
