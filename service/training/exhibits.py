@@ -133,12 +133,15 @@ def _sample(rows: int, limit: int, random: np.random.Generator) -> NDArray[np.in
 def _tsne(projected: NDArray[np.float64], random: np.random.Generator, *, seed: int) -> dict[str, Any] | None:
     """t-SNE of a sample of the map's points, with their projections, by which another row finds its neighbours."""
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     chosen = _sample(len(projected), MAX_TSNE_POINTS, random)
     if len(chosen) < MIN_TSNE_POINTS or projected.shape[1] < 3:
         return None
     tsne = TSNE(2, init="pca", perplexity=min(30, len(chosen) // 4), random_state=seed)
-    placed = tsne.fit_transform(projected[chosen].astype(np.float32))
+    # Its threads wait for each other a thousand times: on a busy machine two take a hundred times as long as one.
+    with threadpool_limits(1):
+        placed = tsne.fit_transform(projected[chosen].astype(np.float32))
     return {
         "point": chosen.tolist(),
         "x": _short(placed[:, 0]),
