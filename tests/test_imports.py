@@ -42,6 +42,15 @@ def test_importing_is_light(module: str) -> None:
     assert imported_by(f"import {module}") & set(HEAVY) == set()
 
 
+@pytest.mark.tf
+def test_serving_leaves_keras_out() -> None:
+    """And what Keras brings, which is 170 MB; who asks for ``tf.keras`` afterwards gets Keras 3."""
+    statement = "from service.runtime.quiet import tf"
+    assert imported_by(statement) & {"keras", "sklearn", "pandas", "matplotlib"} == set()
+    asked = "import os\nassert tf.keras.__version__ >= '3'\nassert 'TF_USE_LEGACY_KERAS' not in os.environ"
+    assert "keras" in imported_by(f"{statement}\n{asked}")
+
+
 def test_the_client_imports_nothing_of_the_server() -> None:
     """It may be copied elsewhere."""
     server = {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "structlog"}

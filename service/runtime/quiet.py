@@ -1,4 +1,4 @@
-"""TensorFlow, imported without its notices on the terminal. Takes seconds and 500 MB: import this one late."""
+"""TensorFlow, imported without its notices on the terminal and without Keras. Takes seconds: import this one late."""
 
 import os
 import sys
@@ -21,10 +21,29 @@ def silent_stderr() -> Iterator[None]:
         os.close(saved)
 
 
+@contextmanager
+def keras_unloaded() -> Iterator[None]:
+    """Import TensorFlow without Keras, which brings pandas, scikit-learn and matplotlib where they are installed.
+
+    A service calls SavedModels and needs none of it: 170 MB and two seconds less. Asked for the old Keras, which is
+    hardly ever there, TensorFlow goes on without. ``tf.keras`` still is Keras 3, imported when it is first used.
+    """
+    name = "TF_USE_LEGACY_KERAS"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with silent_stderr():
+with silent_stderr(), keras_unloaded():
     import tensorflow as tf
 
+tf.__path__ = [folder for folder in tf.__path__ if folder]  # the old Keras left None there
 tf.get_logger().setLevel("ERROR")
 
 __all__ = ["silent_stderr", "tf"]
