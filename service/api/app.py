@@ -72,6 +72,8 @@ class Service:
         self.activity = ActivityLog(self.telemetry)
         self.executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="codec")
         self.operations: Operations
+        self.exposed: Callable[[bytes], bytes] = lambda own: own
+        """What /metrics shows, of this process's own exposition; a cluster shows all its replicas."""
         self.grpc_port: int | None = None
         """Where the gRPC services listen, while they do."""
         self._grpc: GrpcServer | None = None
@@ -103,7 +105,7 @@ class Service:
 
     def exposition(self) -> bytes:
         self.traffic.publish_drift()
-        return self.telemetry.exposition()
+        return self.exposed(self.telemetry.exposition())
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

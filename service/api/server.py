@@ -272,23 +272,32 @@ def serve(settings: Settings) -> None:
         ConfigurationError: the address or the store cannot be used; known before a model is loaded.
     """
     settings.check_access()
-    _check_store(settings)
+    check_store(settings)
     configure_logging(settings.log_level, settings.log_format)
-    with _bound(settings) as sock:
+    with bound(settings) as sock:
         if settings.workers > 1:
             run_workers(settings.workers, sock, partial(_work, settings))
         else:
             GuardedServer(server_config(create_app(settings), settings), settings).run([sock])
 
 
-def _check_store(settings: Settings) -> None:
+def check_store(settings: Settings) -> None:
+    """
+    Raises:
+        ConfigurationError: there is no store.
+    """
     try:
         Store(settings.store).models()
     except StoreUnavailable as error:
         raise ConfigurationError(f"'{settings.store}' cannot be served: {error}") from error
 
 
-def _bound(settings: Settings) -> socket.socket:
+def bound(settings: Settings) -> socket.socket:
+    """A socket on the address to listen on.
+
+    Raises:
+        ConfigurationError: it cannot be used.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

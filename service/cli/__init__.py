@@ -55,17 +55,51 @@ for command in (score.score, score.encode, score.denoise, score.reconstruct):
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [default: 8000]")
 @click.option("--workers", type=int, help="Server processes.  [default: 1]")
 @click.option("--log-format", type=click.Choice(["json", "console"]))
-def serve(**arguments: Any) -> None:
-    """Serve the models of the store over HTTP until SIGTERM. All settings: `autoencoder settings`."""
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--address", help="Ray cluster, as in ray.init.  [default: the one of this machine, else a new one]")
+@click.option("--min-replicas", type=click.IntRange(1), help="Ray: least number of replicas.  [default: 1]")
+@click.option("--max-replicas", type=click.IntRange(1), help="Ray: most replicas.  [default: as --min-replicas]")
+@click.option(
+    "--replica-requests", type=click.IntRange(1), help="Ray: requests under way that a replica is for.  [default: 16]"
+)
+def serve(engine: str, **arguments: Any) -> None:
+    """Serve the models of the store over HTTP until SIGTERM. All settings: `autoencoder settings`.
+
+    With --engine ray every replica is a whole service on a node of a Ray cluster.
+    """
     from service.settings import load_settings
+
+    on_ray = {name: arguments.pop(name) for name in ("address", "min_replicas", "max_replicas", "replica_requests")}
 
     if arguments["log_format"] is None and "AUTOENCODER_LOG_FORMAT" not in os.environ and sys.stderr.isatty():
         arguments["log_format"] = "console"
     settings = load_settings(**arguments)
     settings.check_access()
+    if engine == "ray":
+        _serve_on_ray(settings, **on_ray)
+        return
+    if any(value is not None for value in on_ray.values()):
+        from service.errors import ConfigurationError
+
+        raise ConfigurationError("--address and the options of replicas are for --engine ray.")
     from service.api.server import serve
 
     serve(settings)
+
+
+def _serve_on_ray(
+    settings: Any,
+    *,
+    address: str | None,
+    min_replicas: int | None,
+    max_replicas: int | None,
+    replica_requests: int | None,
+) -> None:
+    from service.api.ray_serve import Scale, serve_on_ray
+
+    least = min_replicas or 1
+    scale = Scale(least, max_replicas or least, replica_requests or Scale().replica_requests)
+    serve_on_ray(settings, address=address, scale=scale)
 
 
 @app.command()

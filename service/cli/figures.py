@@ -61,7 +61,7 @@ class Figures:
 
 @dataclass
 class _Sums:
-    """Samples by the name of the metric and the labels asked for."""
+    """Samples by the name of the metric and the labels asked for: summed, of drift the greatest."""
 
     found: dict[str, dict[Labels, float]] = field(default_factory=dict)
 
@@ -72,7 +72,8 @@ class _Sums:
                 if labels is not None:
                     values = self.found.setdefault(sample.name, {})
                     key = tuple(sample.labels[label] for label in labels)
-                    values[key] = values.get(key, 0.0) + sample.value
+                    known = values.get(key, 0.0)
+                    values[key] = max(known, sample.value) if sample.name in GREATEST else known + sample.value
 
     def of(self, name: str) -> dict[Labels, float]:
         return self.found.get(name, {})
@@ -95,6 +96,10 @@ WANTED: dict[str, Labels] = {
     f"{PREFIX}batch_rows_sum": (),
     "process_resident_memory_bytes": (),
 }
+
+
+GREATEST = {f"{PREFIX}score_drift_psi", f"{PREFIX}feature_drift_psi"}
+"""Of several replicas."""
 
 
 def parse(exposition: str) -> Scrape:

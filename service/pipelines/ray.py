@@ -4,15 +4,15 @@ dataset = score_dataset(ray.data.read_parquet("s3://bucket/rows"), Scorer("model
 """
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from service.errors import AutoencoderError, ConfigurationError, DataError
+from service.errors import AutoencoderError, DataError
 from service.pipelines.files import Engine, Plan, Progress, Silent, score_parts
 from service.pipelines.scorer import Scorer
 from service.pipelines.sources import Part
+from service.runtime.ray import Connection, connected, import_ray
 
 Batch = dict[str, Any]
 
@@ -43,12 +43,10 @@ def ray_engine(address: str | None = None, *, workers: int | None = None) -> Eng
     """
 
     def work(plan: Plan, parts: Sequence[Part], scorer: Scorer, progress: Progress) -> int:
-        started = _connect(address)
-        try:
-            return _score_parts(plan, parts, scorer, progress, workers=workers)
-        finally:
-            if started:
-                _ray().shutdown()
+        with connected(address) as cluster:
+            data = _data()
+            data.DataContext.get_current().enable_progress_bars = False
+            return _score_parts(plan, parts, scorer, progress, workers=workers or cluster.cpus)
 
     return work
 
@@ -74,19 +72,22 @@ class PartScorer:
         return score_parts(self._plan, [part], self._scorer, Silent())
 
 
-def _score_parts(plan: Plan, parts: Sequence[Part], scorer: Scorer, progress: Progress, *, workers: int | None) -> int:
+def _score_parts(plan: Plan, parts: Sequence[Part], scorer: Scorer, progress: Progress, *, workers: int) -> int:
     if not parts:
         return 0
-    ray = _ray()
     plan = replace(plan, job=replace(plan.job, threads=1))
     scorer = replace(scorer, threads=scorer.threads or 1)
     numbers = [{"part": part.number} for part in parts]
-    done = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
-        PartScorer,
-        fn_constructor_args=(plan, scorer),
-        batch_size=1,
-        num_cpus=1,
-        compute=_pool(min(len(parts), workers or _cpus())),
+    done = (
+        _data()
+        .from_items(numbers, override_num_blocks=len(numbers))
+        .map_batches(
+            PartScorer,
+            fn_constructor_args=(plan, scorer),
+            batch_size=1,
+            num_cpus=1,
+            compute=_pool(min(len(parts), workers)),
+        )
     )
     rows = 0
     for outcome in done.iter_rows():
@@ -100,31 +101,13 @@ def _score_parts(plan: Plan, parts: Sequence[Part], scorer: Scorer, progress: Pr
 
 def _pool(workers: int | None) -> Any:
     """From one worker to as many: the run goes on with fewer when a node is lost."""
-    return _ray().data.ActorPoolStrategy(min_size=1, max_size=workers or _cpus())
+    most = workers or Connection(import_ray()).cpus
+    return _data().ActorPoolStrategy(min_size=1, max_size=most)
 
 
-def _cpus() -> int:
-    return max(1, int(_ray().cluster_resources().get("CPU", 1)))
+def _data() -> Any:
+    import_ray()
+    import ray.data
 
-
-def _connect(address: str | None) -> bool:
-    """Whether this call has connected, and so must disconnect."""
-    ray = _ray()
-    if ray.is_initialized():
-        return False
-    ray.init(address=address, log_to_driver=False, logging_level="error")
-    ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    return True
-
-
-def _ray() -> Any:
-    # A self-hosted service does not report to others that it is used.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ConfigurationError("Ray is not installed: pip install 'autoencoder-service[ray]'.") from error
-    return ray
+    return ray.data

@@ -1,8 +1,6 @@
 """Scoring on a real Ray cluster of several nodes, one of which is killed."""
 
-import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,27 +17,20 @@ from service.errors import DataError
 from service.pipelines import Scorer
 from service.pipelines.files import Job, run
 from tests.conftest import COLUMNS, table_rows
+from tests.ray_cluster import NODE, await_true, processes_of, ray_cluster
 
 ray = pytest.importorskip("ray", reason="pip install 'autoencoder-service[ray]'")
 
 pytestmark = [pytest.mark.tf, pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
-NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head without CPUs and three nodes of one."""
-    from ray.cluster_utils import Cluster
-
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
-    started = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        started.add_node(**NODE)
-    ray.init(address=started.address, log_to_driver=False, logging_level="error")
-    yield started
-    ray.shutdown()
-    started.shutdown()  # type: ignore[no-untyped-call, unused-ignore]
+    """A head without CPUs and two nodes of one."""
+    with ray_cluster(2) as started:
+        ray.init(address=started.address, log_to_driver=False, logging_level="error")
+        yield started
+        ray.shutdown()
 
 
 def frame(count: int) -> pd.DataFrame:
@@ -95,28 +86,35 @@ def test_the_command_on_a_cluster(cluster: Any, tmp_path: Path, trained_store: P
 
 
 def test_a_node_is_killed(cluster: Any, tmp_path: Path, scorer: Scorer) -> None:
-    """In the middle of the run: nothing is lost, nothing is there twice."""
+    """In the middle of the run, while it scores: nothing is lost, nothing is there twice."""
     from service.pipelines.ray import ray_engine
 
     rows = frame(60_000)
     parquet.write_table(pa.Table.from_pandas(rows), tmp_path / "in.parquet", row_group_size=200)
     job = Job(str(tmp_path / "in.parquet"), f"{tmp_path}/out/", part_rows=200)
     doomed = cluster.add_node(**NODE)
+    assert sum(node["Alive"] and "CPU" in node["Resources"] for node in ray.nodes()) == 3
     outcomes: list[Any] = []
     thread = threading.Thread(target=lambda: outcomes.append(run(job, scorer, work=ray_engine(cluster.address))))
     thread.start()
-    deadline = time.monotonic() + 120
-    while (done := len(list((tmp_path / "out").glob("part-*")))) < 20:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    await_true(lambda: bool(busy_scorers(doomed)) and parts_of(tmp_path) >= 20, "the node does not take part")
     cluster.remove_node(doomed, allow_graceful=False)
-    assert done < 250, "the run was nearly over before the node was killed"
+    assert parts_of(tmp_path) < 250, "the run was nearly over before the node was killed"
     thread.join(240)
     assert [outcome.rows for outcome in outcomes] == [60_000]
     scored = parquet.read_table(tmp_path / "out").to_pandas()
     assert scored["id"].tolist() == rows["id"].tolist()
     np.testing.assert_allclose(scored["anomaly_score"], scorer(rows)["anomaly_score"], rtol=1e-5)
     assert not list((tmp_path / "out").glob(".*"))
+
+
+def busy_scorers(node: Any) -> list[Any]:
+    """Workers of the node that hold the model and have worked with it."""
+    return [worker for worker in processes_of(node, "PartScorer") if worker.cpu_times().user > 3]
+
+
+def parts_of(folder: Path) -> int:
+    return len(list((folder / "out").glob("part-*")))
 
 
 def test_errors_come_back_as_ours(cluster: Any, tmp_path: Path, scorer: Scorer) -> None:
