@@ -1,7 +1,8 @@
 """What is exported: raw rows in, results in raw units out, with preprocessing, score and calibration inside.
 
-Calibration scores, golden outputs and the SavedModel all come from here. Tables are computed in float64: a row of few
-columns may be reconstructed so well that in float32 its error would be rounding, which is another one in each batch.
+Calibration scores, golden outputs and the SavedModel all come from here. Tables are computed in float64 but for wide
+ones with clear errors: a row of few columns may be reconstructed so well that in float32 its error would be rounding,
+which is another one in each batch.
 """
 
 from collections.abc import Callable
@@ -41,6 +42,9 @@ FEW_QUANTILES = (0.1, 0.5, 0.9)
 """For tables of more than ``MANY_FEATURES`` columns, where every candidate costs as many passes."""
 MANY_FEATURES = 64
 ROWS_PER_BATCH = 1024
+WIDE_FEATURES = 256
+CLEAR_ERROR = 1e-2
+"""Mean squared error in scaled units: of so many features it is the same to 1e-6 in float32, whatever the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +169,37 @@ def judge(score: Any, calibration: Calibration) -> dict[str, Any]:
     return {"score": score, "p_value": tf.cast(p_value, tf.float32), "is_anomaly": is_anomaly}
 
 
+def needs_float64(
+    autoencoder: Autoencoder, scaled: NDArray[np.float32], schema: InputSchema, *, distances: bool
+) -> bool:
+    """Whether rounding in float32 could be seen in scores; float64 takes twice the time and memory.
+
+    Args:
+        scaled: rows that were not fitted, (rows, *layout.shape).
+        distances: whether the score is one of distances, which are small differences of large sums.
+    """
+    if schema.kind == "image":
+        return False
+    if distances or schema.features < WIDE_FEATURES:
+        return True
+    rows = scaled[:ROWS_PER_BATCH]
+    squares = np.square(rows - autoencoder.network.predict(rows, verbose=0))
+    return bool(np.median(squares.reshape(len(rows), -1).mean(axis=1)) < CLEAR_ERROR)
+
+
 def build_graph(
-    schema: InputSchema, autoencoder: Autoencoder, preprocessing: Preprocessing, *, train: NDArray[np.float32]
+    schema: InputSchema,
+    autoencoder: Autoencoder,
+    preprocessing: Preprocessing,
+    *,
+    train: NDArray[np.float32],
+    precise: bool = True,
 ) -> ServingGraph:
-    """The graph around a trained network. ``train``: scaled training rows, NaN where a value is missing."""
-    serving = in_float64(autoencoder) if schema.kind != "image" else autoencoder
+    """The graph around a trained network, in float64 where ``precise``.
+
+    ``train``: scaled training rows, NaN where a value is missing.
+    """
+    serving = in_float64(autoencoder) if precise else autoencoder
     # Only the counterfactuals of tables need them, and for large images they would be large.
     explains = schema.kind == "tabular" and preprocessing.layout.features <= MAX_COUNTERFACTUAL_FEATURES
     typical = typical_values(train, preprocessing.layout) if explains else np.empty((0, 0), np.float32)

@@ -115,13 +115,17 @@ def _batched(function: Callable[[FitRows, Any], Any], rows: FitRows, neighbours:
     return np.concatenate([function(rows[batch], tf.constant(itself[batch])).numpy() for batch in batches])
 
 
+def takes_distances(schema: InputSchema, config: TrainingConfig) -> bool:
+    """Whether the configured score is the ensemble, and not the reconstruction error."""
+    return config.score == "ensemble" or (config.score == "auto" and schema.kind == "tabular")
+
+
 def fit_score(serving: Autoencoder, splits: Sequence[ScaledRows], schema: InputSchema, config: TrainingConfig) -> Score:
     """The configured score, fitted on the rows of ``splits``; at most 10,000 of them, drawn with the seed.
 
     Early stopping has decided by then, so that its validation rows serve here; calibration rows must not.
     """
-    chosen = config.score if config.score != "auto" else "ensemble" if schema.kind == "tabular" else "reconstruction"
-    if chosen == "reconstruction":
+    if not takes_distances(schema, config):
         return ReconstructionScore()
     inputs = np.concatenate([rows.inputs for rows in splits])
     missing = np.concatenate([np.isnan(rows.targets) for rows in splits])

@@ -175,9 +175,9 @@ def train_model(
     from service.training.calibrate import calibrate, calibrate_points
     from service.training.evaluate import evaluate, find_warnings, scale_splits
     from service.training.fit import fit, make_reproducible
-    from service.training.graph import build_graph
+    from service.training.graph import build_graph, needs_float64
     from service.training.preprocessing import fit_preprocessing
-    from service.training.score_ensemble import fit_score
+    from service.training.score_ensemble import fit_score, takes_distances
     from service.training.workers import join_workers, use_devices
 
     device = use_devices()
@@ -201,7 +201,9 @@ def train_model(
         checkpoint=checkpoints.of(_identity(dataset, config, place)) if checkpoints else None,
         workers=workers,
     )
-    graph = build_graph(dataset.schema, autoencoder, preprocessing, train=fitted.targets)
+    distances = takes_distances(dataset.schema, config)
+    precise = needs_float64(autoencoder, validation.inputs, dataset.schema, distances=distances)
+    graph = build_graph(dataset.schema, autoencoder, preprocessing, train=fitted.targets, precise=precise)
     score = fit_score(graph.serving, (fitted, validation), dataset.schema, config)
     graph = replace(graph, score=score)
 

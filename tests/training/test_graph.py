@@ -12,6 +12,7 @@ from service.schemas import INSTANCES, Column, InputSchema
 from service.scoring import conformal_p_values, conformal_threshold, reconstruction_error
 from service.store import GOLDEN_OUTPUTS, SAMPLE_REQUEST
 from service.training import SilentReporter, load_config
+from service.training.data import Dataset
 from service.training.layout import plain_layout
 from tests.conftest import COLUMNS, table_rows
 from tests.training.conftest import table_dataset
@@ -130,6 +131,25 @@ def test_a_row_is_answered_alone_as_in_a_batch_where_nothing_is_left_to_err() ->
     together = scores(instances=tf.constant(rows[:1000])).numpy()
     alone = [scores(instances=tf.constant(rows[row : row + 1])).numpy()[0] for row in range(0, 1000, 10)]
     np.testing.assert_allclose(alone, together[::10], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("noise", "dtype"), [(1.0, "float32"), (0.0, "float64")])
+def test_wide_rows_are_computed_in_float32_where_it_cannot_be_seen(noise: float, dtype: str) -> None:
+    """Where errors are clear, and scores alone and in a batch agree; not where next to nothing is left to err."""
+    from service.training.graph import compile_for_rows
+    from service.training.quiet import tf
+    from service.training.train import train_model
+
+    random = np.random.default_rng(0)
+    rows = (random.normal(size=(600, 1)) + noise * random.normal(size=(600, 300))).astype(np.float32)
+    config = load_config("dense", latent_dim=2, hidden=(8,), epochs=2, score="reconstruction")
+    dataset = Dataset({"instances": rows}, InputSchema(kind="tabular", row_shape=(300,)), "wide.npy", "")
+    graph = train_model(dataset, config, SilentReporter()).graph
+    assert graph.serving.network.output.dtype == dtype
+    scores = compile_for_rows(graph.scores, graph.schema)
+    together = scores(instances=tf.constant(rows)).numpy()
+    alone = [scores(instances=tf.constant(rows[row : row + 1])).numpy()[0] for row in range(0, 600, 5)]
+    np.testing.assert_allclose(alone, together[::5], rtol=1e-5)
 
 
 def test_golden_outputs_are_those_of_the_sample(digits_export: Path) -> None:
