@@ -35,24 +35,39 @@ class Scaling:
 
     def scale(self, instances: Any, dtype: Any = tf.float32) -> tuple[Any, Any]:
         """Scaled values and where a value was observed (bool), both (rows, *row_shape)."""
-        observed = tf.logical_not(tf.math.is_nan(instances))
-        filled = tf.where(observed, tf.cast(instances, dtype), tf.cast(self.typical, dtype))
-        linear = (filled - tf.cast(self.center, dtype)) / tf.cast(self.spread, dtype)
-        is_far = tf.abs(linear) > LINEAR_LIMIT
+        values = tf.cast(instances, dtype)
+        linear = (values - tf.cast(self.center, dtype)) / tf.cast(self.spread, dtype)
 
-        def squashed() -> Any:
-            exact = (tf.cast(filled, tf.float64) - self.center) / self.spread
+        def strange() -> tuple[Any, Any]:
+            observed = tf.logical_not(tf.math.is_nan(values))
+            exact = (tf.cast(tf.where(observed, values, self.typical), tf.float64) - self.center) / self.spread
             distance = tf.clip_by_value(tf.abs(exact), LINEAR_LIMIT, BEYOND_ALL)
             beyond = tf.sign(exact) * LINEAR_LIMIT * (1 + tf.math.log(distance / LINEAR_LIMIT))
-            return tf.where(is_far, tf.cast(beyond, dtype), linear)
+            return tf.cast(tf.where(tf.abs(exact) > LINEAR_LIMIT, beyond, exact), dtype), observed
 
-        # Logarithms of all values would take longer than the network does, and hardly a batch needs any.
-        return tf.cond(tf.reduce_any(is_far), squashed, lambda: linear), observed
+        # Each step over all values takes as long as a layer, and hardly a batch has a gap or a value so far out.
+        return tf.cond(self._is_linear(linear), lambda: (linear, tf.ones_like(linear, tf.bool)), strange)
 
     def unscale(self, scaled: Any) -> Any:
         """Raw values of scaled ones, finite in float32."""
-        values = self.widen(scaled)
-        return tf.cast(tf.clip_by_value(values, -MAX_FLOAT32, MAX_FLOAT32), tf.float32)
+
+        def exact() -> Any:
+            return tf.cast(tf.clip_by_value(self.widen(scaled), -MAX_FLOAT32, MAX_FLOAT32), tf.float32)
+
+        if scaled.dtype != tf.float32 or self._farthest >= MAX_FLOAT32:
+            return exact()
+        spread, center = self.spread.astype(np.float32), self.center.astype(np.float32)
+        return tf.cond(self._is_linear(scaled), lambda: scaled * spread + center, exact)
+
+    @property
+    def _farthest(self) -> float:
+        """Largest raw value, without its sign, that linear scaling knows."""
+        return float((np.abs(self.center) + LINEAR_LIMIT * self.spread).max(initial=0.0))
+
+    @staticmethod
+    def _is_linear(scaled: Any) -> Any:
+        """Whether nothing is missing, nor outside of the linear part of the scale."""
+        return tf.reduce_all(tf.abs(scaled) <= LINEAR_LIMIT)  # False for NaN
 
     def widen(self, scaled: Any) -> Any:
         """The same in float64, and finite there."""
