@@ -26,6 +26,11 @@ OPTION_OF = {"latent_dim": "--latent", "corruption": "--noise", "corruption_leve
 @click.option("--time-budget-s", type=click.FloatRange(min=1), help="Seconds after which the search ends.")
 @click.option("--train", "trains", is_flag=True, help="Train with what was found, and publish.")
 @click.option("--model", default=None, help="With --train: name of the model in the store.  [default: from the source]")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--address", help="Ray cluster, as in ray.init.  [default: the one of this machine, else a new one]")
+@click.option(
+    "--workers", type=click.IntRange(1), help="Ray: trials at a time.  [default: one for each CPU of the cluster]"
+)
 @click.option("--preset", default=None, help="Where the search starts.  [default: by kind of rows]")
 @store_option
 @source_options
@@ -37,6 +42,9 @@ def tune(
     time_budget_s: float | None,
     trains: bool,
     model: str | None,
+    engine: str,
+    address: str | None,
+    workers: int | None,
     preset: str | None,
     store: str,
     **options: Any,
@@ -58,11 +66,27 @@ def tune(
     click.echo("Reading rows", err=True)
     dataset = read_dataset(**rows, max_rows=config.max_rows, seed=config.seed)
     click.echo("Searching", err=True)
-    tuned = search(dataset, config, fixed=fixed, trials=trials, time_budget_s=time_budget_s, reporter=_Lines(trials))
+    tuned = search(
+        dataset,
+        config,
+        fixed=fixed,
+        trials=trials,
+        time_budget_s=time_budget_s,
+        reporter=_Lines(trials),
+        run=_runner(engine, address, workers),
+    )
     Console().print(_table(tuned))
     click.echo(shlex.join(["autoencoder", "train", source, *said, *_options(tuned.found)]))
     if trains:
         train_and_publish(rows, tuned.config, model or model_name(source), store)
+
+
+def _runner(engine: str, address: str | None, workers: int | None) -> Any:
+    if engine == "local":
+        return None
+    from service.training.ray import ray_trials
+
+    return ray_trials(address, workers=workers)
 
 
 class _Lines:

@@ -6,11 +6,14 @@ ones (TPE, Bergstra et al., NIPS 2011). The first trial is the configuration as 
 """
 
 import importlib
+import itertools
 import math
 import time
-from collections.abc import Collection
+import warnings
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +28,8 @@ from service.training.split import split_rows
 HIDDEN_SHARE = 0.2
 FIRST_RUNG, REDUCTION = 4, 3
 """Trials are compared after so many epochs, and after each ``REDUCTION`` times as many; one in so many goes on."""
+STARTUP_TRIALS = 8
+"""Drawn at random, before the good ones among them are known."""
 MAX_VALIDATION_ROWS = 2_000
 WIDEST_LATENT = 64
 WIDTHS = (16, 32, 64, 128, 256, 512)
@@ -69,6 +74,87 @@ class TuneReporter(Protocol):
     def trial(self, trial: Trial) -> None: ...
 
 
+FallsBehind: TypeAlias = Callable[[int, float], bool]
+"""Whether a trial is to be stopped whose error after an epoch, counted from 1, is this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a runner of trials has to do."""
+
+    trials: int | None
+    seconds_left: Callable[[], float]
+    told: Callable[[int, float | None], None]
+    """To be called after each trial, in the thread that searches, as ``Study.tell``."""
+
+    def is_done(self, started: int) -> bool:
+        """Whether no more than so many trials are to be started."""
+        return started == self.trials or self.seconds_left() <= 0
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a study knows in the end."""
+
+    best: dict[str, Any] | None
+    """Parameters; None when no trial has ended well."""
+    best_error: float
+    first_error: float
+    """Of trial 0."""
+    trials: int
+    stopped: int
+
+
+class Study:
+    """That of Optuna: asked for configurations, and told how trials are getting on.
+
+    ``several`` trials may run at a time; then those under way count as bad ones, so that no two are alike.
+    """
+
+    def __init__(self, space: dict[str, Any], start: dict[str, Any], *, seed: int, several: bool = False) -> None:
+        optuna = import_optuna()
+        with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+            sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS, constant_liar=several)
+        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=FIRST_RUNG, reduction_factor=REDUCTION)
+        self._study = optuna.create_study(sampler=sampler, pruner=pruner)
+        self._study.enqueue_trial(start)
+        self._space = space
+        self._running: dict[int, Any] = {}
+        self._verdicts: dict[tuple[int, int], bool] = {}
+
+    def ask(self) -> tuple[int, dict[str, Any]]:
+        """Number, from 0, and parameters of a new trial."""
+        trial = self._study.ask(self._space)
+        self._running[trial.number] = trial
+        return trial.number, trial.params
+
+    def falls_behind(self, number: int, epoch: int, error: float) -> bool:
+        """Whether a trial is to be stopped; the same again where it is run again and asks again."""
+        if (number, epoch) not in self._verdicts:
+            self._running[number].report(error, epoch)
+            self._verdicts[number, epoch] = bool(self._running[number].should_prune())
+        return self._verdicts[number, epoch]
+
+    def tell(self, number: int, error: float | None) -> None:
+        """A trial has ended; None: it was stopped, NaN: it diverged."""
+        states = import_optuna().trial.TrialState
+        state = states.PRUNED if error is None else states.FAIL if math.isnan(error) else states.COMPLETE
+        self._study.tell(self._running.pop(number), error if state == states.COMPLETE else None, state)
+
+    def summary(self) -> Summary:
+        ended = {trial.number: trial for trial in self._study.trials if trial.state.name == "COMPLETE"}
+        return Summary(
+            best=self._study.best_params if ended else None,
+            best_error=self._study.best_value if ended else math.nan,
+            first_error=ended[0].value if 0 in ended else math.nan,
+            trials=len(self._study.trials),
+            stopped=len(self._study.trials) - len(ended),
+        )
+
+
+Runner: TypeAlias = Callable[["Search", Order], Summary]
+
+
 class Objective:
     """How far a network is from rows of which it sees only a part.
 
@@ -104,55 +190,77 @@ def tune(
     trials: int | None = 50,
     time_budget_s: float | None = None,
     reporter: TuneReporter | None = None,
+    run: Runner | None = None,
 ) -> Tuned:
     """Search until so many trials have ended, or the time is over, whichever is first.
 
     Args:
         fixed: fields of ``config`` that stay as they are.
+        run: where the trials run, as ``service.training.ray.ray_trials`` gives it; None: one by one in this process.
 
     Raises:
         ConfigurationError: Optuna is not installed, nothing is left to search, or the time was too short for one trial.
     """
-    optuna = _optuna()
-    search = _Search(dataset, config, fixed=fixed, time_budget_s=time_budget_s, reporter=reporter)
-    study = optuna.create_study(
-        sampler=optuna.samplers.TPESampler(seed=config.seed, n_startup_trials=8),
-        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=FIRST_RUNG, reduction_factor=REDUCTION),
-    )
-    study.enqueue_trial(search.start)
-    study.optimize(search.run, n_trials=trials, timeout=time_budget_s, callbacks=[search.told], catch=(TrainingFailed,))
-    ended = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
-    if not ended:
+    import_optuna()
+    search = Search(dataset, config, fixed=tuple(fixed))
+    deadline = math.inf if time_budget_s is None else time.monotonic() + time_budget_s
+    order = Order(trials, lambda: deadline - time.monotonic(), _Told(reporter))
+    summary = (run or run_here)(search, order)
+    if summary.best is None:
         raise ConfigurationError("The time was over before the first trial was; give the search more.")
-    found = search.fields(study.best_params)
+    found = search.fields(summary.best)
     return Tuned(
         config=search.configured(found),
         found=found,
-        error=study.best_value,
-        first_error=ended[0].value if ended[0].number == 0 else math.nan,
-        trials=len(study.trials),
-        stopped=len(study.trials) - len(ended),
+        error=summary.best_error,
+        first_error=summary.first_error,
+        trials=summary.trials,
+        stopped=summary.stopped,
     )
 
 
-class _Search:
-    """The rows, made ready once, and what a trial does with them."""
+def run_here(search: "Search", order: Order) -> Summary:
+    """Trials one by one in this process."""
+    study = Study(search.space, search.start, seed=search.seed)
+    for started in itertools.count():
+        if order.is_done(started):
+            break
+        number, parameters = study.ask()
+        error = search.error_of(parameters, partial(study.falls_behind, number), seconds_left=order.seconds_left())
+        study.tell(number, error)
+        order.told(number, error)
+    return study.summary()
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        config: TrainingConfig,
-        *,
-        fixed: Collection[str],
-        time_budget_s: float | None,
-        reporter: TuneReporter | None,
-    ) -> None:
+
+class _Told:
+    """Tells the reporter of each trial that has ended."""
+
+    def __init__(self, reporter: TuneReporter | None) -> None:
+        self._reporter, self._best, self._started = reporter, math.inf, time.monotonic()
+
+    def __call__(self, number: int, error: float | None) -> None:
+        error = None if error is None or math.isnan(error) else error
+        self._best = self._best if error is None else min(self._best, error)
+        if self._reporter is not None:
+            best = self._best if math.isfinite(self._best) else math.nan
+            self._reporter.trial(Trial(number + 1, error, best, time.monotonic() - self._started))
+
+
+class Search:
+    """The rows, made ready once, and what a trial does with them. A copy in another process makes them ready again."""
+
+    def __init__(self, dataset: Dataset, config: TrainingConfig, fixed: tuple[str, ...] = ()) -> None:
+        """
+        Raises:
+            ConfigurationError: nothing is left to search.
+        """
         from service.training.fit import make_reproducible
         from service.training.latent import settle_latent
         from service.training.preprocessing import fit_preprocessing
         from service.training.workers import use_devices
 
-        self._given, self._schema, self._reporter = config, dataset.schema, reporter
+        self._made_of = dataset, config, fixed
+        self._given, self._schema = config, dataset.schema
         split = split_rows(len(dataset), config, blocks=dataset.blocks)
         settled = settle(config, dataset.schema, rows=len(split.train))
         self._searched = [name for name in SEARCHED if name not in fixed and (name != "hidden" or _is_dense(settled))]
@@ -172,8 +280,9 @@ class _Search:
             self._train.inputs.mean(axis=0, dtype=np.float64),
             self._preprocessing.layout.owner,
         )
-        self._started = time.monotonic()
-        self._deadline = math.inf if time_budget_s is None else self._started + time_budget_s
+
+    def __reduce__(self) -> Any:
+        return Search, self._made_of
 
     @property
     def start(self) -> dict[str, Any]:
@@ -192,36 +301,36 @@ class _Search:
         searched = {*self._searched, *(("width", "layers") if "hidden" in self._searched else ())}
         return {name: value for name, value in values.items() if name in searched}
 
-    def run(self, trial: Any) -> float:
-        """Fit one configuration; the objective of the weights that it keeps."""
+    def error_of(
+        self, parameters: dict[str, Any], falls_behind: FallsBehind, *, seconds_left: float = math.inf
+    ) -> float | None:
+        """Fit one configuration; the objective of the weights that it keeps. None: it was stopped, NaN: it diverged."""
         from service.training.architecture import build_autoencoder, start_as_pca
         from service.training.fit import fit
         from service.training.quiet import keras
 
-        config = self.configured(self.fields(self._suggest(trial)))
+        config = self.configured(self.fields(parameters))
         keras.backend.clear_session()
         keras.utils.set_random_seed(config.seed)
         autoencoder = build_autoencoder(self._schema, config, self._preprocessing.layout)
         start_as_pca(autoencoder, self._train.inputs, seed=config.seed)
-        judge = _Judge(trial, self._objective, autoencoder.network, self._deadline)
-        fit(
-            autoencoder,
-            self._preprocessing,
-            config,
-            train=self._train,
-            validation=self._validation,
-            reporter=judge,
+        judge = _Judge(
+            falls_behind, lambda: self._objective(autoencoder.network), deadline=time.monotonic() + seconds_left
         )
+        try:
+            fit(
+                autoencoder,
+                self._preprocessing,
+                config,
+                train=self._train,
+                validation=self._validation,
+                reporter=judge,
+            )
+        except _Stopped:
+            return None
+        except TrainingFailed:
+            return math.nan
         return self._objective(autoencoder.network)
-
-    def told(self, study: Any, trial: Any) -> None:
-        """After each trial."""
-        if self._reporter is None:
-            return
-        done = any(each.value is not None and each.state.name == "COMPLETE" for each in study.trials)
-        error = trial.value if trial.state.name == "COMPLETE" else None
-        best = study.best_value if done else math.nan
-        self._reporter.trial(Trial(trial.number + 1, error, best, time.monotonic() - self._started))
 
     def fields(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Fields of a configuration from Optuna's parameters."""
@@ -235,42 +344,49 @@ class _Search:
     def configured(self, found: dict[str, Any]) -> TrainingConfig:
         return TrainingConfig.model_validate({**self._config.model_dump(), **found})
 
-    def _suggest(self, trial: Any) -> dict[str, Any]:
-        ask = {
-            "latent_dim": lambda name: trial.suggest_int(name, 1, self._widest_latent(), log=True),
-            "learning_rate": lambda name: trial.suggest_float(name, *LEARNING_RATES, log=True),
-            "dropout": lambda name: trial.suggest_float(name, 0.0, MOST_DROPOUT),
-            "corruption": lambda name: trial.suggest_categorical(
-                name, ["none", "gaussian", "masking", "salt_and_pepper"]
-            ),
-            "corruption_level": lambda name: trial.suggest_float(name, *LEVELS),
+    @property
+    def seed(self) -> int:
+        return self._given.seed
+
+    @property
+    def space(self) -> dict[str, Any]:
+        """What is searched, as Optuna's distributions."""
+        of = import_optuna().distributions
+        known = {
+            "latent_dim": of.IntDistribution(1, self._widest_latent(), log=True),
+            "learning_rate": of.FloatDistribution(*LEARNING_RATES, log=True),
+            "dropout": of.FloatDistribution(0.0, MOST_DROPOUT),
+            "corruption": of.CategoricalDistribution(["none", "gaussian", "masking", "salt_and_pepper"]),
+            "corruption_level": of.FloatDistribution(*LEVELS),
         }
-        parameters = {name: ask[name](name) for name in self._searched if name in ask}
+        space = {name: known[name] for name in self._searched if name in known}
         if "hidden" in self._searched:
-            parameters["width"] = trial.suggest_categorical("width", WIDTHS)
-            parameters["layers"] = trial.suggest_int("layers", 1, 3)
-        return parameters
+            space |= {"width": of.CategoricalDistribution(WIDTHS), "layers": of.IntDistribution(1, 3)}
+        return space
 
     def _widest_latent(self) -> int:
         return max(1, min(WIDEST_LATENT, self._schema.features - 1))
 
 
-class _Judge(SilentReporter):
-    """Tells Optuna how a trial is getting on, and stops one that falls behind."""
+class _Stopped(Exception):
+    """A trial fell behind, or the time is over."""
 
-    def __init__(self, trial: Any, objective: Objective, network: Any, deadline: float) -> None:
-        self._trial, self._objective, self._network, self._deadline = trial, objective, network, deadline
+
+class _Judge(SilentReporter):
+    """Says how a trial is getting on, and stops one that falls behind."""
+
+    def __init__(self, falls_behind: FallsBehind, error: Callable[[], float], *, deadline: float) -> None:
+        self._falls_behind, self._error, self._deadline = falls_behind, error, deadline
         self._next = FIRST_RUNG
 
     def epoch(self, epoch: Epoch) -> None:
         if time.monotonic() > self._deadline:
-            raise _optuna().TrialPruned
+            raise _Stopped
         if epoch.number < self._next:
             return
         self._next *= REDUCTION
-        self._trial.report(self._objective(self._network), epoch.number)
-        if self._trial.should_prune():
-            raise _optuna().TrialPruned
+        if self._falls_behind(epoch.number, self._error()):
+            raise _Stopped
 
 
 def _is_dense(config: TrainingConfig) -> bool:
@@ -281,7 +397,12 @@ def _mean(values: NDArray[Any], where: NDArray[np.bool_]) -> float:
     return float(values[where].mean()) if where.any() else 0.0
 
 
-def _optuna() -> Any:
+def import_optuna() -> Any:
+    """The module ``optuna``.
+
+    Raises:
+        ConfigurationError: it is not installed.
+    """
     try:
         optuna = importlib.import_module("optuna")
     except ImportError as error:

@@ -22,6 +22,7 @@ from pyarrow import dataset, parquet
 
 from service.client import Client
 from service.runtime.loaded_model import load_version
+from service.store import Store
 from tests.conftest import COLUMNS, table_rows
 from tests.live import LiveService
 
@@ -79,7 +80,7 @@ def scored_files(folder: Path, kind: str = "parquet") -> pd.DataFrame:
 
 def test_there_are_examples() -> None:
     """One for each framework that the page names."""
-    assert set(EXAMPLES) == {"scorer", "dask", "ray", "spark", "spark-udf", "beam"}
+    assert set(EXAMPLES) == {"scorer", "dask", "ray", "ray-train", "spark", "spark-udf", "beam"}
 
 
 @pytest.mark.slow
@@ -103,6 +104,19 @@ def test_ray(folder: Path, expected: NDArray[np.float32]) -> None:
     """A Ray data set."""
     run_example("ray", folder)
     assert_same(scored_files(folder / "scored"), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="pip install 'autoencoder-service[ray]'")
+def test_ray_trains(tmp_path: Path, rows: NDArray[np.float32]) -> None:
+    """Several models, each a task."""
+    for name in ("payments", "pumps"):
+        parquet.write_table(pa.table(dict(zip(COLUMNS, rows.T.copy(), strict=True))), tmp_path / f"{name}.parquet")
+    run_example("ray-train", tmp_path)
+    assert {name: Store(tmp_path / "models").versions(name) for name in ("payments", "pumps")} == {
+        "payments": [1],
+        "pumps": [1],
+    }
 
 
 @pytest.mark.slow

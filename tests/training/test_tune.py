@@ -1,5 +1,6 @@
 """The search for better options."""
 
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from optuna.distributions import FloatDistribution
 
 from service.cli import app
 from service.errors import ConfigurationError
 from service.store import Store
 from service.training import load_config
-from service.training.tune import SEARCHED, Objective, Trial, tune
+from service.training.tune import SEARCHED, Objective, Study, Trial, tune
 from tests.conftest import table_rows, write_csv
 from tests.training.conftest import table_dataset
 
@@ -95,6 +97,22 @@ def test_without_optuna_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'autoencoder-service\[tune\]'"):
         tune(table_dataset(table_rows(300, seed=0)), load_config("dense"), trials=1)
+
+
+def test_a_trial_that_is_run_again_hears_the_same() -> None:
+    """On a cluster a trial may be lost and run again: its verdicts stay, and it counts once."""
+    space = {"learning_rate": FloatDistribution(0.1, 1.0)}
+    study = Study(space, {"learning_rate": 0.5}, seed=0, several=True)
+    asked = [study.ask() for _ in range(4)]
+    assert asked[0] == (0, {"learning_rate": 0.5})
+    verdicts = [study.falls_behind(number, 4, float(number)) for number, _ in asked]
+    assert verdicts == [False, True, True, True]
+    assert [study.falls_behind(number, 4, -1.0) for number, _ in asked] == verdicts
+    study.tell(0, 0.25)
+    study.tell(1, None)
+    study.tell(2, math.nan)
+    summary = study.summary()
+    assert (summary.best, summary.best_error, summary.first_error) == ({"learning_rate": 0.5}, 0.25, 0.25)
 
 
 @pytest.mark.tf
