@@ -20,7 +20,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet instal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup clients demo train serve bench test check lint fmt lock vendor screenshots docker clean
+.PHONY: help setup clients demo train serve bench test check lint docs fmt lock vendor screenshots pictures docker clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,9 @@ lint: setup ## Static checks alone: ruff, mypy, import rules.
 	@$(BIN)/python -m mypy
 	@$(BIN)/lint-imports
 
+docs: setup ## Build the documentation into site/; a broken link fails.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+
 fmt: setup ## Format and fix what can be fixed.
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
@@ -68,18 +71,22 @@ lock: $(BIN)/python ## Lock the dependencies again; UPGRADE=1 also moves pinned 
 	@$(COMPILE) -o requirements/beam.txt $(BEAM_HAS) requirements/beam.in
 	@$(COMPILE) -o requirements/compat.txt -c requirements/dev.txt --no-deps requirements/compat.in
 
-vendor: ## Copy the console's locked libraries and ReDoc from npm into the package again.
+vendor: ## Copy the console's locked libraries, ReDoc and the site's shim from npm again.
 	@tools/console/vendor.sh
 	@tools/redoc/vendor.sh
+	@tools/docs/vendor.sh
 
 screenshots: setup ## Draw the pictures of docs/console.md again.
 	@$(BIN)/python -m tests.ui.screenshots docs/images
+
+pictures: setup ## Draw the pictures of docs/explanation again (a minute or two).
+	@$(BIN)/python -m tools.docs.pictures docs/images
 
 docker: ## Build the container image.
 	@docker build --tag $(IMAGE) .
 
 clean: ## Remove caches and build products; .venv and the models stay.
-	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # A candidate may be a shim that only prints an error, or a Debian Python without venv: each is tried before it is used.
