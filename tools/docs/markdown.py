@@ -37,5 +37,5 @@ def prose(docstring: str | None) -> str:
 
 
 def page(title: str, *parts: str) -> str:
-    note = "*Made of the code when this site is built.*"
+    note = "*Generated from the code each time this site is built.*"
     return "\n\n".join([f"# {title}", note, *(part for part in parts if part)]) + "\n"
