@@ -41,7 +41,7 @@ def settings_page() -> str:
         prose(Settings.__doc__).partition(". ")[2],
         sources,
         f"In the file that `{FILE_VARIABLE}` names, names have no prefix and small letters: `port = 8000`. Where "
-        "copies of an object store's versions are kept is set by [variables of the store](../stores.md#the-local-cache).",
+        "copies of versions of an object store are kept: [The local cache](../stores.md#the-local-cache).",
         table(("Variable", "Value", "Default", "Meaning"), rows),
     )
 
