@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from service.errors import ConfigurationError
+
+CONNECT_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,19 @@ def _join(ray: Any, address: str | None, *, show_logs: bool) -> bool:
         if address in (None, "local"):
             ray.init(address="local", include_dashboard=False, **options)
             return True
+        _reach(address)
         ray.init(address=address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigurationError(f"No Ray cluster answers at {address or 'this machine'}: {reason}") from error
     return False
+
+
+def _reach(address: str | None) -> None:
+    """Fail at once where nobody listens; Ray itself tries for minutes. Raises OSError."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 def import_ray() -> Any:

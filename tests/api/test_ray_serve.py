@@ -22,12 +22,13 @@ from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.api.access import hash_key
-from service.api.ray_serve import Reports, Scale, _reason, check_replica
+from service.api.ray_serve import Reports, Scale, _placed, _reason, check_replica
 from service.cli import app
 from service.errors import ConfigurationError, NotReady
 from service.runtime import ModelManager, VersionState
 from service.runtime.loaded_model import load_version
 from service.schemas import INSTANCES
+from service.settings import Settings
 from tests.api import samples
 from tests.api.processes import ServiceProcess, running
 from tests.api.raw import chunk, connect, head
@@ -60,6 +61,29 @@ def test_options_of_replicas_are_for_ray(fake_store: Path) -> None:
     """Without it they would do nothing."""
     result = CliRunner().invoke(app, ["serve", "--store", str(fake_store), "--max-replicas", "2"])
     assert (result.exit_code, "--engine ray" in result.stderr) == (1, True)
+
+
+def test_a_cluster_that_is_not_there(fake_store: Path) -> None:
+    """Known at once, not after the minutes that Ray tries."""
+    pytest.importorskip("ray", reason="pip install 'autoencoder-service[ray]'")
+    arguments = ["serve", "--engine", "ray", "--store", str(fake_store), "--address", "127.0.0.1:1"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "No Ray cluster answers at 127.0.0.1:1" in result.stderr
+
+
+def test_where_it_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port of its own on a new cluster; on one where Ray Serve runs, nobody without a key."""
+    monkeypatch.chdir(tmp_path)
+    own = _placed(Settings(store="store", port=0), runs_already=False, on_new_cluster=True)
+    assert own.port > 0
+    assert own.store == tmp_path / "store"
+    with pytest.raises(ConfigurationError, match="name it by --port"):
+        _placed(Settings(port=0), runs_already=False, on_new_cluster=False)
+    with pytest.raises(ConfigurationError, match="AUTOENCODER_KEY_HASHES"):
+        _placed(Settings(), runs_already=True, on_new_cluster=False)
+    keys = Settings(store="s3://bucket/models", key_hashes=(hash_key(KEY),))
+    assert _placed(keys, runs_already=True, on_new_cluster=False).store == "s3://bucket/models"
 
 
 def test_scale_is_checked() -> None:
