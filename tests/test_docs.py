@@ -7,7 +7,6 @@ import pytest
 
 from service.settings import ENV_PREFIX, Settings
 from service.training.config import PRESETS
-from tests.live import LiveService
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,28 +32,15 @@ def test_presets() -> None:
     assert all(f"| `{preset}` |" in README for preset in PRESETS)
 
 
-def test_commands_of_the_readme_exist() -> None:
-    """Every ``autoencoder`` command that the README shows is one."""
-    from click.testing import CliRunner
-
-    from service.cli import app
-
-    shown = set(re.findall(r"\.venv/bin/autoencoder ((?:models )?[a-z]+)", README))
-    assert {"train", "serve", "models list", "models promote"} <= shown
-    for command in shown:
-        assert CliRunner().invoke(app, [*command.split(), "--help"]).exit_code == 0, command
-
-
 @pytest.mark.tf
-def test_calls_of_the_readme(service: LiveService, trained_store: Path) -> None:
-    """The curl calls answer with exactly the fields that the README shows."""
-    calls = README.partition("<!-- calls -->")[2].partition("<!-- /calls -->")[0]
-    body = (trained_store / "digits/1/assets.extra/sample_request.json").read_bytes()
-    shown = re.findall(r"curl -s http://127.0.0.1:8000(\S+) .*?```\n```\n(.*?)\n```", calls, flags=re.S)
-    assert len(shown) == 4
-    for path, answer in shown:
-        given = service.post(path, content=body, headers={"Content-Type": "application/json"}).json()
-        assert [name for name in re.findall(r'"(\w+)":', answer) if name not in ("name", "version")] == list(given)
+def test_files_of_a_version(trained_store: Path) -> None:
+    """The README's list of them names none that a version does not have."""
+    shown = re.search(r"^model_store/digits/1/ +(.*\.pb.*)$", README, flags=re.M)
+    assert shown is not None
+    top, _, assets = shown[1].partition("assets.extra/")
+    listed = [*top.split(), *(f"assets.extra/{name}" for name in assets.strip("{}").split(", ") if name != "…")]
+    assert len(listed) == 7
+    assert all((trained_store / "digits/1" / name).exists() for name in listed)
 
 
 @pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"])

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.examples.pages import pages
+
 ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
@@ -28,7 +30,7 @@ def code_of(markdown: str) -> str:
     return "\n".join(blocks + indented + spans)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", ".ci/run"])
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", ".ci/run", *pages()])
 def test_documents_name_targets_that_exist(document: str) -> None:
     """Every `make something` that a reader can copy works."""
     text = (ROOT / document).read_text()

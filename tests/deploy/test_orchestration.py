@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from service.cli import app
 from service.settings import ENV_PREFIX, Settings
+from tests.commands import check_command
 from tests.live import LiveService
 
 ROOT = Path(__file__).parents[2]
@@ -32,17 +32,6 @@ RESOURCES: dict[str, dict[str, Any]] = {
 POD: dict[str, Any] = RESOURCES["Deployment"]["spec"]["template"]
 TRAINING: dict[str, Any] = RESOURCES["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]
 PODS = {"service": POD["spec"], "training": TRAINING["spec"], "kserve": KSERVE["spec"]["predictor"]}
-
-
-def check_command(words: list[str]) -> dict[str, Any]:
-    """Have the command line parse what follows ``autoencoder``; its parameters."""
-    group: Any = app
-    name, *arguments = words
-    while hasattr(group.commands[name], "commands"):
-        group = group.commands[name]
-        name, *arguments = arguments
-    with group.commands[name].make_context(name, arguments) as context:
-        return dict(context.params)
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
