@@ -1,10 +1,13 @@
 """What an anomaly score is compared with: detectors as anybody would write them with scikit-learn."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from service.errors import ConfigurationError
 
 Detector = Callable[[NDArray[np.float64], NDArray[np.float64], int], NDArray[Any]]
 """Training rows, test rows and a seed to the scores of the test rows, higher = more anomalous."""
@@ -52,6 +55,27 @@ BASELINES: dict[str, Detector] = {
     "pca": principal_components,
     "mahalanobis": mahalanobis,
 }
+
+
+def pyod_autoencoder(train: NDArray[np.float64], test: NDArray[np.float64], seed: int) -> NDArray[Any]:
+    """PyOD's autoencoder as it comes: reconstruction error, on PyTorch."""
+    from pyod.models.auto_encoder import AutoEncoder
+
+    detector = AutoEncoder(random_state=seed, verbose=0).fit(train)
+    return np.asarray(detector.decision_function(test))
+
+
+OPTIONAL: dict[str, Detector] = {"pyod_autoencoder": pyod_autoencoder}
+"""What an extra brings; measured where it is asked for."""
+
+
+def require_pyod() -> None:
+    """
+    Raises:
+        ConfigurationError: PyOD or PyTorch is not installed.
+    """
+    if find_spec("pyod") is None or find_spec("torch") is None:
+        raise ConfigurationError("PyOD is not installed: pip install 'autoencoder-service[pyod]'.")
 
 
 def standardised(train: NDArray[Any], test: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

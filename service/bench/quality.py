@@ -7,21 +7,20 @@ quoted is what is served. Data sets are measured in processes, side by side.
 import csv
 import io
 import math
-import multiprocessing
 import os
 import tempfile
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from joblib import Parallel, delayed, parallel_config
 from numpy.typing import NDArray
 
-from service.bench.baselines import BASELINES, standardised
+from service.bench.baselines import BASELINES, OPTIONAL, standardised
 from service.errors import DataError
 
 Mode = Literal["normal-only", "contaminated"]
@@ -32,8 +31,6 @@ RATES = (0.01, 0.05)
 SPLIT = {"train": 0.79, "validation": 0.1, "calibration": 0.1, "test": 0.01}
 """Of the training rows. The benchmark tests on rows of its own, and so leaves next to none for the job's test."""
 BATCH = 4096
-TASKS_A_PROCESS = 12
-"""A process keeps some memory of each model; a new one has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,19 +167,16 @@ def measure(task: Task) -> Measured:
 
 
 def run(tasks: Sequence[Task], *, jobs: int) -> Iterator[Measured]:
-    """Measure tasks in ``jobs`` processes, as they end. The largest start first, so that no one waits for them."""
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-        os.environ.setdefault(variable, threads)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=spawn, max_tasks_per_child=TASKS_A_PROCESS) as pool:
-        largest_first = sorted(tasks, key=lambda task: -task.path.stat().st_size)
-        ends = [pool.submit(measure, task) for task in largest_first]
-        try:
-            for end in as_completed(ends):
-                yield end.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    """Measure tasks in ``jobs`` processes, as they end. The largest start first, so that no one waits for them.
+
+    A process that has grown too far is replaced by a new one, as TensorFlow keeps some memory of each model.
+    """
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(variable, str(threads))
+    largest_first = sorted(tasks, key=lambda task: -task.path.stat().st_size)
+    with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=threads):
+        yield from Parallel(return_as="generator_unordered")(delayed(measure)(task) for task in largest_first)
 
 
 def _score_ours(task: Task, divided: LabelledRows) -> tuple[NDArray[Any], tuple[float, float], FalseAlarms | None]:
@@ -216,7 +210,8 @@ def _score_ours(task: Task, divided: LabelledRows) -> tuple[NDArray[Any], tuple[
 
 def _score_baseline(method: str, divided: LabelledRows, seed: int) -> tuple[NDArray[Any], tuple[float, float]]:
     started = time.monotonic()
-    scores = BASELINES[method](*standardised(divided.train, divided.test), seed)
+    detect = {**BASELINES, **OPTIONAL}[method]
+    scores = detect(*standardised(divided.train, divided.test), seed)
     return scores, (round(time.monotonic() - started, 2), 0.0)
 
 

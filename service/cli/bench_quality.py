@@ -57,7 +57,10 @@ class Numbers(click.ParamType[tuple[int, ...]]):
 @click.option(
     "--baselines/--no-baselines", default=True, help="Measure kNN, isolation forest, PCA and Mahalanobis too."
 )
-def quality(*, folder: Path, seeds: tuple[int, ...], mode: str, out: Path, jobs: int, baselines: bool) -> None:
+@click.option("--pyod", is_flag=True, help="Measure PyOD's autoencoder too; needs the extra [pyod].")
+def quality(
+    *, folder: Path, seeds: tuple[int, ...], mode: str, out: Path, jobs: int, baselines: bool, pyod: bool
+) -> None:
     """AUROC and AUPR of the default model on labelled tables, beside common detectors.
 
     Half of the normal rows trains (contaminated: half of all rows), the rest is scored through the SavedModel.
@@ -65,17 +68,19 @@ def quality(*, folder: Path, seeds: tuple[int, ...], mode: str, out: Path, jobs:
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from service.bench.baselines import BASELINES
+    from service.bench.baselines import BASELINES, OPTIONAL, require_pyod
     from service.bench.quality import OURS, FalseAlarms, Line, Task, append_lines, find_sets, read_lines, run
     from service.errors import DataError
 
     alarms_path = out.with_name(f"{out.stem}-false-alarms.csv")
+    if pyod:
+        require_pyod()
     if not out.parent.is_dir():
         raise DataError(f"There is no folder {out.parent.name} to write the results to.")
     lines: list[Line] = read_lines(out, Line)
     alarms: list[FalseAlarms] = read_lines(alarms_path, FalseAlarms)
     done = {(line.dataset, line.seed, line.mode, line.method) for line in lines}
-    methods = (OURS, *(BASELINES if baselines else ()))
+    methods = (OURS, *(BASELINES if baselines else ()), *(OPTIONAL if pyod else ()))
     tasks = []
     for path in find_sets(folder):
         for seed in seeds:

@@ -133,7 +133,7 @@ def _sample(rows: int, limit: int, random: np.random.Generator) -> NDArray[np.in
 def _tsne(projected: NDArray[np.float64], random: np.random.Generator, *, seed: int) -> dict[str, Any] | None:
     """t-SNE of a sample of the map's points, with their projections, by which another row finds its neighbours."""
     from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     chosen = _sample(len(projected), MAX_TSNE_POINTS, random)
     if len(chosen) < MIN_TSNE_POINTS or projected.shape[1] < 3:

@@ -46,7 +46,8 @@ class Scaling:
             return tf.cast(tf.where(tf.abs(exact) > LINEAR_LIMIT, beyond, exact), dtype), observed
 
         # Each step over all values takes as long as a layer, and hardly a batch has a gap or a value so far out.
-        return tf.cond(self._is_linear(linear), lambda: (linear, tf.ones_like(linear, tf.bool)), strange)
+        scaled, observed = tf.cond(self._is_linear(linear), lambda: (linear, tf.ones_like(linear, tf.bool)), strange)
+        return scaled, observed
 
     def unscale(self, scaled: Any) -> Any:
         """Raw values of scaled ones, finite in float32."""

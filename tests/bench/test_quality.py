@@ -1,5 +1,6 @@
 """The detection benchmark: its protocol, its files, and one real run from the command."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
+from service.bench.baselines import pyod_autoencoder, standardised
 from service.bench.quality import (
     OURS,
     FalseAlarms,
@@ -137,6 +139,28 @@ def test_the_command_measures_and_goes_on(tmp_path: Path) -> None:
     again = CliRunner().invoke(app, command, catch_exceptions=False)
     assert again.exit_code == 0
     assert read_lines(out, Line) == lines
+
+
+@pytest.mark.skipif(find_spec("pyod") is not None, reason="PyOD is installed")
+def test_pyod_is_asked_for_and_not_there(tmp_path: Path) -> None:
+    """One sentence before anything is measured."""
+    rows, labels = rows_and_labels()
+    np.savez(tmp_path / "relation.npz", X=rows, y=labels)
+    out = tmp_path / "results.csv"
+    ended = CliRunner().invoke(app, ["bench", "quality", "--data", str(tmp_path), "--pyod", "--out", str(out)])
+    assert ended.exit_code == 1
+    assert "pip install 'autoencoder-service[pyod]'" in ended.output
+    assert not out.exists()
+
+
+@pytest.mark.skipif(find_spec("pyod") is None, reason="pip install 'autoencoder-service[pyod]'")
+def test_pyod_is_measured() -> None:
+    """Rows off the plane score higher than rows on it."""
+    random = np.random.default_rng(0)
+    train, test = (random.normal(size=(count, 2)) @ [[1.0, 2.0, -1.0], [0.5, 1.0, 3.0]] for count in (400, 100))
+    test[50:] += 3 * random.normal(size=(50, 3))
+    scores = pyod_autoencoder(*standardised(train, test), 0)
+    assert np.median(scores[50:]) > np.median(scores[:50])
 
 
 def test_seeds_are_several_values(tmp_path: Path) -> None:
