@@ -10,6 +10,7 @@ import math
 import os
 import tempfile
 import time
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -175,7 +176,8 @@ def run(tasks: Sequence[Task], *, jobs: int) -> Iterator[Measured]:
     for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(variable, str(threads))
     largest_first = sorted(tasks, key=lambda task: -task.path.stat().st_size)
-    with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=threads):
+    with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=threads), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "A worker stopped", UserWarning)  # it was replaced
         yield from Parallel(return_as="generator_unordered")(delayed(measure)(task) for task in largest_first)
 
 
