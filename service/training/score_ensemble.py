@@ -13,17 +13,27 @@ from service.training.config import TrainingConfig
 from service.training.preprocessing import ScaledRows
 from service.training.quiet import tf
 from service.training.score import ReconstructionScore, Score, residuals
-from service.training.score_parts import MAX_CORESET_ROWS, SMALLEST_DISTANCE, Mahalanobis, Matrix, Neighbours
+from service.training.score_parts import (
+    MAX_CORESET_ROWS,
+    ROWS_AT_ONCE,
+    SMALLEST_DISTANCE,
+    Mahalanobis,
+    Matrix,
+    Neighbours,
+    bulk_ranges,
+    ranges,
+)
 
 MAX_FIT_ROWS = 10_000
-FAR_WEIGHT = 0.7
+WEIGHTS = np.array([0.4, 0.4, 0.2])
+"""Of the parts but ``far``."""
+FAR_WEIGHT = 0.6
 """Below 1: ``far`` decides only where it is clear. While all training rows are normal, near rows tell more."""
 LEAST_SPREAD = 0.01
 LOWEST, HIGHEST = -40.0, 1e30
 PARTS = 4
 FAR = 3
 """Position of ``far`` among the parts."""
-ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +56,13 @@ class FitRows:
 class EnsembleScore:
     """Four distances, each as a standardised logarithm, in one score.
 
-    ``near``, ``near trusted`` and ``latent and residual`` are averaged; ``far`` takes over where it says clearly more.
-    The result is made positive by log(1 + exp(x)): a typical training row scores 0.69, and one in ten more than 1.31.
+    ``near`` in shares of the columns' ranges, ``near`` in shares of their bulk (rare values stretch a range, and are
+    lost in a bulk) and ``latent and residual`` are averaged; ``far`` takes over where it says clearly more. The result
+    is made positive by log(1 + exp(x)): a typical training row scores 0.69, and one in ten more than 1.31.
     """
 
-    neighbours: Neighbours
+    by_range: Neighbours
+    by_bulk: Neighbours
     mahalanobis: Mahalanobis
     centers: Matrix
     """(4,): median of the logarithm of each distance over trusted rows, each left out of the coreset itself."""
@@ -68,8 +80,9 @@ class EnsembleScore:
         """
         is_trusted = np.ones(len(rows), bool)
         if trim:
-            everything = Neighbours.fit(rows.scaled[:MAX_CORESET_ROWS], min(len(rows), MAX_CORESET_ROWS))
-            far = _batched(lambda part, itself: everything(part.scaled, part.observed, itself)[2], rows, everything)
+            kept = rows.scaled[:MAX_CORESET_ROWS]
+            everything = Neighbours.fit(kept, len(kept), spread=ranges(kept))
+            far = _batched(lambda part, itself: everything(part.scaled, part.observed, itself)[1], rows, len(kept))
             is_trusted[np.argsort(far, kind="stable")[max(2, round(len(rows) * (1 - trim))) :]] = False
         return cls._fit_once(rows, is_trusted)
 
@@ -80,36 +93,39 @@ class EnsembleScore:
         order = np.argsort(np.where(in_coreset, ~is_trusted, 2), kind="stable")
         rows, is_trusted = rows[order], is_trusted[order]
         core = int(in_coreset.sum())
-        neighbours = Neighbours.fit(rows.scaled[:core], int(is_trusted[:core].sum()))
+        kept, trusted = rows.scaled[:core], int(is_trusted[:core].sum())
+        spreads = (ranges(kept[:trusted]), bulk_ranges(kept[:trusted]))
+        by_range, by_bulk = (Neighbours.fit(kept, trusted, spread=spread) for spread in spreads)
         mahalanobis = Mahalanobis.fit(_latent_and_residual(rows[is_trusted]))
-        plain = cls(neighbours, mahalanobis, np.zeros(PARTS), np.ones(PARTS))
-        logarithms = _batched(plain._parts_of, rows, neighbours)
+        plain = cls(by_range, by_bulk, mahalanobis, np.zeros(PARTS), np.ones(PARTS))
+        logarithms = _batched(plain._parts_of, rows, core)
         centers, upper = np.quantile(logarithms[is_trusted], (0.5, 0.9), axis=0)
-        return cls(neighbours, mahalanobis, centers, np.maximum(upper - centers, LEAST_SPREAD))
+        return cls(by_range, by_bulk, mahalanobis, centers, np.maximum(upper - centers, LEAST_SPREAD))
 
     def __call__(self, scaled: Any, observed: Any, latent: Any, reconstruction: Any) -> Any:
         return tf.math.softplus(self._combine(self._parts(scaled, observed, latent, reconstruction)))
 
     def _parts(self, scaled: Any, observed: Any, latent: Any, reconstruction: Any, itself: Any = None) -> Any:
         """Logarithms of the distances, (rows, 4)."""
-        near, near_trusted, far = self.neighbours(_flat(scaled), _flat(observed), itself)
+        near, far = self.by_range(_flat(scaled), _flat(observed), itself)
+        near_bulk, _ = self.by_bulk(_flat(scaled), _flat(observed), itself)
         residual = residuals(scaled, observed, reconstruction)
         within = self.mahalanobis(tf.concat([tf.cast(latent, residual.dtype), _flat(residual)], axis=1))
-        return tf.math.log(tf.stack([near, near_trusted, within + SMALLEST_DISTANCE, far], axis=1))
+        return tf.math.log(tf.stack([near, near_bulk, within + SMALLEST_DISTANCE, far], axis=1))
 
     def _combine(self, logarithms: Any) -> Any:
         standard = (logarithms - self.centers) / self.spreads
-        together = tf.reduce_mean(standard[:, :FAR], axis=1)
+        together = tf.reduce_sum(standard[:, :FAR] * WEIGHTS, axis=1)
         return tf.clip_by_value(tf.maximum(together, FAR_WEIGHT * standard[:, FAR]), LOWEST, HIGHEST)
 
     def _parts_of(self, rows: FitRows, itself: Any) -> Any:
         return self._parts(rows.scaled, rows.observed, rows.latent, rows.reconstruction, itself)
 
 
-def _batched(function: Callable[[FitRows, Any], Any], rows: FitRows, neighbours: Neighbours) -> Matrix:
-    """A function of rows, of which the first are the coreset, and of their numbers in it."""
+def _batched(function: Callable[[FitRows, Any], Any], rows: FitRows, core: int) -> Matrix:
+    """A function of rows, of which the first ``core`` are the coreset, and of their numbers in it."""
     numbers = np.arange(len(rows), dtype=np.int32)
-    itself = np.where(numbers < len(neighbours.coreset), numbers, np.int32(-1))
+    itself = np.where(numbers < core, numbers, np.int32(-1))
     starts = range(0, len(rows), ROWS_AT_ONCE)
     batches = [slice(start, start + ROWS_AT_ONCE) for start in starts]
     return np.concatenate([function(rows[batch], tf.constant(itself[batch])).numpy() for batch in batches])

@@ -12,46 +12,64 @@ from numpy.typing import NDArray
 from service.training.quiet import tf
 
 MAX_CORESET_ROWS = 2048
-NEAREST = 3
+NEAREST = 5
 GROUP_ROWS = 16
 MAX_GROUPS = 64
 SMALLEST_DISTANCE = 1e-5
-"""Rows that differ by less than this share of a column's range are alike."""
+"""Rows that differ by less than this share of a column's spread are alike."""
+LEAST_BULK = 1e-3
+"""In scaled units: where nine tenths of a column lie closer, it is one value with exceptions."""
+ROWS_AT_ONCE = 1024
 MAX_DIRECTIONS = 256
 MAX_COVARIANCE_ROWS = 5_000
 
 Matrix = NDArray[np.float64]
 
 
+def ranges(rows: Matrix) -> Matrix:
+    """Largest less least value of each column, 1 where there is no difference: (columns,)."""
+    extent: Matrix = np.ptp(rows, axis=0)
+    return np.where(extent > 0, extent, 1.0)
+
+
+def bulk_ranges(rows: Matrix) -> Matrix:
+    """The same of the middle nine tenths, which no rare value stretches; the whole range where they are one value."""
+    low, high = np.quantile(rows, (0.05, 0.95), axis=0)
+    return np.where(high - low > LEAST_BULK, high - low, ranges(rows))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Neighbours:
     """Distances from a coreset: a random sample of training rows that the model keeps, the trusted ones first.
 
-    Each column is divided by its range in training, so that a rarely used column, whose standard deviation is small,
-    does not drown the others. A missing value adds nothing to a distance.
+    Each column is divided by how widely it is spread. A missing value adds nothing to a distance.
     """
 
     coreset: Matrix
-    """(coreset rows, columns), in shares of the ranges."""
+    """(coreset rows, columns), in shares of the spreads."""
     spread: Matrix
-    """(columns,): the range of each column over the trusted rows, in scaled units, above 0."""
+    """(columns,): of each column, in scaled units, above 0."""
     trusted: int
     """So many rows of the coreset, the first ones, are taken for normal."""
+    sparseness: Matrix
+    """(coreset rows,): logarithm of the mean distance of a row's own nearest rows."""
 
     @classmethod
-    def fit(cls, rows: Matrix, trusted: int) -> Self:
+    def fit(cls, rows: Matrix, trusted: int, *, spread: Matrix) -> Self:
         """From training rows (rows, columns) to be kept all, of which the first ``trusted``, at least 2, are."""
-        extent = np.ptp(rows[:trusted], axis=0)
-        spread = np.where(extent > 0, extent, 1.0)
-        return cls(rows / spread, spread, trusted)
+        plain = cls(rows / spread, spread, trusted, np.zeros(len(rows)))
+        numbers = np.array_split(np.arange(len(rows), dtype=np.int32), -(-len(rows) // ROWS_AT_ONCE))
+        near = [plain(rows[part], np.ones(rows[part].shape, bool), part)[0].numpy() for part in numbers]
+        return cls(plain.coreset, spread, trusted, np.log(np.concatenate(near)))
 
-    def __call__(self, rows: Any, observed: Any, itself: Any = None) -> tuple[Any, Any, Any]:
-        """Three distances of rows (rows, columns) in scaled units, each of shape (rows,): near, near trusted, far.
+    def __call__(self, rows: Any, observed: Any, itself: Any = None) -> tuple[Any, Any]:
+        """Two distances of rows (rows, columns) in scaled units, each of shape (rows,): near and far.
 
-        ``near`` is the mean distance of the 3 nearest rows (Ramaswamy, Rastogi and Shim, SIGMOD 2000; Angiulli and
-        Pizzuti, PKDD 2002), ``near trusted`` that of the nearest trusted ones. ``far`` is the distance of the nearest
-        of 16 trusted rows drawn at random (Sugiyama and Borgwardt, NeurIPS 2013), the median over 64 such draws: a few
-        anomalies in training, near one another, do not change it.
+        ``near`` is the mean distance of the 5 nearest rows (Ramaswamy, Rastogi and Shim, SIGMOD 2000; Angiulli and
+        Pizzuti, PKDD 2002), over the square root of that of these rows from their own nearest: what is near in a
+        sparse region would be far in a dense one (local scaling: Zelnik-Manor and Perona, NIPS 2004). ``far`` is the
+        distance of the nearest of 16 trusted rows drawn at random (Sugiyama and Borgwardt, NeurIPS 2013), the median
+        over 64 such draws: a few anomalies in training, near one another, do not change it.
 
         ``itself``, (rows,) int: the number of the coreset row that a row is, which is then left out; -1 for none.
         """
@@ -60,9 +78,7 @@ class Neighbours:
         nearness = self._nearness(rows, present)
         if itself is not None:
             nearness = tf.where(tf.equal(tf.range(len(self.coreset))[None], itself[:, None]), -np.inf, nearness)
-        trusted = self._least(rows, present, nearness[:, : self.trusted], 0)
-        others = self._least(rows, present, nearness[:, self.trusted :], self.trusted)
-        return _mean_of_least(tf.concat([trusted, others], axis=1)), _mean_of_least(trusted), self._far(rows, nearness)
+        return self._near(rows, present, nearness), self._far(rows, nearness)
 
     def _nearness(self, rows: Any, present: Any) -> Any:
         """2ab - |b|^2, (rows, coreset rows): the square of the row itself less that of the distance.
@@ -72,13 +88,13 @@ class Neighbours:
         weights = np.concatenate([2 * self.coreset, -np.square(self.coreset)], axis=1)
         return tf.matmul(tf.concat([rows, present], axis=1), weights, transpose_b=True)
 
-    def _least(self, rows: Any, present: Any, nearness: Any, first: int) -> Any:
-        """Distances of the nearest of the coreset rows from number ``first`` on, (rows, at most 3)."""
-        count = min(NEAREST, nearness.shape[1])
-        nearest = first + tf.math.top_k(nearness, count, sorted=False).indices
+    def _near(self, rows: Any, present: Any, nearness: Any) -> Any:
+        nearest = tf.math.top_k(nearness, min(NEAREST, max(1, len(self.coreset) - 1)), sorted=False).indices
         # Measured anew: the expanded square has lost the digits of a small distance.
         apart = (tf.gather(self.coreset, nearest) - rows[:, None]) * present[:, None]
-        return _root(tf.reduce_sum(tf.square(apart), axis=-1))
+        distances = _root(tf.reduce_sum(tf.square(apart), axis=-1))
+        sparseness = tf.reduce_mean(tf.gather(self.sparseness, nearest), axis=1)
+        return tf.reduce_mean(distances, axis=1) * tf.exp(-sparseness / 2)
 
     def _far(self, rows: Any, nearness: Any) -> Any:
         groups = min(MAX_GROUPS, max(1, self.trusted // GROUP_ROWS))
@@ -144,11 +160,6 @@ def _principal(centred: Matrix) -> tuple[Matrix, Matrix]:
 
         _, values, directions = randomized_svd(centred, MAX_DIRECTIONS, random_state=0)
     return np.ascontiguousarray(directions.T), np.square(values) / len(centred)
-
-
-def _mean_of_least(distances: Any) -> Any:
-    """Of the three least of each row, (rows,)."""
-    return -tf.reduce_mean(tf.math.top_k(-distances, min(NEAREST, distances.shape[1]), sorted=False).values, axis=1)
 
 
 def _root(squared: Any) -> Any:

@@ -34,32 +34,62 @@ def normal(rows: int, *, seed: int, columns: int = 5) -> NDArray[np.float64]:
 
 
 def test_neighbours_are_those_of_numpy() -> None:
-    """Near is the mean of the three least distances, of trusted rows or of all; a missing value adds nothing."""
-    from service.training.score_parts import Neighbours
+    """Near is the mean of the five least distances in units of the local scale; a missing value adds nothing."""
+    from service.training.score_parts import Neighbours, ranges
 
     coreset, rows = normal(50, seed=0), normal(7, seed=1)
     observed = np.random.default_rng(2).random(rows.shape) > 0.3
-    fitted = Neighbours.fit(coreset, 40)
-    extent = np.ptp(coreset[:40], axis=0)
-    apart = np.where(observed[:, None], (rows[:, None] - coreset) / extent, 0.0)
-    distances = np.sqrt(np.square(apart).sum(axis=2))
-    near, near_trusted, far = (part.numpy() for part in fitted(rows, observed))
-    np.testing.assert_allclose(near, np.sort(distances, axis=1)[:, :3].mean(axis=1), rtol=1e-6)
-    np.testing.assert_allclose(near_trusted, np.sort(distances[:, :40], axis=1)[:, :3].mean(axis=1), rtol=1e-6)
-    least = np.sort(distances[:, :32].reshape(7, 2, 16).min(axis=2), axis=1)
+    spread = ranges(coreset[:40])
+    fitted = Neighbours.fit(coreset, 40, spread=spread)
+
+    def nearest(apart: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+        distances = np.sqrt(np.square(apart / spread).sum(axis=2))
+        order = np.argsort(distances, axis=1)
+        return np.take_along_axis(distances, order, axis=1), order
+
+    own = nearest(coreset[:, None] - coreset)[0][:, 1:6].mean(axis=1)
+    distances, order = nearest(np.where(observed[:, None], rows[:, None] - coreset, 0.0))
+    scale = np.exp(np.log(own[order[:, :5]]).mean(axis=1))
+    near, far = (part.numpy() for part in fitted(rows, observed))
+    np.testing.assert_allclose(near, distances[:, :5].mean(axis=1) / np.sqrt(scale), rtol=1e-6)
+    by_number = np.take_along_axis(distances, np.argsort(order, axis=1), axis=1)
+    least = np.sort(by_number[:, :32].reshape(7, 2, 16).min(axis=2), axis=1)
     np.testing.assert_allclose(far, least[:, 0], rtol=1e-6)
+
+
+def test_a_rare_value_does_not_stretch_the_bulk() -> None:
+    """The bulk of a column is nine tenths of it; of a column with one value and exceptions it is the range."""
+    from service.training.score_parts import bulk_ranges, ranges
+
+    even = np.linspace(0, 10, 1001)
+    stretched = np.where(np.arange(1001) == 0, 500.0, even)
+    rare = (np.arange(1001) < 20).astype(float)
+    columns = np.stack([even, stretched, rare, np.zeros(1001)], axis=1)
+    np.testing.assert_allclose(ranges(columns), [10, 500, 1, 1], rtol=1e-3)
+    np.testing.assert_allclose(bulk_ranges(columns), [9, 9, 1, 1], rtol=1e-2)
+
+
+def test_what_is_near_among_sparse_rows_is_far_among_dense_ones() -> None:
+    """The same distance from a cloud ten times as dense scores higher."""
+    from service.training.score_ensemble import EnsembleScore
+
+    dense, sparse = 0.1 * normal(500, seed=0, columns=2), normal(500, seed=1, columns=2) + 10
+    rows = np.random.default_rng(2).permutation(np.concatenate([dense, sparse]))
+    fitted = EnsembleScore.fit(passed(rows), trim=0.0)
+    beside_dense, beside_sparse = score(fitted, passed(np.array([[0.0, 1.0], [10.0, 11.0]])))
+    assert beside_dense > beside_sparse
 
 
 def test_a_row_of_the_coreset_can_be_left_out() -> None:
     """Otherwise training rows would have the distance 0 from themselves, and everything else would look strange."""
-    from service.training.score_parts import Neighbours
+    from service.training.score_parts import Neighbours, ranges
 
     coreset = normal(40, seed=0)
-    fitted = Neighbours.fit(coreset, 40)
+    fitted = Neighbours.fit(coreset, 40, spread=ranges(coreset))
     everywhere = np.ones(coreset.shape, bool)
-    near, _, _ = fitted(coreset, everywhere, np.arange(40, dtype=np.int32))
-    without_first, _, _ = Neighbours(fitted.coreset[1:], fitted.spread, 39)(coreset[:1], everywhere[:1])
-    assert near[0].numpy() == pytest.approx(without_first[0].numpy())
+    near, _ = fitted(coreset, everywhere, np.arange(40, dtype=np.int32))
+    without = Neighbours(fitted.coreset[1:], fitted.spread, 39, fitted.sparseness[1:])
+    assert near[0].numpy() == pytest.approx(without(coreset[:1], everywhere[:1])[0][0].numpy())
     assert near[0].numpy() > fitted(coreset[:1], everywhere[:1])[0].numpy()
 
 
@@ -143,6 +173,6 @@ def test_calibration_rows_are_no_part_of_the_score(table_model: "TrainedModel") 
     assert isinstance(fitted, EnsembleScore)
     split = table_model.split
     held_back = {name: table_model.dataset.rows[name][split.calibration] for name in table_model.dataset.rows}
-    scaled = table_model.graph.run(held_back).scaled.numpy() / fitted.neighbours.spread
-    stored = {row.tobytes() for row in fitted.neighbours.coreset.astype(np.float32)}
+    scaled = table_model.graph.run(held_back).scaled.numpy() / fitted.by_range.spread
+    stored = {row.tobytes() for row in fitted.by_range.coreset.astype(np.float32)}
     assert not any(row.tobytes() in stored for row in scaled.astype(np.float32))
