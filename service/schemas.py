@@ -25,7 +25,6 @@ Results: TypeAlias = dict[str, Array]
 INSTANCES = "instances"
 CATEGORIES = "categories"
 TIMESTAMPS = "timestamps"
-_FEW_NUMBERS = 16_384
 MISSING_TIMESTAMP = int(np.iinfo(np.int64).min)
 
 
@@ -115,11 +114,7 @@ def all_finite(numbers: Array) -> bool:
     looked at one by one.
     """
     flat = numbers.reshape(-1)
-    if flat.size > _FEW_NUMBERS:
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(np.dot(flat, flat)):
-                return True
-    return bool(np.isfinite(flat).all())
+    return math.isfinite(np.vdot(flat, flat)) or bool(np.isfinite(flat).all())
 
 
 def ordered_columns(schema: InputSchema) -> tuple[Column, ...]:

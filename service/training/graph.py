@@ -162,11 +162,11 @@ class ServingGraph:
 def judge(score: Any, calibration: Calibration) -> dict[str, Any]:
     """Scores (anything,) float32 with their p-values and flags."""
     ascending = np.array(calibration.scores, np.float32)
-    at_least = len(ascending) - tf.searchsorted(tf.constant(ascending), score, side="left")
-    # Divided in float64 and rounded once, as numpy does it.
-    p_value = tf.cast(1 + at_least, tf.float64) / (len(ascending) + 1)
+    # The p-value of each place among them: a step of the graph takes as long as it does in numpy for all.
+    p_values = ((np.arange(len(ascending), -1, -1) + 1) / (len(ascending) + 1)).astype(np.float32)
+    place = tf.raw_ops.LowerBound(sorted_inputs=ascending[None], values=score[None])[0]
     is_anomaly = score > np.float32(calibration.threshold)
-    return {"score": score, "p_value": tf.cast(p_value, tf.float32), "is_anomaly": is_anomaly}
+    return {"score": score, "p_value": tf.gather(p_values, place), "is_anomaly": is_anomaly}
 
 
 def needs_float64(

@@ -36,51 +36,60 @@ class Scaling:
     def scale(self, instances: Any, dtype: Any = tf.float32) -> tuple[Any, Any]:
         """Scaled values and where a value was observed (bool), both (rows, *row_shape)."""
         values = tf.cast(instances, dtype)
-        linear = (values - tf.cast(self.center, dtype)) / tf.cast(self.spread, dtype)
-
-        def strange() -> tuple[Any, Any]:
-            observed = tf.logical_not(tf.math.is_nan(values))
-            exact = (tf.cast(tf.where(observed, values, self.typical), tf.float64) - self.center) / self.spread
-            distance = tf.clip_by_value(tf.abs(exact), LINEAR_LIMIT, BEYOND_ALL)
-            beyond = tf.sign(exact) * LINEAR_LIMIT * (1 + tf.math.log(distance / LINEAR_LIMIT))
-            return tf.cast(tf.where(tf.abs(exact) > LINEAR_LIMIT, beyond, exact), dtype), observed
-
-        # Each step over all values takes as long as a layer, and hardly a batch has a gap or a value so far out.
-        scaled, observed = tf.cond(self._is_linear(linear), lambda: (linear, tf.ones_like(linear, tf.bool)), strange)
-        return scaled, observed
+        scaled = (values - self._constant(self.center, dtype)) / self._constant(self.spread, dtype)
+        strange = _strange_rows(scaled)
+        rows = tf.gather_nd(values, strange)
+        observed = tf.logical_not(tf.math.is_nan(rows))
+        exact = (tf.cast(tf.where(observed, rows, self.typical), tf.float64) - self.center) / self.spread
+        distance = tf.clip_by_value(tf.abs(exact), LINEAR_LIMIT, BEYOND_ALL)
+        beyond = tf.sign(exact) * LINEAR_LIMIT * (1 + tf.math.log(distance / LINEAR_LIMIT))
+        exact = tf.cast(tf.where(tf.abs(exact) > LINEAR_LIMIT, beyond, exact), dtype)
+        everywhere = tf.ones_like(scaled, tf.bool)
+        return (
+            tf.tensor_scatter_nd_update(scaled, strange, exact),
+            tf.tensor_scatter_nd_update(everywhere, strange, observed),
+        )
 
     def unscale(self, scaled: Any) -> Any:
         """Raw values of scaled ones, finite in float32."""
 
-        def exact() -> Any:
-            return tf.cast(tf.clip_by_value(self.widen(scaled), -MAX_FLOAT32, MAX_FLOAT32), tf.float32)
+        def exact(values: Any) -> Any:
+            return tf.cast(tf.clip_by_value(self.widen(values), -MAX_FLOAT32, MAX_FLOAT32), tf.float32)
 
         if scaled.dtype != tf.float32 or self._farthest >= MAX_FLOAT32:
-            return exact()
-        spread, center = self.spread.astype(np.float32), self.center.astype(np.float32)
-        return tf.cond(self._is_linear(scaled), lambda: scaled * spread + center, exact)
+            return exact(scaled)
+        strange = _strange_rows(scaled)
+        linear = scaled * self._constant(self.spread, tf.float32) + self._constant(self.center, tf.float32)
+        return tf.tensor_scatter_nd_update(linear, strange, exact(tf.gather_nd(scaled, strange)))
 
     @property
     def _farthest(self) -> float:
         """Largest raw value, without its sign, that linear scaling knows."""
         return float((np.abs(self.center) + LINEAR_LIMIT * self.spread).max(initial=0.0))
 
-    @staticmethod
-    def _is_linear(scaled: Any) -> Any:
-        """Whether nothing is missing, nor outside of the linear part of the scale."""
-        return tf.reduce_all(tf.abs(scaled) <= LINEAR_LIMIT)  # False for NaN
-
     def widen(self, scaled: Any) -> Any:
         """The same in float64, and finite there."""
         scaled = tf.cast(scaled, tf.float64)
-        is_far = tf.abs(scaled) > LINEAR_LIMIT
+        strange = _strange_rows(scaled)
+        rows = tf.gather_nd(scaled, strange)
+        excess = tf.clip_by_value(tf.abs(rows) / LINEAR_LIMIT - 1, 0, np.log(BEYOND_ALL))
+        stretched = tf.where(tf.abs(rows) > LINEAR_LIMIT, tf.sign(rows) * LINEAR_LIMIT * tf.exp(excess), rows)
+        return tf.tensor_scatter_nd_update(scaled, strange, stretched) * self.spread + self.center
 
-        def stretched() -> Any:
-            excess = tf.clip_by_value(tf.abs(scaled) / LINEAR_LIMIT - 1, 0, np.log(BEYOND_ALL))
-            return tf.where(is_far, tf.sign(scaled) * LINEAR_LIMIT * tf.exp(excess), scaled)
+    @staticmethod
+    def _constant(values: NDArray[np.float64], dtype: Any) -> Any:
+        return tf.constant(values.astype(tf.as_dtype(dtype).as_numpy_dtype))
 
-        linear = tf.cond(tf.reduce_any(is_far), stretched, lambda: scaled)
-        return linear * self.spread + self.center
+
+def _strange_rows(scaled: Any) -> Any:
+    """Numbers of the rows in which a value is missing or outside of the linear part of the scale, (strange rows, 1).
+
+    Hardly a row is: they are computed apart, since each step over all values takes as long as a layer, and a condition
+    in the graph longer than a whole row.
+    """
+    farthest = tf.reduce_max(tf.abs(scaled), axis=list(range(1, len(scaled.shape))))
+    # A missing value is NaN, and so is its row's farthest. Not "not <=": TensorFlow takes that for ">".
+    return tf.where(tf.logical_or(farthest > LINEAR_LIMIT, tf.math.is_nan(farthest)))
 
 
 def fit_scaling(instances: NDArray[np.floating[Any]], schema: InputSchema, config: TrainingConfig) -> Scaling:
