@@ -16,6 +16,7 @@ from service.bench.load import JSON
 from service.bench.target import Target
 from service.client import ServiceError
 from service.client.routes import PRODUCTION
+from service.errors import ConfigurationError
 from service.schemas import ANOMALY_SCORE
 
 SWAP_INTERVAL_S = 1.0
@@ -89,11 +90,14 @@ def measure_overload(target: Target, *, factor: int, seconds: float) -> Overload
     """Bulk requests over as many connections as keep the service busy, then over ``factor`` times as many.
 
     Raises:
-        ConfigurationError: wrk is not installed, or the service does not answer.
+        ConfigurationError: wrk is not installed, or the service does not answer such requests.
     """
     body = rows.json_body(rows.random_rows(target.schema, BULK_ROWS))
     url, headers = target.url(ANOMALY_SCORE.path), target.headers(JSON)
     capacity = wrk.run(url, body, headers, connections=LOAD_CONNECTIONS, seconds=seconds)
+    if capacity.good_s <= 0:
+        size = len(body) / 2**20
+        raise ConfigurationError(f"The service refuses every request of {BULK_ROWS:,} rows ({size:.1f} MiB of JSON).")
     before = _resident(target)
     with _probing(target) as probes:
         overload = wrk.run(url, body, headers, connections=factor * LOAD_CONNECTIONS, seconds=seconds)

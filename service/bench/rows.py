@@ -25,12 +25,12 @@ def random_rows(schema: InputSchema, count: int, *, seed: int = 0) -> list[Any]:
 
 def random_array(schema: InputSchema, count: int, *, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The same of a model without named columns, (rows, *row_shape) float32."""
-    return _array(schema, count, np.random.default_rng(seed))
+    return _array(schema, count, np.random.default_rng(seed)).astype(np.float32)
 
 
-def _array(schema: InputSchema, count: int, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _array(schema: InputSchema, count: int, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
     low, high = schema.value_range or (0.0, 1.0)
-    return rng.uniform(low, high, (count, *schema.row_shape)).round(_DECIMALS).astype(np.float32)
+    return rng.uniform(low, high, (count, *schema.row_shape)).round(_DECIMALS)  # in float32 they would have 17 digits
 
 
 def _values(column: Any, count: int, rng: np.random.Generator) -> list[Any]:

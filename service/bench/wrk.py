@@ -47,7 +47,7 @@ class Load:
     @property
     def good_s(self) -> float:
         """Answers a second that were no refusals."""
-        return self.requests_s - self.refused / self.seconds
+        return (round(self.requests_s * self.seconds) - self.refused) / self.seconds
 
 
 def is_installed() -> bool:

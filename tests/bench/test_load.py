@@ -32,6 +32,14 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
 
 
 @pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """The same, taking only short bodies."""
+    settings = Settings(store=two_versions(tmp_path_factory), port=0, max_json_bytes=1000)
+    with serve_live(settings, load=load_fake) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """The same with a queue that is full soon."""
     settings = Settings(store=two_versions(tmp_path_factory), port=0, max_queue_requests=4)
@@ -64,6 +72,12 @@ def test_random_rows_are_rows_of_the_model() -> None:
     assert len(sizes) == 50
     assert 3 <= sizes.min() < sizes.max() <= 5
     assert set(decoded["categories"].ravel()) == {b"red", b"blue"}
+
+
+def test_rows_without_names_are_short_in_json() -> None:
+    """Four decimals, as people send them, and not the 17 digits of a float32 in float64."""
+    schema = InputSchema(kind="tabular", row_shape=(784,))
+    assert len(rows.json_body(rows.random_rows(schema, 100))) < 8 * 100 * 784
 
 
 def test_every_workload_has_a_body_that_the_service_takes(live: LiveService) -> None:
@@ -131,3 +145,11 @@ def test_an_overload_is_refused_and_passes(crowded: LiveService) -> None:
     assert report.recovery_s is not None
     assert report.memory_most is None or report.memory_most > 0
     assert np.isfinite(report.goodput_share)
+
+
+@needs_wrk
+@pytest.mark.slow
+def test_a_service_that_refuses_the_bulk_is_no_measure(strict: LiveService) -> None:
+    """One sentence, instead of ratios to nothing."""
+    with pytest.raises(ConfigurationError, match=r"refuses every request of 1,024 rows \(0\.0 MiB"):
+        measure_overload(Target.find(strict.url), factor=2, seconds=1)
