@@ -2,6 +2,7 @@
 
 import click
 
+from service.cli.bench_columns import columns
 from service.cli.bench_images import images
 from service.cli.bench_pipelines import pipelines
 from service.cli.bench_quality import quality
@@ -14,5 +15,5 @@ def bench() -> None:
     """Measure models and the service by the protocols in the documentation."""
 
 
-for command in (load, swap, overload, images, series, pipelines, quality):
+for command in (load, swap, overload, images, series, columns, pipelines, quality):
     bench.add_command(command)

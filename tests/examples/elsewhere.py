@@ -116,6 +116,12 @@ ELSEWHERE = (
         "tests/bench/test_quality.py::test_the_command_measures_and_goes_on",
     ),
     Elsewhere(
+        "docs/scores.md",
+        "autoencoder bench columns",
+        "needs a data set",
+        "tests/bench/test_columns.py::test_attacks_are_told_apart",
+    ),
+    Elsewhere(
         "docs/stores.md",
         "autoencoder train payments.csv --store s3://",
         "needs a bucket",
