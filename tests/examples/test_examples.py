@@ -58,7 +58,7 @@ def test_what_cannot_run_here_is_tested_elsewhere(each: Elsewhere, tmp_path: Pat
         with chdir(tmp_path):
             for folder in re.findall(r"--data (\S+)", command):
                 Path(folder).mkdir()
-            for file in re.findall(r"\S+\.csv", command):
+            for file in re.findall(r"(?<= )\w+\.csv", command):
                 Path(file).touch()
             check_command(shlex.split(command))
 
