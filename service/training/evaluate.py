@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.schemas import INSTANCES, Rows, take_rows
+from service.schemas import INSTANCES, Array, Rows, take_rows
 from service.scoring import alarm_rate, reconstruction_error, rows_needed
 from service.store import Calibration
 from service.training.architecture import principal_axes
@@ -23,6 +23,7 @@ from service.training.split import Split
 
 OVERFIT_RATIO = 1.5
 MAX_LATENT_ROWS = 10_000
+PCA_BATCH_ROWS = 16_384
 
 
 PCA_RATIO = 1.01
@@ -123,9 +124,15 @@ def pca_errors(splits: dict[str, SplitRows], *, components: int, seed: int) -> E
     """PCA fitted on (at most 100,000 of) the scaled training rows."""
     mean, axes = principal_axes(_flat(splits["train"].scaled.inputs), components, seed=seed)
 
+    def errors(inputs: Array, targets: Array) -> Array:
+        return reconstruction_error(targets, (inputs - mean) @ axes.T @ axes + mean)
+
     def error(rows: ScaledRows) -> float:
-        rebuilt = (_flat(rows.inputs) - mean) @ axes.T @ axes + mean
-        return _mean(reconstruction_error(_flat(rows.targets), rebuilt))
+        # Batch by batch: errors are measured in float64, and a large table would be there several times.
+        inputs, targets = _flat(rows.inputs), _flat(rows.targets)
+        starts = range(0, len(inputs), PCA_BATCH_ROWS)
+        batches = [slice(start, start + PCA_BATCH_ROWS) for start in starts]
+        return _mean(np.concatenate([errors(inputs[batch], targets[batch]) for batch in batches]))
 
     return Errors(**{name: error(split.scaled) for name, split in splits.items()})
 

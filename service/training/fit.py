@@ -126,7 +126,7 @@ def _epoch_function(
     workers: Workers,
 ) -> Callable[[int], float]:
     """A function that fits one epoch, given its number, and returns the mean loss."""
-    inputs, targets = tf.constant(rows.inputs), tf.constant(rows.targets)
+    inputs, targets = _constants(rows)
     count, variables = len(rows.inputs), network.trainable_variables
     size = batch_rows(config, count, rows.inputs[0].size)
 
@@ -159,6 +159,12 @@ def _epoch_function(
     return fit_epoch
 
 
+def _constants(rows: ScaledRows) -> tuple[Any, Any]:
+    """Inputs and targets as tensors; one for both where no value is missing."""
+    inputs = tf.constant(rows.inputs)
+    return inputs, inputs if rows.targets is rows.inputs else tf.constant(rows.targets)
+
+
 def _validation_function(
     network: Any, corruptor: Corruptor, config: TrainingConfig, rows: ScaledRows, loss_of: Loss
 ) -> Callable[[], float]:
@@ -166,7 +172,7 @@ def _validation_function(
 
     On clean rows a denoiser gets worse from some epoch on while it still learns to denoise.
     """
-    inputs, targets = tf.constant(rows.inputs), tf.constant(rows.targets)
+    inputs, targets = _constants(rows)
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def summed(inputs: Any, targets: Any, start: Any) -> Any:

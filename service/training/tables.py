@@ -57,6 +57,8 @@ def read_table(
 def _read(
     file: TableFile, selection: Selection, *, max_rows: int | None, seed: int, progress: Progress | None
 ) -> Table:
+    import pyarrow as pa
+
     names = selection.names_of(file.names)
     if isinstance(file, CsvFile):
         file.read_as_text([name for name in names if selection.type_of(name) is ColumnType.CATEGORICAL])
@@ -73,6 +75,7 @@ def _read(
         read += len(batch)
         if progress is not None:
             progress(read, file.rows)
+    pa.default_memory_pool().release_unused()  # Arrow keeps what the batches took, which may be as much as the rows
     if not sample.offered:
         raise DataError("The file has no rows." if not read else "No row fulfils the conditions of --where.")
     return _table(readers, sample, selection)
