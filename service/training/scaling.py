@@ -38,15 +38,17 @@ class Scaling:
         values = tf.cast(instances, dtype)
         scaled = (values - self._constant(self.center, dtype)) / self._constant(self.spread, dtype)
         strange = _strange_rows(scaled)
-        rows = tf.gather_nd(values, strange)
+        rows, linear = tf.gather_nd(values, strange), tf.gather_nd(scaled, strange)
         observed = tf.logical_not(tf.math.is_nan(rows))
         exact = (tf.cast(tf.where(observed, rows, self.typical), tf.float64) - self.center) / self.spread
         distance = tf.clip_by_value(tf.abs(exact), LINEAR_LIMIT, BEYOND_ALL)
         beyond = tf.sign(exact) * LINEAR_LIMIT * (1 + tf.math.log(distance / LINEAR_LIMIT))
         exact = tf.cast(tf.where(tf.abs(exact) > LINEAR_LIMIT, beyond, exact), dtype)
+        # All else as in other rows, to the last digit: a constant column stays one.
+        mended = tf.where(tf.abs(linear) <= LINEAR_LIMIT, linear, exact)
         everywhere = tf.ones_like(scaled, tf.bool)
         return (
-            tf.tensor_scatter_nd_update(scaled, strange, exact),
+            tf.tensor_scatter_nd_update(scaled, strange, mended),
             tf.tensor_scatter_nd_update(everywhere, strange, observed),
         )
 

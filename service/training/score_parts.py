@@ -17,6 +17,8 @@ GROUP_ROWS = 16
 MAX_GROUPS = 64
 SMALLEST_DISTANCE = 1e-5
 """Rows that differ by less than this share of a column's spread are alike."""
+LEAST_RANGE = 1e-6
+"""In scaled units: a column that extends over less is constant but for rounding."""
 LEAST_BULK = 1e-3
 """In scaled units: where nine tenths of a column lie closer, it is one value with exceptions."""
 ROWS_AT_ONCE = 1024
@@ -27,9 +29,9 @@ Matrix = NDArray[np.float64]
 
 
 def ranges(rows: Matrix) -> Matrix:
-    """Largest less least value of each column, 1 where there is no difference: (columns,)."""
+    """Largest less least value of each column, 1 where there is no difference but rounding: (columns,)."""
     extent: Matrix = np.ptp(rows, axis=0)
-    return np.where(extent > 0, extent, 1.0)
+    return np.where(extent > LEAST_RANGE, extent, 1.0)
 
 
 def bulk_ranges(rows: Matrix) -> Matrix:

@@ -79,3 +79,34 @@ def test_images_use_their_value_range() -> None:
     scaling = fit_scaling(np.full((4, 2, 2), 100, np.float32), schema, load_config())
     assert scaling.bounded
     np.testing.assert_allclose(scaling.scale(np.full((1, 2, 2), 51, np.float32))[0].numpy(), 0.2, atol=1e-6)
+
+
+@pytest.mark.parametrize("stranger", [1e9, np.nan])
+def test_a_far_value_leaves_the_others_as_they_are(stranger: float) -> None:
+    """To the last digit, in the graph as it is served: else a constant column would have a range, and a tiny one."""
+    import tensorflow as tf
+
+    rows = table_rows(500, seed=2)
+    rows[:, 1] = 5.1
+    scaler = fitted(rows)
+    for dtype in (tf.float32, tf.float64):
+        scale = tf.function(lambda values, dtype=dtype: scaler.scale(values, dtype)[0])
+        changed = rows.copy()
+        changed[::3, 0] = stranger
+        plain, beside = scale(tf.constant(rows)).numpy(), scale(tf.constant(changed)).numpy()
+        np.testing.assert_array_equal(beside[:, 1:], plain[:, 1:])
+        np.testing.assert_array_equal(np.ptp(beside[:, 1]), 0)
+
+
+def test_gaps_are_found_in_batches_of_any_size() -> None:
+    """Compiled as it is served: every gap in any row and column, and none where there is none."""
+    import tensorflow as tf
+
+    rng, scaler = np.random.default_rng(3), fitted(table_rows(500, seed=2))
+    scale = tf.function(scaler.scale, input_signature=[tf.TensorSpec((None, 6), tf.float32)])
+    for count in (1, 5, 64, 300):
+        rows = rng.normal(size=(count, 6)).astype(np.float32)
+        rows[rng.random(rows.shape) < 0.2] = np.nan
+        scaled, observed = scale(tf.constant(rows))
+        np.testing.assert_array_equal(observed.numpy(), ~np.isnan(rows))
+        assert np.isfinite(scaled.numpy()).all()
