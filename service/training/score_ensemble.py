@@ -25,15 +25,14 @@ from service.training.score_parts import (
 )
 
 MAX_FIT_ROWS = 10_000
-WEIGHTS = np.array([0.4, 0.4, 0.2])
-"""Of the parts but ``far``."""
-FAR_WEIGHT = 0.6
-"""Below 1: ``far`` decides only where it is clear. While all training rows are normal, near rows tell more."""
+NEAR_WEIGHTS = np.array([0.3375, 0.1125, 0.3375, 0.1125, 0.1])
+"""Of the distances to 5 and to 10 nearest rows, by range and by bulk, and of that of latent and residual."""
+FAR_WEIGHTS = np.array([0.34, 0.34])
+"""By range and by bulk. Together below 1: ``far`` decides only where it is clear. While all training rows are normal,
+near rows tell more."""
 LEAST_SPREAD = 0.01
 LOWEST, HIGHEST = -40.0, 1e30
-PARTS = 4
-FAR = 3
-"""Position of ``far`` among the parts."""
+PARTS = len(NEAR_WEIGHTS) + len(FAR_WEIGHTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +53,20 @@ class FitRows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EnsembleScore:
-    """Four distances, each as a standardised logarithm, in one score.
+    """Seven distances, each as a standardised logarithm, in one score.
 
     ``near`` in shares of the columns' ranges, ``near`` in shares of their bulk (rare values stretch a range, and are
     lost in a bulk) and ``latent and residual`` are averaged; ``far`` takes over where it says clearly more. The result
-    is made positive by log(1 + exp(x)): a typical training row scores 0.69, and one in ten more than 1.31.
+    is made positive by log(1 + exp(x)): a typical training row scores about 0.7, and one in ten more than about 1.3.
     """
 
     by_range: Neighbours
     by_bulk: Neighbours
     mahalanobis: Mahalanobis
     centers: Matrix
-    """(4,): median of the logarithm of each distance over trusted rows, each left out of the coreset itself."""
+    """(7,): median of the logarithm of each distance over trusted rows, each left out of the coreset itself."""
     spreads: Matrix
-    """(4,): distance from there to the 90 % quantile."""
+    """(7,): distance from there to the 90 % quantile."""
 
     name = "neighbours, latent and residual"
 
@@ -82,7 +81,7 @@ class EnsembleScore:
         if trim:
             kept = rows.scaled[:MAX_CORESET_ROWS]
             everything = Neighbours.fit(kept, len(kept), spread=ranges(kept))
-            far = _batched(lambda part, itself: everything(part.scaled, part.observed, itself)[1], rows, len(kept))
+            far = _batched(lambda part, itself: everything(part.scaled, part.observed, itself)[:, -1], rows, len(kept))
             is_trusted[np.argsort(far, kind="stable")[max(2, round(len(rows) * (1 - trim))) :]] = False
         return cls._fit_once(rows, is_trusted)
 
@@ -106,17 +105,19 @@ class EnsembleScore:
         return tf.math.softplus(self._combine(self._parts(scaled, observed, latent, reconstruction)))
 
     def _parts(self, scaled: Any, observed: Any, latent: Any, reconstruction: Any, itself: Any = None) -> Any:
-        """Logarithms of the distances, (rows, 4)."""
-        near, far = self.by_range(_flat(scaled), _flat(observed), itself)
-        near_bulk, _ = self.by_bulk(_flat(scaled), _flat(observed), itself)
+        """Logarithms of the distances, (rows, 7), in the order of ``NEAR_WEIGHTS`` and ``FAR_WEIGHTS``."""
+        by_range = self.by_range(_flat(scaled), _flat(observed), itself)
+        by_bulk = self.by_bulk(_flat(scaled), _flat(observed), itself)
         residual = residuals(scaled, observed, reconstruction)
         within = self.mahalanobis(tf.concat([tf.cast(latent, residual.dtype), _flat(residual)], axis=1))
-        return tf.math.log(tf.stack([near, near_bulk, within + SMALLEST_DISTANCE, far], axis=1))
+        near = [by_range[:, :-1], by_bulk[:, :-1], within[:, None] + SMALLEST_DISTANCE]
+        return tf.math.log(tf.concat([*near, by_range[:, -1:], by_bulk[:, -1:]], axis=1))
 
     def _combine(self, logarithms: Any) -> Any:
         standard = (logarithms - self.centers) / self.spreads
-        together = tf.reduce_sum(standard[:, :FAR] * WEIGHTS, axis=1)
-        return tf.clip_by_value(tf.maximum(together, FAR_WEIGHT * standard[:, FAR]), LOWEST, HIGHEST)
+        near, far = standard[:, : len(NEAR_WEIGHTS)], standard[:, len(NEAR_WEIGHTS) :]
+        together = tf.maximum(tf.linalg.matvec(near, NEAR_WEIGHTS), tf.linalg.matvec(far, FAR_WEIGHTS))
+        return tf.clip_by_value(together, LOWEST, HIGHEST)
 
     def _parts_of(self, rows: FitRows, itself: Any) -> Any:
         return self._parts(rows.scaled, rows.observed, rows.latent, rows.reconstruction, itself)

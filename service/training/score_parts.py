@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from service.training.quiet import tf
 
 MAX_CORESET_ROWS = 2048
-NEAREST = 5
+NEAREST = (5, 10)
+"""So many nearest rows: few see what is near by, more see past a cluster of anomalies in training."""
 GROUP_ROWS = 16
 MAX_GROUPS = 64
 SMALLEST_DISTANCE = 1e-5
@@ -61,17 +62,17 @@ class Neighbours:
         """From training rows (rows, columns) to be kept all, of which the first ``trusted``, at least 2, are."""
         plain = cls(rows / spread, spread, trusted, np.zeros(len(rows)))
         numbers = np.array_split(np.arange(len(rows), dtype=np.int32), -(-len(rows) // ROWS_AT_ONCE))
-        near = [plain(rows[part], np.ones(rows[part].shape, bool), part)[0].numpy() for part in numbers]
+        near = [plain(rows[part], np.ones(rows[part].shape, bool), part).numpy()[:, 0] for part in numbers]
         return cls(plain.coreset, spread, trusted, np.log(np.concatenate(near)))
 
-    def __call__(self, rows: Any, observed: Any, itself: Any = None) -> tuple[Any, Any]:
-        """Two distances of rows (rows, columns) in scaled units, each of shape (rows,): near and far.
+    def __call__(self, rows: Any, observed: Any, itself: Any = None) -> Any:
+        """Three distances of rows (rows, columns) in scaled units, (rows, 3): two of ``near``, and ``far``.
 
-        ``near`` is the mean distance of the 5 nearest rows (Ramaswamy, Rastogi and Shim, SIGMOD 2000; Angiulli and
-        Pizzuti, PKDD 2002), over the square root of that of these rows from their own nearest: what is near in a
-        sparse region would be far in a dense one (local scaling: Zelnik-Manor and Perona, NIPS 2004). ``far`` is the
-        distance of the nearest of 16 trusted rows drawn at random (Sugiyama and Borgwardt, NeurIPS 2013), the median
-        over 64 such draws: a few anomalies in training, near one another, do not change it.
+        ``near`` is the mean distance of the 5 or the 10 nearest rows (Ramaswamy, Rastogi and Shim, SIGMOD 2000;
+        Angiulli and Pizzuti, PKDD 2002), over the square root of that of these rows from their own nearest: what is
+        near in a sparse region would be far in a dense one (local scaling: Zelnik-Manor and Perona, NIPS 2004).
+        ``far`` is the distance of the nearest of 16 trusted rows drawn at random (Sugiyama and Borgwardt, NeurIPS
+        2013), the median over 64 such draws: a few anomalies in training, near one another, do not change it.
 
         ``itself``, (rows,) int: the number of the coreset row that a row is, which is then left out; -1 for none.
         """
@@ -80,7 +81,7 @@ class Neighbours:
         nearness = self._nearness(rows, present)
         if itself is not None:
             nearness = tf.where(tf.equal(tf.range(len(self.coreset))[None], itself[:, None]), -np.inf, nearness)
-        return self._near(rows, present, nearness), self._far(rows, nearness)
+        return tf.stack([*self._near(rows, present, nearness), self._far(rows, nearness)], axis=1)
 
     def _nearness(self, rows: Any, present: Any) -> Any:
         """2ab - |b|^2, (rows, coreset rows): the square of the row itself less that of the distance.
@@ -90,13 +91,19 @@ class Neighbours:
         weights = np.concatenate([2 * self.coreset, -np.square(self.coreset)], axis=1)
         return tf.matmul(tf.concat([rows, present], axis=1), weights, transpose_b=True)
 
-    def _near(self, rows: Any, present: Any, nearness: Any) -> Any:
-        nearest = tf.math.top_k(nearness, min(NEAREST, max(1, len(self.coreset) - 1)), sorted=False).indices
+    def _near(self, rows: Any, present: Any, nearness: Any) -> list[Any]:
+        most = max(1, len(self.coreset) - 1)
+        nearest = tf.math.top_k(nearness, min(max(NEAREST), most)).indices
         # Measured anew: the expanded square has lost the digits of a small distance.
         apart = (tf.gather(self.coreset, nearest) - rows[:, None]) * present[:, None]
         distances = _root(tf.reduce_sum(tf.square(apart), axis=-1))
-        sparseness = tf.reduce_mean(tf.gather(self.sparseness, nearest), axis=1)
-        return tf.reduce_mean(distances, axis=1) * tf.exp(-sparseness / 2)
+        sparseness = tf.gather(self.sparseness, nearest)
+
+        def near(count: int) -> Any:
+            scale = tf.exp(-tf.reduce_mean(sparseness[:, :count], axis=1) / 2)
+            return tf.reduce_mean(distances[:, :count], axis=1) * scale
+
+        return [near(count) for count in NEAREST]
 
     def _far(self, rows: Any, nearness: Any) -> Any:
         groups = min(MAX_GROUPS, max(1, self.trusted // GROUP_ROWS))
