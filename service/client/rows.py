@@ -76,10 +76,9 @@ def rows_of(given: Any) -> Rows:  # noqa: PLR0911 - one line a form
     """
     if isinstance(given, Rows):
         return given
-    pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
-    if pandas is not None and isinstance(given, pandas.DataFrame):
+    if _is_frame_of("pandas", given):
         return PandasRows(given) if _has_names(given) else rows_of(given.to_numpy())
-    if polars is not None and isinstance(given, polars.DataFrame):
+    if _is_frame_of("polars", given):
         return PolarsRows(given)
     if hasattr(given, "__arrow_c_stream__") and (hasattr(given, "schema") or not hasattr(given, "__array__")):
         return ArrowRows(_arrow().table(given))
@@ -93,6 +92,11 @@ def rows_of(given: Any) -> Rows:  # noqa: PLR0911 - one line a form
         f"Rows cannot be a {type(given).__name__}: give an array, a data frame, an Arrow table, a list or a dict of "
         "columns; for an iterable of batches use stream()."
     )
+
+
+def _is_frame_of(library: str, given: Any) -> bool:
+    """Whether this is a data frame of a library that is loaded; one that another thread is still loading made none."""
+    return isinstance(given, getattr(sys.modules.get(library), "DataFrame", ()))
 
 
 def _has_names(frame: Any) -> bool:

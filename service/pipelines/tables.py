@@ -178,8 +178,8 @@ def _kind_of(table: Table) -> _Kind:
     if isinstance(table, pa.Table | pa.RecordBatch):
         return _ARROW
     for library, kind in (("pandas", _PANDAS), ("polars", _POLARS)):
-        module = sys.modules.get(library)
-        if module is not None and isinstance(table, module.DataFrame):
+        # A library that another thread is still loading has made no table yet.
+        if isinstance(table, getattr(sys.modules.get(library), "DataFrame", ())):
             return kind
     if isinstance(table, Mapping):
         return _MAPPING
