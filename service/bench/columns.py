@@ -1,16 +1,14 @@
 """Detection on files with named columns and one of labels, by the commands that a user would run: train, then score."""
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bench.commands import complaint_of
 from service.errors import DataError
 from service.store import Store, read_manifest
 
@@ -51,19 +49,8 @@ def measure_columns(
     with tempfile.TemporaryDirectory() as folder:
         store, scored = Path(folder) / "store", Path(folder) / "scored.parquet"
         unseen = ",".join((label, *drop))
-        _run(
-            "train",
-            training,
-            "--model",
-            MODEL,
-            "--store",
-            store,
-            "--where",
-            f"{label}={normal}",
-            "--drop",
-            unseen,
-            *options,
-        )
+        chosen = ("--where", f"{label}={normal}", "--drop", unseen)
+        _run("train", training, "--model", MODEL, "--store", store, *chosen, *options)
         _run("score", test, scored, "--store", store, "--model", MODEL, "--quiet")
         manifest = read_manifest(Store(store).path(MODEL, 1))
         table = parquet.read_table(scored)
@@ -85,8 +72,7 @@ def measure_columns(
     )
 
 
-def _run(command: str, *arguments: Any) -> None:
-    whole = [sys.executable, "-m", "service.cli", command, *map(str, arguments)]
-    ended = subprocess.run(whole, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
-    if ended.returncode:
-        raise DataError(ended.stderr.strip().splitlines()[-1])
+def _run(command: str, *arguments: object) -> None:
+    complaint = complaint_of(command, *arguments)
+    if complaint is not None:
+        raise DataError(complaint)

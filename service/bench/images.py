@@ -7,8 +7,6 @@ published: what is quoted is what is served.
 import gzip
 import math
 import resource
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bench.commands import complaint_of
 from service.errors import DataError, TrainingFailed
 from service.runtime.loaded_model import LoadedModel, load_version
 from service.schemas import INSTANCES, Array
@@ -133,11 +132,10 @@ class _Trainer:
         measure: Callable[[LoadedModel], float],
     ) -> Line:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [sys.executable, "-m", "service.cli", "train", str(rows), "--store", str(self.folder)]
-        command += ["--model", method, "--promote", "never", *self.options, *options]
-        ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
-        if ended.returncode:
-            raise TrainingFailed(f"Training {method} failed: {ended.stderr.strip().splitlines()[-1]}")
+        target = ("--store", self.folder, "--model", method, "--promote", "never")
+        complaint = complaint_of("train", rows, *target, *self.options, *options)
+        if complaint is not None:
+            raise TrainingFailed(f"Training {method} failed: {complaint}")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         newest = Store(self.folder).versions(method)[-1]

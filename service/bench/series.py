@@ -6,8 +6,6 @@ is anomalous where it lies in a labelled window; AUROC and average precision are
 
 import csv
 import json
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bench.commands import complaint_of
 from service.errors import DataError
 from service.runtime.loaded_model import LoadedModel, load_version
 from service.schemas import INSTANCES, POINT_ERRORS
@@ -78,11 +77,10 @@ def measure_series(found: LabelledSeries, folder: Path, *, options: Sequence[str
         # Lines without their times: the rest is scored line by line as well.
         writer.writerow(["value"])
         writer.writerows([value] for value in found.values[: found.probation].tolist())
-    command = [sys.executable, "-m", "service.cli", "train", str(source), "--kind", "timeseries"]
-    command += ["--store", str(folder), "--model", model, "--promote", "never", *options]
-    ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
-    if ended.returncode:
-        return SeriesLine(found.name, len(found.values), note=ended.stderr.strip().splitlines()[-1])
+    target = ("--store", folder, "--model", model, "--promote", "never")
+    complaint = complaint_of("train", source, "--kind", "timeseries", *target, *options)
+    if complaint is not None:
+        return SeriesLine(found.name, len(found.values), note=complaint)
     version = Store(folder).versions(model)[-1]
     return _measure(found, load_version(folder / model / str(version)))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from service.cli.options import write_csv
+from service.cli.options import listed, write_csv
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -12,11 +12,11 @@ from service.cli.options import write_csv
 @click.argument("test", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--label", required=True, help="Column that says what a row is.")
 @click.option("--normal", default="normal", show_default=True, help="What it says of normal rows.")
-@click.option("--drop", default="", help="Columns to leave out as well.")
+@click.option("--drop", help="Columns to leave out as well.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the results there as CSV.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def columns(
-    *, training: Path, test: Path, label: str, normal: str, drop: str, out: Path | None, options: tuple[str, ...]
+    *, training: Path, test: Path, label: str, normal: str, drop: str | None, out: Path | None, options: tuple[str, ...]
 ) -> None:
     """Train on the normal rows of TRAINING and score TEST: AUROC, AUPR, false alarms.
 
@@ -28,8 +28,7 @@ def columns(
     from service.bench.columns import ColumnsLine, measure_columns
 
     with Console(stderr=True).status(f"Training on the normal rows of {training.name}, scoring {test.name}"):
-        dropped = [name for name in drop.split(",") if name]
-        line = measure_columns(training, test, label=label, normal=normal, drop=dropped, options=options)
+        line = measure_columns(training, test, label=label, normal=normal, drop=listed(drop), options=options)
     table = Table("training rows", "test rows", "anomalies", "AUROC", "AUPR", "false alarms", "detected")
     alarms = f"{line.false_alarms:.2%} at {line.nominal_rate:.0%}"
     counts = (f"{count:,}" for count in (line.training_rows, line.test_rows, line.anomalies))
