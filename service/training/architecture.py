@@ -1,5 +1,6 @@
 """The network: scaled row -> latent -> reconstruction. Built of standard Keras layers, so that any tool can load it."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from service.training.quiet import keras
 
 LATENT = "latent"
 RECONSTRUCTION = "reconstruction"
+HIDDEN = r"(encoder|decoder)_\d+"
 ENCODER_PATH, DECODER_PATH = "encoder_path", "decoder_path"
 MAX_PCA_ROWS = 100_000
 
@@ -28,8 +30,8 @@ class Autoencoder:
     """Scaled rows -> latent (rows, latent_dim)."""
     decoder: Any
     """Latent (rows, latent_dim) -> reconstructions (rows, *row_shape), scaled."""
-    both: Any
-    """Scaled rows -> [latent, reconstruction], in one pass."""
+    whole: Any
+    """Scaled rows -> [latent, reconstruction, *what the dense hidden layers give], in one pass."""
     latent_dim: int
 
 
@@ -141,11 +143,12 @@ def _by_feature(hidden: Any, layout: Layout, activation: str) -> Any:
 
 def _views(network: Any, latent_dim: int) -> Autoencoder:
     latent = network.get_layer(LATENT).output
+    hidden = [layer.output for layer in network.layers if re.fullmatch(HIDDEN, layer.name)]
     return Autoencoder(
         network=network,
         encoder=keras.Model(network.input, latent, name="encoder"),
         decoder=keras.Model(latent, network.output, name="decoder"),
-        both=keras.Model(network.input, [latent, network.output], name="both"),
+        whole=keras.Model(network.input, [latent, network.output, *hidden], name="whole"),
         latent_dim=latent_dim,
     )
 

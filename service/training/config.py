@@ -86,7 +86,8 @@ class TrainingConfig(Frozen):
     """Standard deviation in scaled units (gaussian), or share of values hit (masking, salt_and_pepper)."""
 
     score: Literal["auto", "ensemble", "reconstruction"] = "auto"
-    """The anomaly score. auto: the ensemble for tables, the reconstruction error for images."""
+    """The anomaly score. ensemble: distances from training rows; auto: the same, but for series the reconstruction
+    error."""
     trim: float = Field(default=0.05, ge=0, lt=0.5)
     """Share of the training rows, those farthest out, that the ensemble does not trust; 0 where all are normal."""
     false_alarm_rate: float = Field(default=0.01, gt=0, lt=1)

@@ -34,7 +34,7 @@ from service.training.explain import counterfactual_shares, error_shares
 from service.training.layout import Layout
 from service.training.preprocessing import Preprocessing
 from service.training.quiet import tf
-from service.training.score import ReconstructionScore, Score, mean_squared_error, squared_errors
+from service.training.score import Passed, ReconstructionScore, Score, mean_squared_error, squared_errors
 
 MAX_COUNTERFACTUAL_FEATURES = 256
 QUANTILES = (0.02, 0.1, 0.25, 0.4, 0.6, 0.75, 0.9, 0.98)
@@ -45,16 +45,6 @@ ROWS_PER_BATCH = 1024
 WIDE_FEATURES = 256
 CLEAR_ERROR = 1e-2
 """Mean squared error in scaled units: of so many features it is the same to 1e-6 in float32, whatever the batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Passed:
-    """One pass of a batch through the network, in scaled units."""
-
-    scaled: Any
-    observed: Any
-    latent: Any
-    reconstruction: Any
 
 
 @dataclass(frozen=True)
@@ -84,7 +74,7 @@ class ServingGraph:
 
     def scores(self, rows: Rows) -> Any:
         """Anomaly score of each row, (rows,) float32."""
-        return tf.cast(self._score(self.run(rows)), tf.float32)
+        return tf.cast(self.score(self.run(rows)), tf.float32)
 
     def encode(self, rows: Rows) -> dict[str, Any]:
         scaled, _ = self._scale(rows)
@@ -149,14 +139,11 @@ class ServingGraph:
         return {output if name == INSTANCES else f"{output}_{name}": values for name, values in raw.items()}
 
     def _run_scaled(self, scaled: Any, observed: Any) -> Passed:
-        latent, reconstruction = self.serving.both(scaled, training=False)
-        return Passed(scaled, observed, latent, reconstruction)
-
-    def _score(self, passed: Passed) -> Any:
-        return self.score(passed.scaled, passed.observed, passed.latent, passed.reconstruction)
+        latent, reconstruction, *hidden = self.serving.whole(scaled, training=False)
+        return Passed(scaled, observed, latent, reconstruction, tuple(hidden))
 
     def _score_scaled(self, scaled: Any, observed: Any) -> Any:
-        return self._score(self._run_scaled(scaled, observed))
+        return self.score(self._run_scaled(scaled, observed))
 
 
 def judge(score: Any, calibration: Calibration) -> dict[str, Any]:

@@ -3,17 +3,40 @@
 The serving graph, calibration, explanations and export know a score only as ``Score``.
 """
 
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
 from service.training.quiet import tf
 
 
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """Rows as they passed through the network, in scaled units: tensors, or arrays, all with the rows first."""
+
+    scaled: Any
+    observed: Any
+    """Which values were there, (rows, *row_shape)."""
+    latent: Any
+    reconstruction: Any
+    hidden: tuple[Any, ...] = ()
+    """What each dense hidden layer gives, (rows, width), in the order of the network."""
+
+    def __len__(self) -> int:
+        return len(self.scaled)
+
+    def __getitem__(self, chosen: Any) -> Self:
+        hidden = tuple(layer[chosen] for layer in self.hidden)
+        return type(self)(
+            self.scaled[chosen], self.observed[chosen], self.latent[chosen], self.reconstruction[chosen], hidden
+        )
+
+
 class Score(Protocol):
-    """Higher = more anomalous. All arguments are tensors with the rows first; a score must treat each row alone."""
+    """Higher = more anomalous. A score must treat each row alone."""
 
     name: str
 
-    def __call__(self, scaled: Any, observed: Any, latent: Any, reconstruction: Any) -> Any:
+    def __call__(self, rows: Passed) -> Any:
         """Score of each row, (rows,), finite."""
         ...
 
@@ -39,6 +62,5 @@ class ReconstructionScore:
 
     name = "reconstruction error"
 
-    def __call__(self, scaled: Any, observed: Any, latent: Any, reconstruction: Any) -> Any:
-        del latent
-        return mean_squared_error(scaled, observed, reconstruction)
+    def __call__(self, rows: Passed) -> Any:
+        return mean_squared_error(rows.scaled, rows.observed, rows.reconstruction)

@@ -1,18 +1,14 @@
 """The default score of tables: distances in the space of the rows and in that of latent and residual, as one number."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.schemas import InputSchema
-from service.training.architecture import Autoencoder
-from service.training.config import TrainingConfig
-from service.training.preprocessing import ScaledRows
 from service.training.quiet import tf
-from service.training.score import ReconstructionScore, Score, residuals
+from service.training.score import Passed, residuals
 from service.training.score_parts import (
     MAX_CORESET_ROWS,
     ROWS_AT_ONCE,
@@ -24,7 +20,6 @@ from service.training.score_parts import (
     ranges,
 )
 
-MAX_FIT_ROWS = 10_000
 NEAR_WEIGHTS = np.array([0.3375, 0.1125, 0.3375, 0.1125, 0.1])
 """Of the distances to 5 and to 10 nearest rows, by range and by bulk, and of that of latent and residual."""
 FAR_WEIGHTS = np.array([0.34, 0.34])
@@ -33,22 +28,6 @@ near rows tell more."""
 LEAST_SPREAD = 0.01
 LOWEST, HIGHEST = -40.0, 1e30
 PARTS = len(NEAR_WEIGHTS) + len(FAR_WEIGHTS)
-
-
-@dataclass(frozen=True, slots=True)
-class FitRows:
-    """Rows as they passed through the network, flat, in random order: the arguments of a score."""
-
-    scaled: Matrix
-    observed: NDArray[np.bool_]
-    latent: Matrix
-    reconstruction: Matrix
-
-    def __len__(self) -> int:
-        return len(self.scaled)
-
-    def __getitem__(self, chosen: Any) -> "FitRows":
-        return FitRows(self.scaled[chosen], self.observed[chosen], self.latent[chosen], self.reconstruction[chosen])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,8 +50,8 @@ class EnsembleScore:
     name = "neighbours, latent and residual"
 
     @classmethod
-    def fit(cls, rows: FitRows, *, trim: float) -> Self:
-        """Fit on ``rows``, of which the share ``trim`` that lies farthest out is not trusted.
+    def fit(cls, rows: Passed, *, trim: float) -> Self:
+        """Fit on ``rows``, flat and in random order, of which the share ``trim`` that lies farthest out is not trusted.
 
         A trimmed fit in the manner of Rousseeuw and Van Driessen (A fast algorithm for the minimum covariance
         determinant, Technometrics 41, 1999); ``far`` of a first fit on all rows says which they are.
@@ -86,7 +65,7 @@ class EnsembleScore:
         return cls._fit_once(rows, is_trusted)
 
     @classmethod
-    def _fit_once(cls, rows: FitRows, is_trusted: NDArray[np.bool_]) -> Self:
+    def _fit_once(cls, rows: Passed, is_trusted: NDArray[np.bool_]) -> Self:
         in_coreset = np.arange(len(rows)) < MAX_CORESET_ROWS
         # The trusted rows of the coreset, its others, then the rest, so that a row's number is that in the coreset.
         order = np.argsort(np.where(in_coreset, ~is_trusted, 2), kind="stable")
@@ -97,19 +76,19 @@ class EnsembleScore:
         by_range, by_bulk = (Neighbours.fit(kept, trusted, spread=spread) for spread in spreads)
         mahalanobis = Mahalanobis.fit(_latent_and_residual(rows[is_trusted]))
         plain = cls(by_range, by_bulk, mahalanobis, np.zeros(PARTS), np.ones(PARTS))
-        logarithms = _batched(plain._parts_of, rows, core)
+        logarithms = _batched(plain._parts, rows, core)
         centers, upper = np.quantile(logarithms[is_trusted], (0.5, 0.9), axis=0)
         return cls(by_range, by_bulk, mahalanobis, centers, np.maximum(upper - centers, LEAST_SPREAD))
 
-    def __call__(self, scaled: Any, observed: Any, latent: Any, reconstruction: Any) -> Any:
-        return tf.math.softplus(self._combine(self._parts(scaled, observed, latent, reconstruction)))
+    def __call__(self, rows: Passed) -> Any:
+        return tf.math.softplus(self._combine(self._parts(rows)))
 
-    def _parts(self, scaled: Any, observed: Any, latent: Any, reconstruction: Any, itself: Any = None) -> Any:
+    def _parts(self, rows: Passed, itself: Any = None) -> Any:
         """Logarithms of the distances, (rows, 7), in the order of ``NEAR_WEIGHTS`` and ``FAR_WEIGHTS``."""
-        by_range = self.by_range(_flat(scaled), _flat(observed), itself)
-        by_bulk = self.by_bulk(_flat(scaled), _flat(observed), itself)
-        residual = residuals(scaled, observed, reconstruction)
-        within = self.mahalanobis(tf.concat([tf.cast(latent, residual.dtype), _flat(residual)], axis=1))
+        by_range = self.by_range(_flat(rows.scaled), _flat(rows.observed), itself)
+        by_bulk = self.by_bulk(_flat(rows.scaled), _flat(rows.observed), itself)
+        residual = residuals(rows.scaled, rows.observed, rows.reconstruction)
+        within = self.mahalanobis(tf.concat([tf.cast(rows.latent, residual.dtype), _flat(residual)], axis=1))
         near = [by_range[:, :-1], by_bulk[:, :-1], within[:, None] + SMALLEST_DISTANCE]
         return tf.math.log(tf.concat([*near, by_range[:, -1:], by_bulk[:, -1:]], axis=1))
 
@@ -119,11 +98,8 @@ class EnsembleScore:
         together = tf.maximum(tf.linalg.matvec(near, NEAR_WEIGHTS), tf.linalg.matvec(far, FAR_WEIGHTS))
         return tf.clip_by_value(together, LOWEST, HIGHEST)
 
-    def _parts_of(self, rows: FitRows, itself: Any) -> Any:
-        return self._parts(rows.scaled, rows.observed, rows.latent, rows.reconstruction, itself)
 
-
-def _batched(function: Callable[[FitRows, Any], Any], rows: FitRows, core: int) -> Matrix:
+def _batched(function: Callable[[Passed, Any], Any], rows: Passed, core: int) -> Matrix:
     """A function of rows, of which the first ``core`` are the coreset, and of their numbers in it."""
     numbers = np.arange(len(rows), dtype=np.int32)
     itself = np.where(numbers < core, numbers, np.int32(-1))
@@ -132,35 +108,7 @@ def _batched(function: Callable[[FitRows, Any], Any], rows: FitRows, core: int) 
     return np.concatenate([function(rows[batch], tf.constant(itself[batch])).numpy() for batch in batches])
 
 
-def takes_distances(schema: InputSchema, config: TrainingConfig) -> bool:
-    """Whether the configured score is the ensemble, and not the reconstruction error."""
-    return config.score == "ensemble" or (config.score == "auto" and schema.kind == "tabular")
-
-
-def fit_score(serving: Autoencoder, splits: Sequence[ScaledRows], schema: InputSchema, config: TrainingConfig) -> Score:
-    """The configured score, fitted on the rows of ``splits``; at most 10,000 of them, drawn with the seed.
-
-    Early stopping has decided by then, so that its validation rows serve here; calibration rows must not.
-    """
-    if not takes_distances(schema, config):
-        return ReconstructionScore()
-    inputs = np.concatenate([rows.inputs for rows in splits])
-    missing = np.concatenate([np.isnan(rows.targets) for rows in splits])
-    order = np.random.default_rng([config.seed, 4]).permutation(len(inputs))[:MAX_FIT_ROWS]
-    return EnsembleScore.fit(_pass_through(serving, inputs[order], ~missing[order]), trim=config.trim)
-
-
-def _pass_through(serving: Autoencoder, scaled: NDArray[np.float32], observed: NDArray[np.bool_]) -> FitRows:
-    passed = [
-        serving.both(tf.constant(scaled[start : start + ROWS_AT_ONCE]), training=False)
-        for start in range(0, len(scaled), ROWS_AT_ONCE)
-    ]
-    latent, reconstruction = (np.concatenate([part[at].numpy() for part in passed]) for at in (0, 1))
-    numbers = [each.reshape(len(scaled), -1).astype(np.float64) for each in (scaled, latent, reconstruction)]
-    return FitRows(numbers[0], observed.reshape(len(scaled), -1), numbers[1], numbers[2])
-
-
-def _latent_and_residual(rows: FitRows) -> Matrix:
+def _latent_and_residual(rows: Passed) -> Matrix:
     residual = np.where(rows.observed, rows.scaled - rows.reconstruction, 0.0)
     return np.concatenate([rows.latent, residual], axis=1)
 

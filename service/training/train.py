@@ -177,7 +177,7 @@ def train_model(
     from service.training.fit import fit, make_reproducible
     from service.training.graph import build_graph, needs_float64
     from service.training.preprocessing import fit_preprocessing
-    from service.training.score_ensemble import fit_score, takes_distances
+    from service.training.scores import fit_score, takes_distances
     from service.training.workers import join_workers, use_devices
 
     device = use_devices()

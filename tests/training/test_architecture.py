@@ -41,7 +41,7 @@ def test_shapes(preset: str, schema: InputSchema) -> None:
             build_autoencoder(schema, load_config(preset))
         return
     autoencoder = build_autoencoder(schema, load_config(preset, dropout=0.2))
-    latent, reconstruction = autoencoder.both(np.zeros((3, *schema.row_shape), np.float32))
+    latent, reconstruction, *_ = autoencoder.whole(np.zeros((3, *schema.row_shape), np.float32))
     assert latent.shape == (3, autoencoder.latent_dim)
     assert reconstruction.shape == (3, *schema.row_shape)
 
@@ -91,7 +91,7 @@ def test_convolutions_fit_any_grid(kind: Literal["image", "timeseries"], row_sha
 
     schema = InputSchema(kind=kind, row_shape=row_shape)
     autoencoder = build_autoencoder(schema, load_config("conv", latent_dim=3, dropout=0.1))
-    latent, reconstruction = autoencoder.both(np.zeros((2, *row_shape), np.float32))
+    latent, reconstruction, *_ = autoencoder.whole(np.zeros((2, *row_shape), np.float32))
     assert latent.shape == (2, 3)
     assert reconstruction.shape == (2, *row_shape)
     kinds = {type(layer).__name__ for layer in autoencoder.network.layers}

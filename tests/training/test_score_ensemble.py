@@ -11,21 +11,22 @@ from tests.conftest import table_rows
 from tests.training.conftest import table_dataset
 
 if TYPE_CHECKING:
-    from service.training.score_ensemble import EnsembleScore, FitRows
+    from service.training.score import Passed
+    from service.training.score_ensemble import EnsembleScore
     from service.training.train import TrainedModel
 
 pytestmark = pytest.mark.tf
 
 
-def passed(scaled: NDArray[np.float64]) -> "FitRows":
+def passed(scaled: NDArray[np.float64]) -> "Passed":
     """As if through a network that keeps the first column and nothing else."""
-    from service.training.score_ensemble import FitRows
+    from service.training.score import Passed
 
-    return FitRows(scaled, np.ones(scaled.shape, bool), scaled[:, :1], scaled * np.eye(scaled.shape[1])[0])
+    return Passed(scaled, np.ones(scaled.shape, bool), scaled[:, :1], scaled * np.eye(scaled.shape[1])[0])
 
 
-def score(fitted: "EnsembleScore", rows: "FitRows") -> NDArray[np.float64]:
-    scores: NDArray[np.float64] = fitted(rows.scaled, rows.observed, rows.latent, rows.reconstruction).numpy()
+def score(fitted: "EnsembleScore", rows: "Passed") -> NDArray[np.float64]:
+    scores: NDArray[np.float64] = fitted(rows).numpy()
     return scores
 
 
