@@ -23,6 +23,7 @@ LEAST_RANGE = 1e-6
 """In scaled units: a column that extends over less is constant but for rounding."""
 LEAST_BULK = 1e-3
 """In scaled units: where nine tenths of a column lie closer, it is one value with exceptions."""
+MAX_AXES = 64
 SMALLEST_LENGTH = 1e-6
 """Of a hidden vector: one that is shorter has no direction."""
 ROWS_AT_ONCE = 1024
@@ -121,18 +122,22 @@ class Directions:
     """Distances between what a hidden layer gives for a row and for training rows, each brought to length 1.
 
     The length of a hidden vector says how much there is of a row, such as the ink of a digit, its direction of what
-    kind it is. Mean distance of the 5 nearest (Angiulli and Pizzuti, PKDD 2002), in float32: distances are measured
-    as differences.
+    kind it is. Mean distance of the 5 nearest (Angiulli and Pizzuti, PKDD 2002) along the widest 64 axes, which hold
+    nearly all of it in an eighth of the memory; in float32, since it is measured as a difference.
     """
 
+    axes: NDArray[np.float32]
+    """(width, axes), orthonormal."""
     coreset: NDArray[np.float32]
-    """(coreset rows, width), each of length 1."""
+    """(coreset rows, axes), along the axes."""
 
     @classmethod
     def fit(cls, hidden: NDArray[np.floating[Any]]) -> Self:
         """From what the layer gives for training rows, (rows, width), to be kept all."""
-        length = np.linalg.norm(hidden, axis=1, keepdims=True)
-        return cls((hidden / np.maximum(length, SMALLEST_LENGTH)).astype(np.float32))
+        hidden = hidden.astype(np.float64)
+        unit = hidden / np.maximum(np.linalg.norm(hidden, axis=1, keepdims=True), SMALLEST_LENGTH)
+        axes = _principal(unit)[0][:, :MAX_AXES]
+        return cls(axes.astype(np.float32), (unit @ axes).astype(np.float32))
 
     def __call__(self, hidden: Any, *, stored: bool = False) -> Any:
         """Distance of each row, (rows,) float32 from 0 to 2.
@@ -140,11 +145,12 @@ class Directions:
         ``stored``: the rows are of the coreset, each of which is then left out itself.
         """
         hidden = tf.cast(hidden, tf.float32)
-        hidden = hidden / tf.maximum(tf.norm(hidden, axis=1, keepdims=True), SMALLEST_LENGTH)
-        likeness = tf.matmul(hidden, self.coreset, transpose_b=True)
+        unit = hidden / tf.maximum(tf.norm(hidden, axis=1, keepdims=True), SMALLEST_LENGTH)
+        along = tf.matmul(unit, self.axes)
+        nearness = tf.matmul(along, 2 * self.coreset, transpose_b=True) - np.square(self.coreset).sum(axis=1)
         first = int(stored and len(self.coreset) > 1)
-        nearest = tf.math.top_k(likeness, min(first + NEAREST[0], len(self.coreset))).indices[:, first:]
-        apart = tf.gather(self.coreset, nearest) - hidden[:, None]
+        nearest = tf.math.top_k(nearness, min(first + NEAREST[0], len(self.coreset))).indices[:, first:]
+        apart = tf.gather(self.coreset, nearest) - along[:, None]
         return tf.reduce_mean(tf.norm(apart, axis=2), axis=1)
 
 
@@ -195,7 +201,7 @@ class Mahalanobis:
 
 
 def _principal(centred: Matrix) -> tuple[Matrix, Matrix]:
-    """The widest directions and the variances along them."""
+    """The widest directions, and the variances along them, in falling order."""
     if min(centred.shape) <= 4 * MAX_DIRECTIONS:
         _, values, directions = np.linalg.svd(centred, full_matrices=False)
         values, directions = values[:MAX_DIRECTIONS], directions[:MAX_DIRECTIONS]
