@@ -27,6 +27,7 @@ SCORE_RTOL = 1e-5
 RECOVERED_PROBES = 10
 """Good answers in a row after which a service has recovered."""
 MAX_RECOVERY_S = 30.0
+MEMORY = "process_resident_memory_bytes"
 OK = 200
 TOO_MANY = 429
 
@@ -81,9 +82,9 @@ def measure_swaps(target: Target, versions: tuple[int, int], *, seconds: float, 
     body, headers = rows.json_body(row), target.headers(JSON)
     url = target.url(ANOMALY_SCORE.path)
     calm = wrk.run(url, body, headers, connections=LOAD_CONNECTIONS, seconds=seconds)
-    with _swapping(target, versions, admin_key) as swaps, _checking(target, row, expected) as checks:
-        swapping = wrk.run(url, body, headers, connections=LOAD_CONNECTIONS, seconds=seconds)
-    return SwapReport(calm, swapping, swaps.count, checks.count, checks.wrong)
+    with swapping(target, versions, admin_key) as swaps, _checking(target, row, expected) as checks:
+        swapped = wrk.run(url, body, headers, connections=LOAD_CONNECTIONS, seconds=seconds)
+    return SwapReport(calm, swapped, swaps.count, checks.count, checks.wrong)
 
 
 def measure_overload(target: Target, *, factor: int, seconds: float) -> OverloadReport:
@@ -98,7 +99,7 @@ def measure_overload(target: Target, *, factor: int, seconds: float) -> Overload
     if capacity.good_s <= 0:
         size = len(body) / 2**20
         raise ConfigurationError(f"The service refuses every request of {BULK_ROWS:,} rows ({size:.1f} MiB of JSON).")
-    before = _resident(target)
+    before = metric(target, MEMORY)
     with _probing(target) as probes:
         overload = wrk.run(url, body, headers, connections=factor * LOAD_CONNECTIONS, seconds=seconds)
     ended = time.monotonic()
@@ -132,7 +133,7 @@ class _Probes:
 
 
 @contextmanager
-def _swapping(target: Target, versions: tuple[int, int], admin_key: str | None) -> Iterator[_Swaps]:
+def swapping(target: Target, versions: tuple[int, int], admin_key: str | None) -> Iterator[_Swaps]:
     """Moves ``production`` between the versions, and back to where it was in the end."""
     swaps = _Swaps()
     with target.client(admin_key) as client:
@@ -145,7 +146,7 @@ def _swapping(target: Target, versions: tuple[int, int], admin_key: str | None) 
         was = client.aliases(target.model).get(PRODUCTION)
         client.promote(target.model, versions[0])
         try:
-            with _beside(swap):
+            with beside(swap):
                 yield swaps
         finally:
             if was is None:
@@ -167,7 +168,7 @@ def _checking(target: Target, row: list[Any], expected: dict[int, float]) -> Ite
                 if answer.status_code != OK or not _is_right(answer.json(), expected):
                     checks.wrong += 1
 
-    with _beside(check):
+    with beside(check):
         yield checks
 
 
@@ -183,10 +184,10 @@ def _probing(target: Target) -> Iterator[_Probes]:
     def probe(stop: threading.Event) -> None:
         while not stop.wait(PROBE_INTERVAL_S):
             probes.answers.append(_probe(target))
-            if len(probes.answers) % 10 == 0 and (resident := _resident(target)) is not None:
+            if len(probes.answers) % 10 == 0 and (resident := metric(target, MEMORY)) is not None:
                 probes.memory.append(resident)
 
-    with _beside(probe):
+    with beside(probe):
         yield probes
 
 
@@ -215,18 +216,19 @@ def _recovery(target: Target, since: float) -> float | None:
     return None
 
 
-def _resident(target: Target) -> float | None:
+def metric(target: Target, name: str) -> float | None:
+    """What the service's metrics say under a name without labels."""
     with target.client() as client:
         try:
             lines = client.metrics().splitlines()
         except ServiceError:
             return None
-    found = (line for line in lines if line.startswith("process_resident_memory_bytes "))
+    found = (line for line in lines if line.startswith(f"{name} "))
     return next((float(line.split()[1]) for line in found), None)
 
 
 @contextmanager
-def _beside(work: Any) -> Iterator[None]:
+def beside(work: Any) -> Iterator[None]:
     """Run ``work(stop)`` on a thread while the block runs; what it raises is raised at the end."""
     stop = threading.Event()
     with ThreadPoolExecutor(1) as executor:

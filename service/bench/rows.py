@@ -50,6 +50,10 @@ def json_body(rows: list[Any]) -> bytes:
     return orjson.dumps({"instances": rows})
 
 
+def ndjson_body(rows: list[Any]) -> bytes:
+    return b"".join(orjson.dumps(row) + b"\n" for row in rows)
+
+
 def npy_body(array: np.ndarray[Any, Any]) -> bytes:
     from io import BytesIO
 

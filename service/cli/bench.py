@@ -7,7 +7,7 @@ from service.cli.bench_images import images
 from service.cli.bench_pipelines import pipelines
 from service.cli.bench_quality import quality
 from service.cli.bench_series import series
-from service.cli.bench_service import load, overload, swap
+from service.cli.bench_service import load, overload, soak, swap
 
 
 @click.group()
@@ -15,5 +15,5 @@ def bench() -> None:
     """Measure models and the service by the protocols in the documentation."""
 
 
-for command in (load, swap, overload, images, series, columns, pipelines, quality):
+for command in (load, swap, overload, soak, images, series, columns, pipelines, quality):
     bench.add_command(command)

@@ -1,4 +1,4 @@
-"""``autoencoder bench load``, ``swap`` and ``overload``: measure a running service."""
+"""``autoencoder bench load``, ``swap``, ``overload`` and ``soak``: measure a running service."""
 
 import json
 from dataclasses import asdict
@@ -106,6 +106,41 @@ def overload(*, url: str, model: str | None, key: str | None, factor: int, secon
         f"the load: {report.goodput_share:.0%}. {report.overload.broken} connections broke.\n"
         f"{len(refusals)} refusals seen from outside{times}.\n"
         f"Then it {recovery}. Resident memory {_mib(report.memory_before)} before, {_mib(report.memory_most)} at most."
+    )
+
+
+@click.command()
+@service_options
+@click.option("--versions", nargs=2, type=int, help="Two versions that production moves between meanwhile.")
+@click.option("--seconds", type=click.FloatRange(2), default=3600.0, show_default=True)
+@click.option("--admin-key", envvar="AUTOENCODER_ADMIN_KEY", help="Key that may move aliases, where it asks for one.")
+def soak(
+    *,
+    url: str,
+    model: str | None,
+    key: str | None,
+    versions: tuple[int, int] | None,
+    seconds: float,
+    admin_key: str | None,
+) -> None:
+    """Mixed traffic for an hour: failed answers, growth of memory and file descriptors."""
+    from service.bench.soak import measure_soak
+    from service.bench.target import Target
+
+    target = Target.find(url, model=model, key=key)
+    report = measure_soak(target, seconds=seconds, versions=versions, admin_key=admin_key)
+    failures = f", such as: {report.failed[0]}" if report.failed else ""
+    click.echo(
+        f"{report.requests} requests in {seconds:g} s, {report.swaps} swaps: {len(report.failed)} failed{failures}."
+    )
+    growth = report.growth_bytes_min
+    if growth is None:
+        click.echo("The service's metrics say nothing of its memory.")
+        return
+    first, last = report.samples[0], report.samples[-1]
+    click.echo(
+        f"Resident memory {_mib(first.memory)} after a third of the time, {_mib(last.memory)} at the end: "
+        f"{growth / 2**20:+.2f} MiB a minute. File descriptors {first.descriptors:.0f} and {last.descriptors:.0f}."
     )
 
 

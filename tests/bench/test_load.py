@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from service.bench import rows, wrk
 from service.bench.load import WORKLOADS, body_of
 from service.bench.resilience import measure_overload, measure_swaps
+from service.bench.soak import Sample, SoakReport, measure_soak
 from service.bench.target import Target
 from service.cli import app
 from service.codecs.json_rows import decode_json
@@ -132,6 +133,29 @@ def test_swaps_are_checked_answer_by_answer(live: LiveService) -> None:
     assert report.wrong == report.swapping.refused == report.swapping.broken == 0
     assert report.p99_ratio > 0
     assert Store(live.service.settings.store).aliases("pumps")["production"] == 2
+
+
+def test_a_soak_asks_in_many_ways_and_fails_in_none(live: LiveService) -> None:
+    """Rows that must be refused are, all others are answered, while production moves; memory is looked at."""
+    report = measure_soak(Target.find(live.url), seconds=4, versions=(1, 2))
+    assert report.failed == ()
+    assert report.requests > 50
+    assert report.swaps >= 2
+    assert len(report.samples) >= 3
+    assert all(sample.memory > 2**20 and sample.descriptors > 0 for sample in report.samples)
+
+
+def test_a_soak_of_what_refuses_good_rows_says_so(strict: LiveService) -> None:
+    """Only short bodies are taken there: what is refused is counted, by what it was."""
+    report = measure_soak(Target.find(strict.url), seconds=2)
+    assert any(failure.startswith("scores as JSON") and failure.endswith("413") for failure in report.failed)
+
+
+def test_growth_is_a_slope() -> None:
+    """Two MiB in each minute, however often it was looked at."""
+    samples = tuple(Sample(float(at), 1e8 + 2**20 * at / 30, 20) for at in range(100, 700, 7))
+    assert SoakReport(1, (), 0, samples).growth_bytes_min == pytest.approx(2 * 2**20)
+    assert SoakReport(1, (), 0, samples[:2]).growth_bytes_min is None
 
 
 @needs_wrk
