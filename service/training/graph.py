@@ -2,7 +2,7 @@
 
 Calibration scores, golden outputs and the SavedModel all come from here. Tables are computed in float64 but for wide
 ones with clear errors: a row of few columns may be reconstructed so well that in float32 its error would be rounding,
-which is another one in each batch.
+which is another one in each batch. So are small images whose score is one of distances.
 """
 
 from collections.abc import Callable
@@ -166,7 +166,7 @@ def needs_float64(
         distances: whether the score is one of distances, which are small differences of large sums.
     """
     if schema.kind == "image":
-        return False
+        return distances and schema.features < WIDE_FEATURES
     if distances or schema.features < WIDE_FEATURES:
         return True
     rows = scaled[:ROWS_PER_BATCH]

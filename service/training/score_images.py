@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.training.quiet import tf
 from service.training.score import Passed, mean_squared_error
-from service.training.score_parts import ROWS_AT_ONCE, Directions, Mahalanobis
+from service.training.score_parts import ROWS_AT_ONCE, Directions, Mahalanobis, Matrix
 
 MAX_DIRECTION_ROWS = 8192
 MAHALANOBIS_WEIGHT = 0.5
@@ -32,9 +31,9 @@ class HiddenLayersScore:
 
     layers: tuple[Directions, ...]
     mahalanobis: Mahalanobis
-    centers: NDArray[np.float32]
+    centers: Matrix
     """(layers + 2,): median of the logarithm of each distance, and of the error, over training images."""
-    spreads: NDArray[np.float32]
+    spreads: Matrix
     """(layers + 2,): distance from there to the 90 % quantile."""
 
     name = "neighbours in hidden layers, and reconstruction error"
@@ -46,16 +45,16 @@ class HiddenLayersScore:
         layers = tuple(Directions.fit(layer) for layer in _layers_of(kept))
         mahalanobis = Mahalanobis.fit(_layers_of(kept)[0].astype(np.float64))
         parts = len(layers) + 2
-        plain = cls(layers, mahalanobis, np.zeros(parts, np.float32), np.ones(parts, np.float32))
+        plain = cls(layers, mahalanobis, np.zeros(parts), np.ones(parts))
         starts = range(0, len(kept), ROWS_AT_ONCE)
         batches = [plain._parts(kept[start : start + ROWS_AT_ONCE], stored=True).numpy() for start in starts]
-        centers, upper = np.quantile(np.concatenate(batches), (0.5, 0.9), axis=0).astype(np.float32)
-        return cls(layers, mahalanobis, centers, np.maximum(upper - centers, np.float32(LEAST_SPREAD)))
+        centers, upper = np.quantile(np.concatenate(batches), (0.5, 0.9), axis=0)
+        return cls(layers, mahalanobis, centers, np.maximum(upper - centers, LEAST_SPREAD))
 
     def __call__(self, rows: Passed) -> Any:
         standard = (self._parts(rows) - self.centers) / self.spreads
         count = len(self.layers)
-        weights = np.array([2 / count] * count + [MAHALANOBIS_WEIGHT], np.float32)
+        weights = np.array([2 / count] * count + [MAHALANOBIS_WEIGHT])
         near = tf.linalg.matvec(standard[:, :-1], weights / weights.sum())
         return tf.math.softplus(tf.maximum(near, ERROR_WEIGHT * standard[:, -1]))
 
@@ -65,7 +64,7 @@ class HiddenLayersScore:
         near = [directions(layer, stored=stored) for directions, layer in pairs]
         within = self.mahalanobis(_layers_of(rows)[0])
         error = mean_squared_error(rows.scaled, rows.observed, rows.reconstruction)
-        parts = [*near, tf.cast(within, tf.float32), tf.cast(error, tf.float32)]
+        parts = [tf.cast(part, tf.float64) for part in (*near, within, error)]
         return tf.math.log(tf.stack(parts, axis=1) + SMALLEST_PART)
 
 

@@ -123,12 +123,12 @@ class Directions:
 
     The length of a hidden vector says how much there is of a row, such as the ink of a digit, its direction of what
     kind it is. Mean distance of the 5 nearest (Angiulli and Pizzuti, PKDD 2002) along the widest 64 axes, which hold
-    nearly all of it in an eighth of the memory; in float32, since it is measured as a difference.
+    nearly all of it in an eighth of the memory. In the type of the network: it is measured as a difference.
     """
 
-    axes: NDArray[np.float32]
+    axes: Matrix
     """(width, axes), orthonormal."""
-    coreset: NDArray[np.float32]
+    coreset: Matrix
     """(coreset rows, axes), along the axes."""
 
     @classmethod
@@ -137,20 +137,21 @@ class Directions:
         hidden = hidden.astype(np.float64)
         unit = hidden / np.maximum(np.linalg.norm(hidden, axis=1, keepdims=True), SMALLEST_LENGTH)
         axes = _principal(unit)[0][:, :MAX_AXES]
-        return cls(axes.astype(np.float32), (unit @ axes).astype(np.float32))
+        return cls(axes, unit @ axes)
 
     def __call__(self, hidden: Any, *, stored: bool = False) -> Any:
-        """Distance of each row, (rows,) float32 from 0 to 2.
+        """Distance of each row, (rows,) from 0 to 2.
 
         ``stored``: the rows are of the coreset, each of which is then left out itself.
         """
-        hidden = tf.cast(hidden, tf.float32)
+        hidden = tf.convert_to_tensor(hidden)
+        axes, coreset = (each.astype(hidden.dtype.as_numpy_dtype) for each in (self.axes, self.coreset))
         unit = hidden / tf.maximum(tf.norm(hidden, axis=1, keepdims=True), SMALLEST_LENGTH)
-        along = tf.matmul(unit, self.axes)
-        nearness = tf.matmul(along, 2 * self.coreset, transpose_b=True) - np.square(self.coreset).sum(axis=1)
-        first = int(stored and len(self.coreset) > 1)
-        nearest = tf.math.top_k(nearness, min(first + NEAREST[0], len(self.coreset))).indices[:, first:]
-        apart = tf.gather(self.coreset, nearest) - along[:, None]
+        along = tf.matmul(unit, axes)
+        nearness = tf.matmul(along, 2 * coreset, transpose_b=True) - np.square(coreset).sum(axis=1)
+        first = int(stored and len(coreset) > 1)
+        nearest = tf.math.top_k(nearness, min(first + NEAREST[0], len(coreset))).indices[:, first:]
+        apart = tf.gather(coreset, nearest) - along[:, None]
         return tf.reduce_mean(tf.norm(apart, axis=2), axis=1)
 
 
