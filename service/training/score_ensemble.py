@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from service.training.quiet import tf
 from service.training.score import Passed, residuals
 from service.training.score_parts import (
+    LEAST_SPREAD,
     MAX_CORESET_ROWS,
     ROWS_AT_ONCE,
     SMALLEST_DISTANCE,
@@ -25,7 +26,6 @@ NEAR_WEIGHTS = np.array([0.3375, 0.1125, 0.3375, 0.1125, 0.1])
 FAR_WEIGHTS = np.array([0.34, 0.34])
 """By range and by bulk. Together below 1: ``far`` decides only where it is clear. While all training rows are normal,
 near rows tell more."""
-LEAST_SPREAD = 0.01
 LOWEST, HIGHEST = -40.0, 1e30
 PARTS = len(NEAR_WEIGHTS) + len(FAR_WEIGHTS)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from service.training.quiet import tf
 from service.training.score import Passed, mean_squared_error
-from service.training.score_parts import ROWS_AT_ONCE, Directions, Mahalanobis, Matrix
+from service.training.score_parts import LEAST_SPREAD, ROWS_AT_ONCE, Directions, Mahalanobis, Matrix
 
 MAX_DIRECTION_ROWS = 8192
 MAHALANOBIS_WEIGHT = 0.5
@@ -15,7 +15,6 @@ MAHALANOBIS_WEIGHT = 0.5
 ERROR_WEIGHT = 0.3
 """Below 1: the reconstruction error decides only where it is clear."""
 SMALLEST_PART = 1e-6
-LEAST_SPREAD = 0.01
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,6 +26,8 @@ LEAST_BULK = 1e-3
 MAX_AXES = 64
 SMALLEST_LENGTH = 1e-6
 """Of a hidden vector: one that is shorter has no direction."""
+LEAST_SPREAD = 0.01
+"""Of the logarithm of a distance over training rows."""
 ROWS_AT_ONCE = 1024
 MAX_DIRECTIONS = 256
 MAX_COVARIANCE_ROWS = 5_000

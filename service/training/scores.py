@@ -49,8 +49,8 @@ def _pass_through(serving: Autoencoder, scaled: NDArray[np.float32], observed: N
 
 
 def _flat(rows: Passed) -> Passed:
-    """Each row a vector, in float64."""
+    """Each row a vector, in float64; without the hidden layers, which tables are not scored by."""
     numbers = (each.reshape(len(rows), -1).astype(np.float64) for each in (rows.scaled, rows.reconstruction))
     scaled, reconstruction = numbers
     observed, latent = rows.observed.reshape(len(rows), -1), rows.latent.astype(np.float64)
-    return replace(rows, scaled=scaled, observed=observed, latent=latent, reconstruction=reconstruction)
+    return replace(rows, scaled=scaled, observed=observed, latent=latent, reconstruction=reconstruction, hidden=())
