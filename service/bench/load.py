@@ -7,11 +7,9 @@ from pathlib import Path
 
 from service.bench import rows, wrk
 from service.bench.target import Target
+from service.codecs.media_types import ARROW, JSON, NPY
 from service.schemas import ANOMALY_SCORE, RECONSTRUCT, InputSchema
 
-JSON = "application/json"
-NPY = "application/x-npy"
-ARROW = "application/vnd.apache.arrow.stream"
 WARM_UP_S = 1.0
 
 

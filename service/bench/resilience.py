@@ -12,10 +12,10 @@ import httpx2 as httpx
 import numpy as np
 
 from service.bench import rows, wrk
-from service.bench.load import JSON
 from service.bench.target import Target
 from service.client import ServiceError
 from service.client.routes import PRODUCTION
+from service.codecs.media_types import JSON
 from service.errors import ConfigurationError
 from service.schemas import ANOMALY_SCORE
 
@@ -99,7 +99,7 @@ def measure_overload(target: Target, *, factor: int, seconds: float) -> Overload
     if capacity.good_s <= 0:
         size = len(body) / 2**20
         raise ConfigurationError(f"The service refuses every request of {BULK_ROWS:,} rows ({size:.1f} MiB of JSON).")
-    before = metric(target, MEMORY)
+    (before,) = metrics(target, MEMORY)
     with _probing(target) as probes:
         overload = wrk.run(url, body, headers, connections=factor * LOAD_CONNECTIONS, seconds=seconds)
     ended = time.monotonic()
@@ -184,7 +184,7 @@ def _probing(target: Target) -> Iterator[_Probes]:
     def probe(stop: threading.Event) -> None:
         while not stop.wait(PROBE_INTERVAL_S):
             probes.answers.append(_probe(target))
-            if len(probes.answers) % 10 == 0 and (resident := metric(target, MEMORY)) is not None:
+            if len(probes.answers) % 10 == 0 and (resident := metrics(target, MEMORY)[0]) is not None:
                 probes.memory.append(resident)
 
     with beside(probe):
@@ -216,15 +216,15 @@ def _recovery(target: Target, since: float) -> float | None:
     return None
 
 
-def metric(target: Target, name: str) -> float | None:
-    """What the service's metrics say under a name without labels."""
+def metrics(target: Target, *names: str) -> list[float | None]:
+    """What the service's metrics say under each name without labels, in one scrape."""
     with target.client() as client:
         try:
             lines = client.metrics().splitlines()
         except ServiceError:
-            return None
-    found = (line for line in lines if line.startswith(f"{name} "))
-    return next((float(line.split()[1]) for line in found), None)
+            return [None] * len(names)
+    found = {line.split()[0]: line.split()[1] for line in lines if line.startswith(names)}
+    return [float(found[name]) if name in found else None for name in names]
 
 
 @contextmanager

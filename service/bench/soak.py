@@ -11,9 +11,9 @@ import httpx2 as httpx
 import numpy as np
 
 from service.bench import rows
-from service.bench.load import JSON, NPY
-from service.bench.resilience import MEMORY, beside, metric, swapping
+from service.bench.resilience import MEMORY, beside, metrics, swapping
 from service.bench.target import Target
+from service.codecs.media_types import JSON, NDJSON, NPY
 from service.schemas import ANOMALY_SCORE, ENCODE, RECONSTRUCT, Operation
 
 CALLERS = 3
@@ -22,7 +22,6 @@ ROWS = (1, 1, 1, 8, 64, 256)
 """How many of them a request may have, as often as written."""
 WARM_UP = 1 / 3
 """Of the time: what grows then is caches that fill."""
-NDJSON = "application/x-ndjson"
 OK, UNPROCESSABLE = 200, 422
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.2, 5.0
 
@@ -108,7 +107,7 @@ def _asks(target: Target) -> list[tuple[str, Ask]]:
 
         return ask
 
-    def metrics(http: httpx.Client, size: int) -> tuple[int, int]:
+    def scrape(http: httpx.Client, size: int) -> tuple[int, int]:
         del size
         return http.get(f"{target.base}/metrics", headers=target.headers(JSON)).status_code, OK
 
@@ -117,7 +116,7 @@ def _asks(target: Target) -> list[tuple[str, Ask]]:
         ("latents as JSON", post(ENCODE, JSON, lambda size: rows.json_body(many[:size]))),
         ("scores as NDJSON", post(ANOMALY_SCORE, NDJSON, lambda size: rows.ndjson_body(many[:size]))),
         ("bad rows", post(ANOMALY_SCORE, JSON, lambda size: rows.json_body(["no row"] * size), UNPROCESSABLE)),
-        ("metrics", metrics),
+        ("metrics", scrape),
     ]
     if not target.schema.columns:
         array = rows.random_array(target.schema, max(ROWS))
@@ -132,7 +131,7 @@ def _sampling(target: Target, seconds: float) -> Iterator[list[Sample]]:
 
     def sample(stop: threading.Event) -> None:
         while not stop.wait(interval):
-            memory, descriptors = metric(target, MEMORY), metric(target, "process_open_fds")
+            memory, descriptors = metrics(target, MEMORY, "process_open_fds")
             if memory is not None and descriptors is not None:
                 found.append(Sample(time.monotonic() - started, memory, descriptors))
 
