@@ -1,7 +1,7 @@
 """The default score of tables: distances in the space of the rows and in that of latent and residual, as one number."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -17,13 +17,14 @@ from service.training.score_parts import (
     Mahalanobis,
     Matrix,
     Neighbours,
+    Tails,
     bulk_ranges,
     ranges,
 )
 
-NEAR_WEIGHTS = np.array([0.3375, 0.1125, 0.3375, 0.1125, 0.1])
-"""Of the distances to 5 and to 10 nearest rows, by range and by bulk, and of that of latent and residual."""
-FAR_WEIGHTS = np.array([0.34, 0.34])
+NEAR_WEIGHTS = np.array([0.32, 0.1, 0.32, 0.1, 0.06, 0.1])
+"""Of the distances to 5 and to 10 nearest rows, by range and by bulk, of that of latent and residual, and of tails."""
+FAR_WEIGHTS = np.array([0.29, 0.29])
 """By range and by bulk. Together below 1: ``far`` decides only where it is clear. While all training rows are normal,
 near rows tell more."""
 LOWEST, HIGHEST = -40.0, 1e30
@@ -32,22 +33,24 @@ PARTS = len(NEAR_WEIGHTS) + len(FAR_WEIGHTS)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EnsembleScore:
-    """Seven distances, each as a standardised logarithm, in one score.
+    """Seven distances and a probability, each as a standardised logarithm, in one score.
 
     ``near`` in shares of the columns' ranges, ``near`` in shares of their bulk (rare values stretch a range, and are
-    lost in a bulk) and ``latent and residual`` are averaged; ``far`` takes over where it says clearly more. The result
-    is made positive by log(1 + exp(x)): a typical training row scores about 0.7, and one in ten more than about 1.3.
+    lost in a bulk), ``latent and residual`` and ``tails`` are averaged; ``far`` takes over where it says clearly more.
+    The result is made positive by log(1 + exp(x)): a typical training row scores about 0.7, and one in ten more than
+    about 1.3.
     """
 
     by_range: Neighbours
     by_bulk: Neighbours
     mahalanobis: Mahalanobis
+    tails: Tails
     centers: Matrix
-    """(7,): median of the logarithm of each distance over trusted rows, each left out of the coreset itself."""
+    """(8,): median of the logarithm of each part over trusted rows, each left out of the coreset itself."""
     spreads: Matrix
-    """(7,): distance from there to the 90 % quantile."""
+    """(8,): distance from there to the 90 % quantile."""
 
-    name = "neighbours, latent and residual"
+    name = "neighbours, latent and residual, tails"
 
     @classmethod
     def fit(cls, rows: Passed, *, trim: float) -> Self:
@@ -75,22 +78,24 @@ class EnsembleScore:
         spreads = (ranges(kept[:trusted]), bulk_ranges(kept[:trusted]))
         by_range, by_bulk = (Neighbours.fit(kept, trusted, spread=spread) for spread in spreads)
         mahalanobis = Mahalanobis.fit(_latent_and_residual(rows[is_trusted]))
-        plain = cls(by_range, by_bulk, mahalanobis, np.zeros(PARTS), np.ones(PARTS))
+        tails = Tails.fit(kept[:trusted])
+        plain = cls(by_range, by_bulk, mahalanobis, tails, np.zeros(PARTS), np.ones(PARTS))
         logarithms = _batched(plain._parts, rows, core)
         centers, upper = np.quantile(logarithms[is_trusted], (0.5, 0.9), axis=0)
-        return cls(by_range, by_bulk, mahalanobis, centers, np.maximum(upper - centers, LEAST_SPREAD))
+        return replace(plain, centers=centers, spreads=np.maximum(upper - centers, LEAST_SPREAD))
 
     def __call__(self, rows: Passed) -> Any:
         return tf.math.softplus(self._combine(self._parts(rows)))
 
     def _parts(self, rows: Passed, itself: Any = None) -> Any:
-        """Logarithms of the distances, (rows, 7), in the order of ``NEAR_WEIGHTS`` and ``FAR_WEIGHTS``."""
-        by_range = self.by_range(_flat(rows.scaled), _flat(rows.observed), itself)
-        by_bulk = self.by_bulk(_flat(rows.scaled), _flat(rows.observed), itself)
+        """Logarithms of the parts, (rows, 8), in the order of ``NEAR_WEIGHTS`` and ``FAR_WEIGHTS``."""
+        scaled, observed = _flat(rows.scaled), _flat(rows.observed)
+        by_range, by_bulk = self.by_range(scaled, observed, itself), self.by_bulk(scaled, observed, itself)
         residual = residuals(rows.scaled, rows.observed, rows.reconstruction)
         within = self.mahalanobis(tf.concat([tf.cast(rows.latent, residual.dtype), _flat(residual)], axis=1))
-        near = [by_range[:, :-1], by_bulk[:, :-1], within[:, None] + SMALLEST_DISTANCE]
-        return tf.math.log(tf.concat([*near, by_range[:, -1:], by_bulk[:, -1:]], axis=1))
+        near = tf.concat([by_range[:, :-1], by_bulk[:, :-1], within[:, None] + SMALLEST_DISTANCE], axis=1)
+        far = tf.stack([by_range[:, -1], by_bulk[:, -1]], axis=1)
+        return tf.concat([tf.math.log(near), self.tails(scaled, observed)[:, None], tf.math.log(far)], axis=1)
 
     def _combine(self, logarithms: Any) -> Any:
         standard = (logarithms - self.centers) / self.spreads

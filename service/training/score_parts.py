@@ -27,7 +27,8 @@ MAX_AXES = 64
 SMALLEST_LENGTH = 1e-6
 """Of a hidden vector: one that is shorter has no direction."""
 LEAST_SPREAD = 0.01
-"""Of the logarithm of a distance over training rows."""
+"""Of the logarithm of a distance, or of a probability, over training rows."""
+MAX_QUANTILES = 256
 ROWS_AT_ONCE = 1024
 MAX_DIRECTIONS = 256
 MAX_COVARIANCE_ROWS = 5_000
@@ -117,6 +118,39 @@ class Neighbours:
         nearest = tf.reduce_max(tf.reshape(nearness[:, : groups * size], (-1, groups, size)), axis=2)
         median = tf.sort(nearest, axis=1)[:, groups // 2]
         return _root(tf.maximum(tf.reduce_sum(tf.square(rows), axis=1) - median, 0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tails:
+    """How rare the values of a row are, each in its own column.
+
+    What only distances see, a cluster of anomalies in training hides; it hardly moves the quantiles of a column. After
+    Li et al., ECOD: Unsupervised Outlier Detection Using Empirical Cumulative Distribution Functions (IEEE TKDE 35,
+    2023), with the rarer of both tails of each column.
+    """
+
+    quantiles: Matrix
+    """(columns, quantiles), in rising order: of trusted rows, evenly spaced from the least to the greatest."""
+
+    @classmethod
+    def fit(cls, rows: Matrix) -> Self:
+        """From trusted rows (rows, columns)."""
+        places = np.linspace(0, len(rows) - 1, min(len(rows), MAX_QUANTILES)).round().astype(int)
+        return cls(np.ascontiguousarray(np.sort(rows, axis=0)[places].T))
+
+    def __call__(self, rows: Any, observed: Any) -> Any:
+        """Minus the logarithm of the product of the columns' probabilities, as if independent: (rows,), not below 0.
+
+        That of a column is how many of its values are as far out as this one, or farther; one that differs by no more
+        than rounding is as far out. A missing value is not rare.
+        """
+        columns, count = tf.transpose(tf.cast(rows, tf.float64)), self.quantiles.shape[1]
+        rounding = LEAST_RANGE * (1 + tf.abs(columns))
+        below = tf.searchsorted(self.quantiles, columns - rounding)
+        up_to = tf.searchsorted(self.quantiles, columns + rounding, side="right")
+        as_far = tf.cast(tf.minimum(up_to, count - below), tf.float64)
+        probability = tf.transpose((as_far + 1) / (count + 1))
+        return -tf.reduce_sum(tf.where(observed, tf.math.log(probability), 0.0), axis=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

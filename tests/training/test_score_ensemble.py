@@ -95,6 +95,35 @@ def test_a_row_of_the_coreset_can_be_left_out() -> None:
     assert (near > fitted(coreset[:1], everywhere[:1]).numpy()[0, :2]).all()
 
 
+def test_tails_count_what_lies_as_far_out() -> None:
+    """Of each column the rarer side; a missing value counts nothing, and ties count as they do in training."""
+    from service.training.score_parts import Tails
+
+    training = np.stack([np.arange(10.0), np.where(np.arange(10) < 8, 0.0, 1.0), np.full(10, 3.0)], axis=1)
+    rows = np.array([[8.0, 1.0, 3.0], [4.5, 0.0, 3.0], [-1.0, np.nan, 7.0]])
+    found = Tails.fit(np.random.default_rng(0).permutation(training))(np.nan_to_num(rows), ~np.isnan(rows)).numpy()
+    shares = np.array([[3, 3, 11], [6, 9, 11], [1, 11, 1]]) / 11
+    np.testing.assert_allclose(found, -np.log(shares).sum(axis=1))
+
+
+def test_tails_do_not_take_rounding_for_rare() -> None:
+    """A constant column that comes back in another precision is the same column."""
+    from service.training.score_parts import Tails
+
+    fitted = Tails.fit(np.full((300, 2), [np.float32(0.1), np.float32(9.7)], np.float64))
+    assert fitted(np.array([[0.1, 9.7]]), np.ones((1, 2), bool)).numpy() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_tails_of_many_rows_keep_few_quantiles() -> None:
+    """Their number is bounded, and the ends of each column stay: nothing seen in training is beyond them."""
+    from service.training.score_parts import MAX_QUANTILES, Tails
+
+    rows = normal(5000, seed=0, columns=3)
+    fitted = Tails.fit(rows)
+    assert fitted.quantiles.shape == (3, MAX_QUANTILES)
+    np.testing.assert_array_equal(fitted.quantiles[:, [0, -1]], np.stack([rows.min(axis=0), rows.max(axis=0)], axis=1))
+
+
 def test_mahalanobis_is_scikit_learns() -> None:
     """Within the directions that are kept it is the distance under the Ledoit-Wolf covariance."""
     from sklearn.covariance import LedoitWolf
@@ -164,7 +193,7 @@ def test_the_configuration_chooses() -> None:
     plain = train_model(rows, load_config("dense", hidden=(8,), epochs=2, score="reconstruction"), SilentReporter())
     assert plain.graph.score.name == "reconstruction error"
     default = train_model(rows, load_config("dense", hidden=(8,), epochs=2), SilentReporter())
-    assert default.graph.score.name == "neighbours, latent and residual"
+    assert default.graph.score.name == "neighbours, latent and residual, tails"
 
 
 def test_calibration_rows_are_no_part_of_the_score(table_model: "TrainedModel") -> None:
