@@ -75,7 +75,14 @@ def read_images(folder: Path) -> ImageSet:
 
 
 def measure_images(
-    images: ImageSet, folder: Path, *, tutorial: bool, denoise: bool, novelty: Sequence[int], options: Sequence[str]
+    images: ImageSet,
+    folder: Path,
+    *,
+    tutorial: bool,
+    denoise: bool,
+    novelty: Sequence[int],
+    options: Sequence[str],
+    begin: Callable[[str], None],
 ) -> Iterator[Line]:
     """Train and measure, one model after the other; versions are left in ``folder``.
 
@@ -83,12 +90,13 @@ def measure_images(
         tutorial: beside the default, the preset ``keras-tutorial``.
         novelty: classes to hold out, one after the other; their mean comes last.
         options: of ``autoencoder train``, for every model.
+        begin: is told which model is trained next.
 
     Raises:
         TrainingFailed: a training ended without a version.
     """
     yield Line(images.name, f"PCA, {LATENT} components", "test MSE", _pca_error(images))
-    run = _Trainer(images.name, folder, ("--latent", str(LATENT), *options))
+    run = _Trainer(images.name, folder, ("--latent", str(LATENT), *options), begin)
     test = images.test
     yield run(images.train_file, "default", (), "test MSE", lambda model: _error(model, test, test))
     if tutorial:
@@ -122,6 +130,7 @@ class _Trainer:
     images: str
     folder: Path
     options: tuple[str, ...]
+    begin: Callable[[str], None]
 
     def __call__(
         self,
@@ -131,6 +140,7 @@ class _Trainer:
         metric: str,
         measure: Callable[[LoadedModel], float],
     ) -> Line:
+        self.begin(f"{self.images}, {method}")
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         target = ("--store", self.folder, "--model", method, "--promote", "never")
         complaint = complaint_of("train", rows, *target, *self.options, *options)

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,14 +42,28 @@ class Measured:
     """Largest resident memory of the process; None where there are several."""
 
 
-def measure(folder: Path, *, rows: int, columns: int, store: Path | None, engines: Sequence[str]) -> Iterator[Measured]:
-    """Make the rows and, without ``store``, a model; then the bare calls, then ``score`` with each engine."""
+def measure(
+    folder: Path,
+    *,
+    rows: int,
+    columns: int,
+    store: Path | None,
+    engines: Sequence[str],
+    begin: Callable[[str], None],
+) -> Iterator[Measured]:
+    """Make the rows and, without ``store``, a model; then the bare calls, then ``score`` with each engine.
+
+    ``begin`` is told what comes next.
+    """
+    begin(f"Making {rows:,} rows of {columns} columns, and a model")
     source = make_rows(folder / f"rows-{rows}x{columns}.parquet", rows=rows, columns=columns)
     few = make_rows(folder / f"few-{columns}.parquet", rows=FEW_ROWS, columns=columns)
     store = store or _trained(folder, columns)
     arguments = [str(store), _model_of(store), str(source)]
+    begin("Calling the bare signature")
     yield _best_bare(arguments)
     for engine in engines:
+        begin(f"Scoring the file, {engine}")
         start = _score(few, folder / "few-out.parquet", store, engine)
         whole = _score(source, folder / "out.parquet", store, engine)
         rate = rows / (whole.seconds - start.seconds)

@@ -53,7 +53,13 @@ def images(
             found = read_images(folder)
             held_out = range(int(found.test_labels.max()) + 1) if novelty == "all" else map(int, listed(novelty))
             for line in measure_images(
-                found, kept, tutorial=tutorial, denoise=denoise, novelty=list(held_out), options=options
+                found,
+                kept,
+                tutorial=tutorial,
+                denoise=denoise,
+                novelty=list(held_out),
+                options=options,
+                begin=lambda name: click.echo(f"Training {name}", err=True),
             ):
                 lines.append(line)
                 click.echo(f"{line.images}: {line.method}, {line.metric} {line.value:.5g}", err=True)

@@ -26,7 +26,15 @@ def pipelines(*, rows: int, width: int, store: Path | None, folder: Path | None,
     table = Table("", "rows/s", "of the bare call", "start s", "peak MiB", "above the model")
     with ExitStack() as stack:
         place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        found = list(measure(place, rows=rows, columns=width, store=store, engines=engines))
+        measured = measure(
+            place,
+            rows=rows,
+            columns=width,
+            store=store,
+            engines=engines,
+            begin=lambda step: click.echo(step, err=True),
+        )
+        found = list(measured)
     bare = found[0]
     for each in found:
         peak = ("", "") if each.peak_mib is None else (each.peak_mib, each.peak_mib - (bare.peak_mib or 0))

@@ -43,6 +43,8 @@ def test_every_metric_comes_from_a_published_version(digits: Path, tmp_path: Pat
     arguments += ["--store", str(tmp_path / "kept"), "--", "--epochs", "4"]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
+    began = [line for line in result.stderr.splitlines() if line.startswith("Training ")]
+    assert began == [f"Training small-digits, {name}" for name in ("default", "denoiser", "without-3")]
     with out.open() as stream:
         lines = {(line["method"], line["metric"]): float(line["value"]) for line in csv.DictReader(stream)}
     assert 0 < lines["PCA, 32 components", "test MSE"] < lines["default", "test MSE"] < 0.2
