@@ -24,7 +24,7 @@ from service.training.score_parts import (
 
 NEAR_WEIGHTS = np.array([0.32, 0.1, 0.32, 0.1, 0.06, 0.1])
 """Of the distances to 5 and to 10 nearest rows, by range and by bulk, of that of latent and residual, and of tails."""
-FAR_WEIGHTS = np.array([0.29, 0.29])
+FAR_WEIGHTS = np.array([0.3, 0.3])
 """By range and by bulk. Together below 1: ``far`` decides only where it is clear. While all training rows are normal,
 near rows tell more."""
 LOWEST, HIGHEST = -40.0, 1e30
