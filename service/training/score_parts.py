@@ -4,6 +4,7 @@ All arithmetic but that of ``Directions`` is in float64, whatever the network co
 difference of large numbers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -42,10 +43,35 @@ def ranges(rows: Matrix) -> Matrix:
     return np.where(extent > LEAST_RANGE, extent, 1.0)
 
 
+def in_batches(function: Callable[[slice], Any], rows: int) -> Matrix:
+    """What a function of a part of ``rows`` rows gives, for all of them."""
+    parts = (slice(start, start + ROWS_AT_ONCE) for start in range(0, rows, ROWS_AT_ONCE))
+    return np.concatenate([function(part).numpy() for part in parts])
+
+
 def bulk_ranges(rows: Matrix) -> Matrix:
     """The same of the middle nine tenths, which no rare value stretches; the whole range where they are one value."""
     low, high = np.quantile(rows, (0.05, 0.95), axis=0)
     return np.where(high - low > LEAST_BULK, high - low, ranges(rows))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Units:
+    """Brings the parts of a score, logarithms all, to one measure: how much each varies over training rows."""
+
+    centers: Matrix
+    """(parts,): the median of each."""
+    spreads: Matrix
+    """(parts,): distance from there to the 90 % quantile."""
+
+    @classmethod
+    def fit(cls, parts: Matrix) -> Self:
+        """From the parts of training rows, (rows, parts)."""
+        centers, upper = np.quantile(parts, (0.5, 0.9), axis=0)
+        return cls(centers, np.maximum(upper - centers, LEAST_SPREAD))
+
+    def __call__(self, parts: Any) -> Any:
+        return (parts - self.centers) / self.spreads
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,9 +94,9 @@ class Neighbours:
     def fit(cls, rows: Matrix, trusted: int, *, spread: Matrix) -> Self:
         """From training rows (rows, columns) to be kept all, of which the first ``trusted``, at least 2, are."""
         plain = cls(rows / spread, spread, trusted, np.zeros(len(rows)))
-        numbers = np.array_split(np.arange(len(rows), dtype=np.int32), -(-len(rows) // ROWS_AT_ONCE))
-        near = [plain(rows[part], np.ones(rows[part].shape, bool), part).numpy()[:, 0] for part in numbers]
-        return cls(plain.coreset, spread, trusted, np.log(np.concatenate(near)))
+        numbers, everywhere = np.arange(len(rows), dtype=np.int32), np.ones(rows.shape, bool)
+        near = in_batches(lambda part: plain(rows[part], everywhere[part], numbers[part])[:, 0], len(rows))
+        return cls(plain.coreset, spread, trusted, np.log(near))
 
     def __call__(self, rows: Any, observed: Any, itself: Any = None) -> Any:
         """Three distances of rows (rows, columns) in scaled units, (rows, 3): two of ``near``, and ``far``.

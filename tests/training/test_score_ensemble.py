@@ -204,6 +204,6 @@ def test_calibration_rows_are_no_part_of_the_score(table_model: "TrainedModel") 
     assert isinstance(fitted, EnsembleScore)
     split = table_model.split
     held_back = {name: table_model.dataset.rows[name][split.calibration] for name in table_model.dataset.rows}
-    scaled = table_model.graph.run(held_back).scaled.numpy() / fitted.by_range.spread
-    stored = {row.tobytes() for row in fitted.by_range.coreset.astype(np.float32)}
+    scaled = table_model.graph.run(held_back).scaled.numpy() / fitted.parts.by_range.spread
+    stored = {row.tobytes() for row in fitted.parts.by_range.coreset.astype(np.float32)}
     assert not any(row.tobytes() in stored for row in scaled.astype(np.float32))
