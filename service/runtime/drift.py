@@ -134,16 +134,17 @@ class _Bins:
     def __init__(self, references: Sequence[FeatureReference]) -> None:
         self._references = references
         width = max((len(reference.edges) for reference in references), default=0)
-        self._edges = np.full((len(references), width), np.inf)
+        # Edges first: counted along the first axis, whole rows of features are compared at once.
+        self._edges = np.full((width, 1, len(references)), np.inf)
         for at, reference in enumerate(references):
-            self._edges[at, : len(reference.edges)] = reference.edges
+            self._edges[: len(reference.edges), 0, at] = reference.edges
         self._counts = np.zeros((len(references), width + 2), np.float64)
         self.rows = 0.0
 
     def count(self, values: NDArray[np.floating[Any]]) -> None:
         """Add values of shape (rows, features); more features than have a reference are left out."""
         values = values[:, : len(self._references)]
-        bins = (values[:, :, None] > self._edges).sum(axis=2)
+        bins = (values > self._edges).sum(axis=0)
         bins[np.isnan(values)] = self._counts.shape[1] - 1
         offsets = np.arange(values.shape[1]) * self._counts.shape[1]
         flat = np.bincount((bins + offsets).ravel(), minlength=self._counts.size)
