@@ -133,6 +133,15 @@ class Batcher(Generic[K]):
     def queued_rows(self) -> int:
         return self._rows
 
+    @property
+    def is_full(self) -> bool:
+        limits = self._limits
+        return (
+            self._requests >= limits.max_queue_requests
+            or self._rows >= limits.max_queue_rows
+            or self._bytes >= limits.max_queue_bytes
+        )
+
     def check_room(self) -> None:
         """Refuse at once, before a body is read or decoded, when nothing more can be queued.
 
@@ -140,14 +149,9 @@ class Batcher(Generic[K]):
             QueueFull: the queue holds as many requests, rows or bytes as it may.
             Draining: the service is stopping.
         """
-        limits = self._limits
         if self._draining:
             raise Draining("The service is stopping.")
-        if (
-            self._requests >= limits.max_queue_requests
-            or self._rows >= limits.max_queue_rows
-            or self._bytes >= limits.max_queue_bytes
-        ):
+        if self.is_full:
             raise QueueFull("The queue is full.")
 
     async def submit(self, key: K, rows: Rows, *, deadline: float | None = None, row_cost: int = 1) -> Results:

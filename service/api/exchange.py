@@ -280,18 +280,8 @@ class Exchange:
             self._task.cancel()
 
     async def answer(self, status: int, body: bytes, media_type: bytes, headers: Iterable[Any] = ()) -> None:
-        await self._send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [
-                    (b"content-type", media_type),
-                    (b"content-length", b"%d" % len(body)),
-                    (b"x-request-id", self.request_id.encode()),
-                    *headers,
-                ],
-            }
-        )
+        all_headers = answer_headers(body, media_type, self.request_id, headers)
+        await self._send({"type": "http.response.start", "status": status, "headers": all_headers})
         await self._send({"type": "http.response.body", "body": body})
 
     async def start_stream(self, media_type: bytes, headers: Iterable[Any] = ()) -> None:
@@ -313,6 +303,12 @@ def _decompressed(chunk: bytes, decompressor: Decompressor) -> Iterator[bytes]:
             yield b"".join(pieces)
             pieces, size = [], 0
     yield b"".join(pieces)
+
+
+def answer_headers(body: bytes, media_type: bytes, given: str, more: Iterable[Any] = ()) -> Headers:
+    """Of an answer that is known whole; ``given`` is its request id."""
+    length = b"%d" % len(body)
+    return [(b"content-type", media_type), (b"content-length", length), (b"x-request-id", given.encode()), *more]
 
 
 def request_id(headers: dict[bytes, bytes]) -> str:

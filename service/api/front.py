@@ -8,9 +8,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from service.api.errors import PROBLEM_TYPE, problem_body
-from service.api.exchange import request_id
+from service.api.exchange import Headers, request_id
 from service.api.protocols import ProtocolRoutes, Reply, error_reply
-from service.api.routes import OperationRoutes
+from service.api.routes import OperationRoutes, Refusal
 from service.telemetry import request_id_of_context
 
 MAX_BODY_BYTES = 64 * 2**10
@@ -35,10 +35,16 @@ class AutoencoderApp(FastAPI):
         self._path_prefix = path_prefix
         self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
 
+    def refusal(self, method: bytes, path: str, headers: Headers) -> Refusal | None:
+        """The whole answer to a request that is refused for load; None where ``__call__`` is to answer it."""
+        if self._allowed_hosts and _host(headers) not in self._allowed_hosts:
+            return None
+        return self._operation_routes.refusal(method, path, headers)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
-        elif self._allowed_hosts and _host(scope) not in self._allowed_hosts:
+        elif self._allowed_hosts and _host(scope["headers"]) not in self._allowed_hosts:
             await self._refuse_host(scope, send)
         elif not (
             await self._operation_routes.answer(scope, receive, send)
@@ -65,9 +71,9 @@ class AutoencoderApp(FastAPI):
         await send({"type": "http.response.body", "body": refused.body})
 
 
-def _host(scope: Scope) -> str:
+def _host(headers: Headers) -> str:
     """The host name that a request gives, without its port, in lower case."""
-    given = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1").lower()
+    given = next((value for name, value in headers if name == b"host"), b"").decode("latin-1").lower()
     if given.startswith("["):
         return str(given[1:].partition("]")[0])
     return str(given.partition(":")[0])

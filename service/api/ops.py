@@ -35,6 +35,11 @@ class Operations:
         self._batcher = batcher
         self._max_explain_rows = max_explain_rows
 
+    @property
+    def is_full(self) -> bool:
+        """Whether new calls are refused now."""
+        return self._batcher.is_full
+
     def check_room(self) -> None:
         self._batcher.check_room()
 

@@ -19,12 +19,14 @@ from typing import Any, cast
 import uvicorn
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.api.app import create_app
 from service.api.errors import PROBLEM_TYPE, problem, problem_body
-from service.api.exchange import request_id
+from service.api.exchange import Headers, request_id
+from service.api.front import AutoencoderApp
 from service.api.memory import keep_freed_memory
+from service.api.routes import Refusal
 from service.api.workers import run_workers
 from service.errors import ConfigurationError, StoreUnavailable, Unavailable
 from service.settings import Settings
@@ -112,14 +114,22 @@ class GuardedProtocol(HttpToolsProtocol):
     max_connections = 2048
     draining = False
 
+    @staticmethod
+    def refusal(_method: bytes, _path: str, _headers: Headers) -> Refusal | None:
+        """``AutoencoderApp.refusal`` of the application that is served."""
+        return None
+
     waiting_since: float | None
     in_headers: bool
     _header_bytes: int
+    _is_refused: bool
+    """The request that is being received has its answer already."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.waiting_since = time.monotonic()
         self.in_headers = True
         self._header_bytes = 0
+        self._is_refused = False
         super().connection_made(cast("asyncio.Transport", CorkedTransport(transport)))
 
     def data_received(self, data: bytes) -> None:
@@ -140,9 +150,30 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         if len(self.connections) > self.max_connections:
             self.app = _refuse_connection
+        if self._refuse_at_once():
+            return
         super().on_headers_complete()
         if self.draining and self.cycle is not None:
             self.cycle.keep_alive = False
+
+    def _refuse_at_once(self) -> bool:
+        """Answer what the application refuses for load before anything is made for it; its body is passed over."""
+        is_next = self.cycle is None or self.cycle.response_complete
+        if not is_next or self.expect_100_continue or self.draining or not self.parser.should_keep_alive():
+            return False
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        refusal = self.refusal(self.parser.get_method(), path, self.headers)
+        if refusal is None:
+            return False
+        status, headers, body = refusal
+        fields = b"".join([b"%b: %b\r\n" % header for header in headers])
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], fields, body))
+        self._is_refused = True
+        return True
+
+    def on_body(self, body: bytes) -> None:
+        if not self._is_refused:
+            super().on_body(body)
 
     def _size_of_headers(self) -> int:
         return sum(len(name) + len(value) + 4 for name, value in self.headers) + len(self.url)
@@ -151,7 +182,11 @@ class GuardedProtocol(HttpToolsProtocol):
         self.waiting_since = None
         self.in_headers = True
         self._header_bytes = 0
-        super().on_message_complete()
+        if self._is_refused:
+            self._is_refused = False
+            self.on_response_complete()
+        else:
+            super().on_message_complete()
 
     def reap(self, now: float, header_timeout_s: float, body_timeout_s: float) -> None:
         """Close the connection when its peer has not sent what it owes in time."""
@@ -245,8 +280,10 @@ class GuardedServer(uvicorn.Server):
 
 
 def server_config(app: FastAPI | str, settings: Settings, **more: Any) -> uvicorn.Config:
-    bounds = {"max_header_bytes": settings.max_header_bytes, "max_connections": settings.max_connections}
-    protocol = type("Protocol", (GuardedProtocol,), bounds)
+    own: dict[str, Any] = {"max_header_bytes": settings.max_header_bytes, "max_connections": settings.max_connections}
+    if isinstance(app, AutoencoderApp):
+        own["refusal"] = staticmethod(app.refusal)
+    protocol = type("Protocol", (GuardedProtocol,), own)
     return uvicorn.Config(
         app,
         host=settings.host,

@@ -1,5 +1,6 @@
 """HTTP by hand, for requests that no client library sends."""
 
+import io
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,18 +10,29 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 
 
+class _Reader(io.BufferedReader):
+    """What an answer is read from: stays open for the next one, of which it may have read something already."""
+
+    def makefile(self, _mode: str) -> "_Reader":
+        return self
+
+    def close(self) -> None:
+        pass
+
+
 class RawConnection:
     """One connection to a live service."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self._reader = _Reader(socket.SocketIO(sock, "r"))
 
     def send(self, content: bytes) -> None:
         self.sock.sendall(content)
 
     def answer(self) -> httpx.Response:
         """The next whole answer."""
-        with HTTPResponse(self.sock) as response:
+        with HTTPResponse(self._reader) as response:  # type: ignore[arg-type]
             response.begin()
             content = response.read()
             headers = [(name, value) for name, value in response.getheaders() if name.lower() != "transfer-encoding"]

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.api.access import hash_key
 from service.api.errors import problem
+from service.api.server import GuardedProtocol
 from service.errors import QueueFull
 from service.settings import Settings
 from service.store import Store
@@ -30,6 +32,7 @@ Serve = Callable[..., LiveService]
 MARKER = "sekret7461"
 MARKED_NUMBER = "746174617461"
 ROWS = [[1.0, 2.0], [3.0, 4.0]]
+KEY = "a-key-of-the-tests"
 JSON = {"Content-Type": "application/json"}
 
 
@@ -426,6 +429,24 @@ def await_full_queue(service: LiveService) -> None:
         time.sleep(0.01)
 
 
+@contextmanager
+def full(store: Path, serve: Serve, **settings: Any) -> Iterator[tuple[LiveService, Gate]]:
+    """A service whose model is busy until the gate opens, and whose queue holds the one request that it may."""
+    gate = Gate()
+    service = serve(store, load=partial(load_fake, before=gate), max_queue_requests=1, **settings)
+    headers = {"X-API-Key": KEY} if settings else {}
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(service.post, "/encode", json={"instances": ROWS}, headers=headers)]
+        gate.await_call()
+        answers.append(pool.submit(service.post, "/encode", json={"instances": ROWS}, headers=headers))
+        await_full_queue(service)
+        try:
+            yield service, gate
+        finally:
+            gate.opened.set()
+        assert [answer.result().status_code for answer in answers] == [200, 200]
+
+
 @pytest.mark.parametrize("limit", ["max_queue_requests", "max_queue_rows", "max_queue_bytes"])
 def test_a_full_queue_answers_429_at_once(fake_store: Path, serve: Serve, limit: str) -> None:
     """While the model is busy: one request waits, the next are refused with Retry-After; later all is well."""
@@ -447,17 +468,70 @@ def test_a_full_queue_answers_429_at_once(fake_store: Path, serve: Serve, limit:
 
 def test_a_full_queue_refuses_before_the_body_is_read(fake_store: Path, serve: Serve) -> None:
     """The caller need not send its body first."""
-    gate = Gate()
-    service = serve(fake_store, load=partial(load_fake, before=gate), max_queue_requests=1)
-    with ThreadPoolExecutor(2) as pool, connect(service.url) as connection:
-        first = pool.submit(service.post, "/encode", json={"instances": ROWS})
-        gate.await_call()
-        second = pool.submit(service.post, "/encode", json={"instances": ROWS})
-        await_full_queue(service)
+    with full(fake_store, serve) as (service, _), connect(service.url) as connection:
         connection.send(head("/encode", Content_Type="application/json", Content_Length="100"))
         assert_problem(connection.answer(), 429)
+
+
+def test_the_body_of_a_refused_request_is_passed_over(fake_store: Path, serve: Serve) -> None:
+    """The connection stays open, and what comes next on it is the next request: with a length and in chunks."""
+    refused = {"Content_Type": "application/json", "X_Request_Id": "mine"}
+    sent, like_a_request = b'{"instances": [[1, 2]]}', b"POST / HTTP/1.1\r\n\r\n".ljust(70_000, b" ")
+    good = head("/encode", Content_Type="application/json", Content_Length=str(len(sent))) + sent
+    with full(fake_store, serve) as (service, gate), connect(service.url) as connection:
+        connection.send(head("/encode", Content_Length="70000", **refused) + like_a_request)
+        first = connection.answer()
+        connection.send(head("/encode?threshold=1", Transfer_Encoding="chunked", **refused) + chunk(b"[") + chunk(b""))
+        for answer in (first, connection.answer()):
+            assert_problem(answer, 429)
+            assert answer.headers["x-request-id"] == "mine"
+        metrics = service.get("/metrics").text
         gate.opened.set()
-        assert (first.result().status_code, second.result().status_code) == (200, 200)
+        while service.service.operations.is_full:
+            time.sleep(0.01)
+        connection.send(good)
+        assert connection.answer().json()["latents"] == [[1.0]]
+    assert 'autoencoder_refusals_total{reason="QueueFull"} 2.0' in metrics
+    assert 'autoencoder_requests_total{model="",operation="encode",status="429"} 2.0' in metrics
+
+
+def test_a_refusal_does_not_overtake_the_answer_before_it(fake_store: Path, serve: Serve) -> None:
+    """A request behind one that waits in the full queue, on the same connection: they are answered in their order."""
+    gate = Gate()
+    service = serve(fake_store, load=partial(load_fake, before=gate), max_queue_requests=1)
+    sent = [b'{"instances": [[%d, 2]]}' % number for number in (3, 4)]
+    type_and_length = {"Content_Type": "application/json", "Content_Length": str(len(sent[0]))}
+    with ThreadPoolExecutor(1) as pool, connect(service.url) as connection:
+        running = pool.submit(service.post, "/encode", json={"instances": ROWS})
+        gate.await_call()
+        connection.send(head("/encode", **type_and_length) + sent[0])
+        await_full_queue(service)
+        connection.send(head("/encode", **type_and_length) + sent[1])
+        time.sleep(0.1)  # for an answer that comes too early
+        gate.opened.set()
+        assert [connection.answer().json()["latents"] for _ in sent] == [[[3.0]], [[4.0]]]
+        assert running.result().status_code == 200
+
+
+def test_a_full_queue_tells_only_those_who_may_ask(fake_store: Path, serve: Serve) -> None:
+    """Without a key it is 401, with one 429; other methods and routes are answered as ever."""
+    with full(fake_store, serve, key_hashes=(hash_key(KEY),)) as (service, _):
+        assert_problem(service.post("/encode", json={"instances": ROWS}), 401)
+        assert_problem(service.post("/encode", json={"instances": ROWS}, headers={"X-API-Key": KEY}), 429)
+        assert_problem(service.get("/encode", headers={"X-API-Key": KEY}), 405)
+        assert service.get("/livez").status_code == 200
+
+
+def test_a_full_queue_refuses_before_a_task_is_made(fake_store: Path, serve: Serve) -> None:
+    """The server asks the application with nothing but the headers; with room, or for others, it goes the usual way."""
+    refusal = GuardedProtocol.refusal
+    assert refusal(b"POST", "/encode", []) is None
+    with full(fake_store, serve) as (service, _):
+        refusal = vars(service.server.config.http_protocol_class)["refusal"].__func__
+        status, headers, body = refusal(b"POST", "/models/fake/encode", [(b"x-request-id", b"one")])
+        assert (status, json.loads(body)["request_id"], dict(headers)[b"retry-after"]) == (429, "one", b"1")
+        assert refusal(b"POST", "/v2/models/fake/infer", []) is refusal(b"GET", "/encode", []) is None
+    assert refusal(b"POST", "/encode", []) is None
 
 
 def test_bodies_beyond_what_may_be_held_are_429(fake_store: Path, serve: Serve) -> None:
