@@ -4,6 +4,9 @@ The event loop owns the queue, so nothing here needs a lock; worker threads run 
 worker is free, with whatever is queued by then: an idle service adds no waiting, a busy one fills its batches by
 itself. Keys (a loaded version and one of its signatures) never share a batch. Within a key every job first gets a
 slice, so that a big request cannot starve small ones; the room that is left goes to the oldest.
+
+A batch that the model is known to answer within a millisecond runs on the event loop itself: a thread would take the
+interpreter's lock from the loop, and the loop from it, for longer than that.
 """
 
 import asyncio
@@ -11,6 +14,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
@@ -92,23 +96,30 @@ class _Batch(Generic[K]):
     key: K
     slices: list[_Slice]
 
+    @property
+    def rows(self) -> int:
+        return sum(part.stop - part.start for part in self.slices)
+
 
 class Batcher(Generic[K]):
-    """Collects rows from coroutines of one event loop and runs them in batches on worker threads.
+    """Collects rows from coroutines of one event loop and runs them in batches.
 
-    ``run_batch(key, rows)`` is called on a worker thread and returns arrays with one entry a row. Create and use the
-    batcher on the event loop; ``close`` ends its threads.
+    ``run_batch(key, rows)`` returns arrays with one entry a row. It is called on a worker thread, or on the event loop
+    for batches of at most ``inline_rows(key)`` rows. Create and use the batcher on the event loop; ``close`` ends its
+    threads.
     """
 
     def __init__(
         self,
         run_batch: Callable[[K, Rows], Results],
         *,
+        inline_rows: Callable[[K], int] = lambda _key: 0,
         limits: BatchLimits | None = None,
         threads: int = 1,
         observer: BatchObserver | None = None,
     ) -> None:
         self._run_batch = run_batch
+        self._inline_rows = inline_rows
         self._limits = limits or BatchLimits()
         self._observer = observer or _Silent()
         self._loop = asyncio.get_running_loop()
@@ -214,6 +225,10 @@ class Batcher(Generic[K]):
             batch = self._next_batch()
             if batch is None:
                 continue
+            if self._run_inline(batch):
+                # What has come in the meantime is looked at before the next one.
+                self._dispatch_soon()
+                break
             self._idle -= 1
             self._running += 1
             self._batches.put(batch)
@@ -221,6 +236,19 @@ class Batcher(Generic[K]):
         self._observer.queue_changed(self._requests, self._rows, self._bytes)
         if not self._queues and not self._running:
             self._empty.set()
+
+    def _run_inline(self, batch: _Batch[K]) -> bool:
+        """Run and answer a batch here and now, where it is quick. A failure is left to a worker thread."""
+        if batch.rows > self._inline_rows(batch.key):
+            return False
+        started = time.monotonic()
+        try:
+            outcomes = self._run_joined(batch.key, batch.slices)
+        except Exception:  # noqa: BLE001 - the thread runs it again, and finds out whose rows they were
+            return False
+        self._observer.batch_ran(batch.rows, time.monotonic() - started)
+        _deliver(batch.slices, outcomes)
+        return True
 
     def _next_batch(self) -> _Batch[K] | None:
         """The next batch of the key whose turn it is; None when all its jobs were given up."""
@@ -280,22 +308,24 @@ class Batcher(Generic[K]):
     def _run(self, batch: _Batch[K]) -> list[Results | AutoencoderError]:
         """Outcome of every slice. Small ones are joined; copying a large one takes longer than a call of its own."""
         small = [part for part in batch.slices if part.size_bytes < ALONE_BYTES]
-        outcomes = dict(zip(small, self._runjoined(batch.key, small), strict=True))
+        outcomes = dict(zip(small, self._run_small(batch.key, small), strict=True))
         for part in batch.slices:
             if part not in outcomes:
                 outcomes[part] = self._run_alone(batch.key, part.rows())
         return [outcomes[part] for part in batch.slices]
 
-    def _runjoined(self, key: K, slices: list[_Slice]) -> list[Results | AutoencoderError]:
+    def _run_small(self, key: K, slices: list[_Slice]) -> list[Results | AutoencoderError]:
         """When a batch of several fails, each slice runs alone: only the bad one fails."""
-        if len(slices) <= 1:
-            return [self._run_alone(key, part.rows()) for part in slices]
-        try:
-            results = self._run_batch(key, joined([part.rows() for part in slices]))
-            split = _split(results, slices)
-            return list(split) if failure_of(results) is None else [_checked(part) for part in split]
-        except Exception:  # noqa: BLE001 - whatever the model raises is the answer of the slice that it raises for
-            return [self._run_alone(key, part.rows()) for part in slices]
+        if len(slices) > 1:
+            with suppress(Exception):  # whatever the model raises is the answer of the slice that it raises for
+                return self._run_joined(key, slices)
+        return [self._run_alone(key, part.rows()) for part in slices]
+
+    def _run_joined(self, key: K, slices: list[_Slice]) -> list[Results | AutoencoderError]:
+        """Outcomes of one call for all. Raises what the model raises."""
+        results = self._run_batch(key, joined([part.rows() for part in slices]))
+        split = _split(results, slices)
+        return list(split) if failure_of(results) is None else [_checked(part) for part in split]
 
     def _run_alone(self, key: K, rows: Rows) -> Results | AutoencoderError:
         try:
@@ -306,11 +336,10 @@ class Batcher(Generic[K]):
     def _finish(self, batch: _Batch[K], outcomes: list[Results | AutoencoderError], model_s: float) -> None:
         self._idle += 1
         self._running -= 1
-        self._observer.batch_ran(sum(part.stop - part.start for part in batch.slices), model_s)
+        self._observer.batch_ran(batch.rows, model_s)
         # The next batch first: the worker should not wait while answers are handed out.
         self._dispatch()
-        for part, outcome in zip(batch.slices, outcomes, strict=True):
-            _deliver(part, outcome)
+        _deliver(batch.slices, outcomes)
 
     async def drain(self) -> None:
         """Refuse new rows from now on and wait until every accepted row is answered."""
@@ -347,10 +376,14 @@ def _as_model_failure(error: Exception) -> AutoencoderError:
     return failure
 
 
-def _deliver(part: _Slice, outcome: Results | AutoencoderError) -> None:
+def _deliver(slices: list[_Slice], outcomes: list[Results | AutoencoderError]) -> None:
+    for part, outcome in zip(slices, outcomes, strict=True):
+        if not part.job.future.done():
+            _deliver_one(part, outcome)
+
+
+def _deliver_one(part: _Slice, outcome: Results | AutoencoderError) -> None:
     job = part.job
-    if job.future.done():
-        return
     if isinstance(outcome, AutoencoderError):
         job.future.set_exception(outcome)
         return

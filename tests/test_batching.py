@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -292,4 +293,74 @@ async def test_large_slices_are_not_joined_with_small_ones() -> None:
     assert results[1]["score"].tolist() == [2]
     assert np.array_equal(results[2]["score"], large[:, 0] * 2)
     assert results[3]["score"].tolist() == [4]
+    batcher.close()
+
+
+async def test_quick_batches_run_on_the_event_loop_and_larger_ones_on_a_thread() -> None:
+    """Up to so many rows of a key as it answers quickly, others too; keys that are not quick never."""
+    here, threads = threading.current_thread().name, list[tuple[str, int, str]]()
+
+    def run(key: str, rows: Rows) -> Results:
+        threads.append((key, len(rows["instances"]), threading.current_thread().name))
+        return doubled(key, rows)
+
+    batcher: Batcher[str] = Batcher(run, inline_rows=lambda key: {"quick": 3, "slow": 0}[key])
+    for key, values in (("quick", (1, 2, 3)), ("quick", (1, 2, 3, 4)), ("slow", (1,))):
+        answer = await batcher.submit(key, rows_of(*values))
+        assert answer["score"].tolist() == [2 * value for value in values]
+    assert threads == [("quick", 3, here), ("quick", 4, "model-0"), ("slow", 1, "model-0")]
+    batcher.close()
+
+
+async def test_rows_that_arrive_together_share_a_quick_batch() -> None:
+    """No thread is needed for rows to gather."""
+    recorder = Recorder()
+    batcher: Batcher[str] = Batcher(recorder, inline_rows=lambda _key: 8)
+    answers = await asyncio.gather(*(batcher.submit("a", rows_of(value)) for value in range(8)))
+    assert [answer["score"].tolist() for answer in answers] == [[2 * value] for value in range(8)]
+    assert recorder.batches == [("a", list(range(8)))]
+    batcher.close()
+
+
+async def test_the_event_loop_takes_a_breath_between_quick_batches() -> None:
+    """Of several keys that wait one runs at a time, and other callbacks have their turn before the next."""
+    order = list[str]()
+
+    def run(key: str, rows: Rows) -> Results:
+        order.append(key)
+        return doubled(key, rows)
+
+    def breathe() -> None:
+        order.append("breath")
+        asyncio.get_running_loop().call_soon(breathe)
+
+    batcher: Batcher[str] = Batcher(run, inline_rows=lambda _key: 1)
+    waiting = [asyncio.ensure_future(batcher.submit(key, rows_of(1))) for key in "abc"]
+    breathe()
+    await asyncio.gather(*waiting)
+    at = [order.index(key) for key in "abc"]
+    assert at == sorted(at)
+    assert all("breath" in order[first:second] for first, second in pairwise(at))
+    batcher.close()
+
+
+async def test_a_failure_of_a_quick_batch_is_of_its_own_rows_only() -> None:
+    """A worker thread runs the batch again and finds the row; a NaN is seen where it is."""
+    recorder = Recorder()
+    batcher: Batcher[str] = Batcher(recorder, inline_rows=lambda _key: 8)
+    for bad in (666, 13):
+        waiting = [asyncio.create_task(batcher.submit("a", rows_of(value))) for value in (1, bad, 3)]
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+        assert isinstance(answers[1], ModelFailed)
+        assert [answers[at]["score"].tolist() for at in (0, 2)] == [[2], [6]]  # type: ignore[index]
+    batcher.close()
+
+
+async def test_draining_waits_for_quick_batches_too() -> None:
+    """What was accepted is answered, though no thread ever ran."""
+    batcher: Batcher[str] = Batcher(doubled, inline_rows=lambda _key: 8)
+    accepted = [asyncio.create_task(batcher.submit(key, rows_of(5))) for key in "abc"]
+    await asyncio.sleep(0)
+    await batcher.drain()
+    assert [(await task)["score"].tolist() for task in accepted] == [[10]] * 3
     batcher.close()

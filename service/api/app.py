@@ -117,6 +117,7 @@ class Service:
         settings = self.settings
         batcher: Batcher[BatchKey] = Batcher(
             self._run_batch,
+            inline_rows=lambda key: key[0].inline_rows(key[1]),
             limits=BatchLimits(
                 max_batch_rows=settings.max_batch_rows,
                 max_batch_bytes=settings.max_batch_bytes,

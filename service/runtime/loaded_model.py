@@ -1,7 +1,9 @@
 """One version in memory. The only place where the service calls TensorFlow."""
 
-from collections.abc import Callable, Mapping, Sequence
+import timeit
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -17,6 +19,9 @@ from service.scoring import conformal_p_values, conformal_threshold, float32_thr
 from service.store import GOLDEN_OUTPUTS, SAMPLE_REQUEST, Calibration, Manifest, check_digests, read_manifest
 
 WARM_UP_ROWS = (1, 32, 256)
+INLINE_S = 0.001
+"""Calls that take no longer may be made on the event loop."""
+TIMED_CALLS = 5
 GOLDEN_RTOL = 1e-3
 GOLDEN_ATOL = 1e-4
 GOLDEN_MS = 60_000
@@ -58,7 +63,7 @@ class Judge:
 
 
 class LoadedModel:
-    """A version whose signatures can be called. Immutable and safe to call from several threads."""
+    """A version whose signatures can be called. Safe to call from several threads; nothing changes after warm-up."""
 
     def __init__(
         self, manifest: Manifest, signatures: Mapping[str, Callable[[Rows], Results]], *, size_bytes: int
@@ -74,6 +79,7 @@ class LoadedModel:
         self.false_alarm_rate = self._judge.false_alarm_rate
         self._point_judge = Judge.of(manifest.point_calibration) if manifest.point_calibration else None
         self._signatures = signatures
+        self._inline_rows = dict.fromkeys(signatures, 0)
 
     def __repr__(self) -> str:
         return f"LoadedModel({self.name!r}, version={self.version})"
@@ -110,14 +116,34 @@ class LoadedModel:
         judged = self._point_judge.judged(point_scores(results["error"]))
         return self._point_judge.as_chosen(judged, threshold=threshold, false_alarm_rate=false_alarm_rate)
 
-    def warm_up(self, sample: Rows, sizes: Sequence[int] = WARM_UP_ROWS) -> None:
-        """Run every signature at the batch sizes in use, so that no request pays for a first call."""
-        for size in sizes:
-            repeats = -(-size // row_count(sample))
-            rows = {name: np.concatenate([array] * repeats)[:size] for name, array in sample.items()}
-            for signature in self._signatures:
-                if size == sizes[0] or signature != EXPLAIN:  # each row of it is a batch by itself
-                    self.run(signature, rows)
+    def inline_rows(self, signature: str) -> int:
+        """So many rows are answered within INLINE_S, as measured in warm-up; 0 without one."""
+        return self._inline_rows[signature]
+
+    def warm_up(self, sample: Rows) -> None:
+        """Run every signature at the batch sizes in use, so that no request pays for a first call, and time them."""
+        batches = {size: _repeated(sample, size) for size in WARM_UP_ROWS}
+        for signature in self._signatures:
+            sizes = WARM_UP_ROWS[: 1 if signature == EXPLAIN else None]  # each row of it is a batch by itself
+            for size in sizes:
+                self.run(signature, batches[size])
+            self._inline_rows[signature] = self._timed_rows(signature, {size: batches[size] for size in sizes})
+
+    def _timed_rows(self, signature: str, batches: Mapping[int, Rows]) -> int:
+        """How many rows are answered within INLINE_S, between sizes and never beyond the largest."""
+        times = [0.0]
+        for rows in batches.values():
+            if times[-1] <= INLINE_S:
+                # Of several calls the quickest: others were held up by something else.
+                quickest = min(timeit.repeat(partial(self.run, signature, rows), number=1, repeat=TIMED_CALLS))
+                times.append(max(times[-1], quickest))
+        return int(np.interp(INLINE_S, times, [0, *batches][: len(times)]))
+
+
+def _repeated(rows: Rows, count: int) -> Rows:
+    """So many rows, the same ones again where there are too few."""
+    repeats = -(-count // row_count(rows))
+    return {name: np.concatenate([array] * repeats)[:count] for name, array in rows.items()}
 
 
 def load_version(version_dir: Path) -> LoadedModel:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from service.errors import InvalidVersion, OperationNotSupported
 from service.runtime.loaded_model import LoadedModel, load_version, sample_rows
 from service.runtime.verify import main
-from service.schemas import DENOISE, INSTANCES
+from service.schemas import DENOISE, INSTANCES, Results, Rows, row_count
 from service.store import (
     ASSETS,
     GOLDEN_OUTPUTS,
@@ -274,3 +275,20 @@ def test_verify_refuses_a_bad_version(version: Path) -> None:
     assert done.returncode == 1
     assert "variables" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("row_s", "least", "most"), [(0.0, 256, 256), (0.0001, 1, 31), (0.002, 0, 0)])
+def test_how_many_rows_are_quick_is_timed(trained_store: Path, row_s: float, least: int, most: int) -> None:
+    """As many rows as a call answers within a millisecond; none before anything was timed, none of a slow version."""
+
+    def encode(rows: Rows) -> Results:
+        until = time.perf_counter() + row_s * row_count(rows)
+        while time.perf_counter() < until:
+            pass
+        return {"latent": rows[INSTANCES]}
+
+    manifest = read_manifest(trained_store / "payments" / "1")
+    loaded = LoadedModel(manifest, {"encode": encode}, size_bytes=0)
+    assert loaded.inline_rows("encode") == 0
+    loaded.warm_up({INSTANCES: np.zeros((2, 3), np.float32)})
+    assert least <= loaded.inline_rows("encode") <= most
