@@ -70,7 +70,9 @@ class Settings(BaseSettings):
     )
     failed_retry_s: PositiveFloat = Field(60.0, description="Wait before a version that failed to load is tried again.")
 
-    model_threads: int = Field(1, ge=1, le=64, description="Threads that run the model; batches of less than a millisecond need none.")
+    model_threads: int = Field(
+        1, ge=1, le=64, description="Threads that run the model; batches of less than a millisecond need none."
+    )
     max_batch_rows: PositiveInt = Field(4096, description="Rows in one call of the model.")
     max_batch_bytes: PositiveInt = Field(16 * 2**20, description="Input bytes in one call of the model.")
     slice_rows: PositiveInt = Field(256, description="Rows of one request in a batch before others have theirs.")
