@@ -1,7 +1,7 @@
 """The network: scaled row -> latent -> reconstruction. Built of standard Keras layers, so that any tool can load it."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from service.schemas import InputSchema
 from service.training.config import TrainingConfig, conv_filters, hidden_widths, latent_width
-from service.training.convolution import decode_grid, encode_grid
+from service.training.convolution import decode_grid, encode_grid, refine_grid
 from service.training.layout import Layout, plain_layout
 from service.training.quiet import keras
 
@@ -33,6 +33,17 @@ class Autoencoder:
     whole: Any
     """Scaled rows -> [latent, reconstruction, *what the dense hidden layers give], in one pass."""
     latent_dim: int
+    refiner: Any | None = None
+    """Of denoisers: [scaled rows, their reconstructions] -> denoised rows (rows, *row_shape); see ``fit_refiner``."""
+
+    @property
+    def variables(self) -> list[Any]:
+        """All that was learnt."""
+        return [*self.network.variables, *(self.refiner.variables if self.refiner else ())]
+
+    def denoise(self, rows: Any, reconstructions: Any) -> Any:
+        """What the rows (rows, *row_shape) were without noise; both in scaled units."""
+        return reconstructions if self.refiner is None else self.refiner([rows, reconstructions], training=False)
 
 
 def in_float64(autoencoder: Autoencoder) -> Autoencoder:
@@ -41,9 +52,13 @@ def in_float64(autoencoder: Autoencoder) -> Autoencoder:
     def copy(layer: Any) -> Any:
         return type(layer).from_config({**layer.get_config(), "dtype": "float64"})
 
-    network = keras.models.clone_model(autoencoder.network, clone_function=copy)
-    network.set_weights([weight.astype("float64") for weight in autoencoder.network.get_weights()])
-    return _views(network, autoencoder.latent_dim)
+    def copied(model: Any) -> Any:
+        clone = keras.models.clone_model(model, clone_function=copy)
+        clone.set_weights([weight.astype("float64") for weight in model.get_weights()])
+        return clone
+
+    refiner = None if autoencoder.refiner is None else copied(autoencoder.refiner)
+    return replace(_views(copied(autoencoder.network), autoencoder.latent_dim), refiner=refiner)
 
 
 def build_autoencoder(schema: InputSchema, config: TrainingConfig, layout: Layout | None = None) -> Autoencoder:
@@ -78,6 +93,13 @@ def build_autoencoder(schema: InputSchema, config: TrainingConfig, layout: Layou
         last = keras.layers.Dense(len(layout.owner), activation=activation, name=name)(hidden)
     outputs = last if is_flat else keras.layers.Reshape(schema.row_shape, name=RECONSTRUCTION)(last)
     return _views(keras.Model(inputs, outputs, name="autoencoder"), latent_dim)
+
+
+def build_refiner(schema: InputSchema) -> Any:
+    """[Scaled rows, their reconstructions] -> denoised rows, at first the reconstructions; for rows with a grid."""
+    rows, reconstructions = (keras.Input(schema.row_shape, name=name) for name in ("noisy", "reconstructed"))
+    denoised = refine_grid(rows, reconstructions, schema)
+    return keras.Model([rows, reconstructions], denoised, name="refiner")
 
 
 def has_linear_path(schema: InputSchema, config: TrainingConfig, layout: Layout) -> bool:

@@ -142,7 +142,8 @@ def measure_denoising(graph: ServingGraph, config: TrainingConfig, splits: dict[
     rows = splits["test"].scaled
     corruptor = Corruptor(config, graph.preprocessing.scaling, limits=limits_of(splits["train"].scaled))
     noisy = corruptor.corrupt(tf.constant(rows.inputs), [config.seed, 0]).numpy()
-    denoised = map_arrays(lambda scaled: graph.trained.network(scaled, training=False), noisy)
+    trained = graph.trained
+    denoised = map_arrays(lambda scaled: trained.denoise(scaled, trained.network(scaled, training=False)), noisy)
     before, after = (_mean(reconstruction_error(rows.targets, each)) for each in (noisy, denoised))
     is_image = graph.schema.kind == "image" and graph.preprocessing.scaling.bounded
     psnr_db = [-10 * math.log10(max(error, 1e-12)) if is_image else None for error in (before, after)]

@@ -56,7 +56,7 @@ def export(
     golden = {name: run_signature(function, sample) for name, function in functions.items()}
     module = tf.Module()
     module.lookup = None if graph.preprocessing.lookup is None else graph.preprocessing.lookup.table
-    module.weights = [variable.value for variable in graph.serving.network.variables]
+    module.weights = [variable.value for variable in graph.serving.variables]
     exported = {SERVING_DEFAULT: functions[ANOMALY_SCORE.name], **functions}
     if points is not None:
         exported[SCORE_SERIES] = compile_for_series(graph.score_series(points), graph.schema)

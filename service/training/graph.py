@@ -86,7 +86,8 @@ class ServingGraph:
         return {**self._raw("reconstruction", passed.reconstruction), "error": tf.cast(error, tf.float32)}
 
     def denoise(self, rows: Rows) -> dict[str, Any]:
-        outputs = self._raw("denoised", self.run(rows).reconstruction)
+        passed = self.run(rows)
+        outputs = self._raw("denoised", self.serving.denoise(passed.scaled, passed.reconstruction))
         if self.schema.value_range is not None:
             outputs["denoised"] = tf.clip_by_value(outputs["denoised"], *self.schema.value_range)
         return outputs

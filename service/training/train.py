@@ -177,6 +177,7 @@ def train_model(
     from service.training.fit import fit, make_reproducible
     from service.training.graph import build_graph, needs_float64
     from service.training.preprocessing import fit_preprocessing
+    from service.training.refine import fit_refiner, is_refined
     from service.training.scores import fit_score, takes_distances
     from service.training.workers import join_workers, use_devices
 
@@ -201,6 +202,18 @@ def train_model(
         checkpoint=checkpoints.of(_identity(dataset, config, place)) if checkpoints else None,
         workers=workers,
     )
+    if is_refined(dataset.schema, config):
+        reporter.stage("Fitting what corrects denoised rows")
+        autoencoder = fit_refiner(
+            autoencoder,
+            preprocessing,
+            dataset.schema,
+            config,
+            train=fitted,
+            validation=validation,
+            reporter=reporter,
+            workers=workers,
+        )
     distances = takes_distances(dataset.schema, config)
     precise = needs_float64(autoencoder, validation.inputs, dataset.schema, distances=distances)
     graph = build_graph(dataset.schema, autoencoder, preprocessing, train=fitted.targets, precise=precise)
