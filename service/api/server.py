@@ -172,8 +172,12 @@ class GuardedProtocol(HttpToolsProtocol):
         return True
 
     def on_body(self, body: bytes) -> None:
-        if not self._is_refused:
-            super().on_body(body)
+        if self._is_refused:
+            return
+        if self.cycle is not None and not self.cycle.body:
+            # To nothing of type bytes, a piece is added without a copy, and handed on as it is; not so to a bytearray.
+            self.cycle.body = cast("bytearray", b"")
+        super().on_body(body)
 
     def _size_of_headers(self) -> int:
         return sum(len(name) + len(value) + 4 for name, value in self.headers) + len(self.url)
