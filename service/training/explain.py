@@ -8,17 +8,16 @@ from numpy.typing import NDArray
 
 from service.training.layout import Layout
 from service.training.quiet import tf
-from service.training.score import squared_errors
+from service.training.scaling import Scaled
+from service.training.score import Passed, squared_errors
 
 
 def counterfactual_shares(
-    scaled: Any,
-    observed: Any,
-    reconstruction: Any,
+    passed: Passed,
     *,
     typical: NDArray[np.float32],
     layout: Layout,
-    score: Callable[[Any, Any], Any],
+    score: Callable[[Scaled], Any],
 ) -> tuple[Any, Any]:
     """Share of each feature in the score (rows, features) and what was expected (rows, values), for rows of columns.
 
@@ -46,18 +45,18 @@ def counterfactual_shares(
     # Row by row, so that memory does not grow with the batch.
     falls, expected = tf.map_fn(
         one_row,
-        (scaled, observed, reconstruction),
-        fn_output_signature=(scaled.dtype, scaled.dtype),
+        (passed.scaled, passed.observed, passed.reconstruction),
+        fn_output_signature=(passed.scaled.dtype, passed.scaled.dtype),
         parallel_iterations=1,
     )
     falls = tf.ensure_shape(falls, (None, layout.features))
     expected = tf.ensure_shape(expected, (None, len(layout.owner)))
-    return _shares(falls, otherwise=error_shares(scaled, observed, reconstruction, layout)), expected
+    return _shares(falls, otherwise=error_shares(passed, layout)), expected
 
 
-def error_shares(scaled: Any, observed: Any, reconstruction: Any, layout: Layout) -> Any:
+def error_shares(passed: Passed, layout: Layout) -> Any:
     """Share of each feature in the squared error of its row: (rows, *row_shape), or (rows, columns)."""
-    squares = squared_errors(scaled, observed, reconstruction)
+    squares = squared_errors(passed)
     if not layout.is_plain:
         by_value = tf.math.unsorted_segment_sum(tf.transpose(squares), layout.owner, layout.features)
         squares = tf.ensure_shape(tf.transpose(by_value), (None, layout.features))
@@ -65,14 +64,14 @@ def error_shares(scaled: Any, observed: Any, reconstruction: Any, layout: Layout
 
 
 def _scores_of_variants(
-    values: Any, present: Any, candidates: Any, layout: Layout, score: Callable[[Any, Any], Any]
+    values: Any, present: Any, candidates: Any, layout: Layout, score: Callable[[Scaled], Any]
 ) -> tuple[Any, Any]:
     """Scores (features, candidates) of one row with one feature replaced, and the score of the row as it is."""
     features, count, width = layout.features, candidates.shape[0], len(layout.owner)
     itself = (np.arange(features)[:, None] == layout.owner)[:, None, :]
     variants = tf.where(itself, candidates, values)
     batch = tf.concat([tf.reshape(variants, (features * count, width)), values[None]], axis=0)
-    scores = score(batch, tf.broadcast_to(present, tf.shape(batch)))
+    scores = score(Scaled(batch, tf.broadcast_to(present, tf.shape(batch))))
     return tf.reshape(scores[:-1], (features, count)), scores[-1]
 
 

@@ -34,6 +34,7 @@ from service.training.explain import counterfactual_shares, error_shares
 from service.training.layout import Layout
 from service.training.preprocessing import Preprocessing
 from service.training.quiet import tf
+from service.training.scaling import Scaled
 from service.training.score import Passed, ReconstructionScore, Score, mean_squared_error, squared_errors
 
 MAX_COUNTERFACTUAL_FEATURES = 256
@@ -70,19 +71,18 @@ class ServingGraph:
         return self.preprocessing.layout
 
     def run(self, rows: Rows) -> Passed:
-        return self._run_scaled(*self._scale(rows))
+        return self._run_scaled(self._scale(rows))
 
     def scores(self, rows: Rows) -> Any:
         """Anomaly score of each row, (rows,) float32."""
         return tf.cast(self.score(self.run(rows)), tf.float32)
 
     def encode(self, rows: Rows) -> dict[str, Any]:
-        scaled, _ = self._scale(rows)
-        return {"latent": tf.cast(self.serving.encoder(scaled, training=False), tf.float32)}
+        return {"latent": tf.cast(self.serving.encoder(self._scale(rows).values, training=False), tf.float32)}
 
     def reconstruct(self, rows: Rows) -> dict[str, Any]:
         passed = self.run(rows)
-        error = mean_squared_error(passed.scaled, passed.observed, passed.reconstruction)
+        error = mean_squared_error(passed)
         return {**self._raw("reconstruction", passed.reconstruction), "error": tf.cast(error, tf.float32)}
 
     def denoise(self, rows: Rows) -> dict[str, Any]:
@@ -101,22 +101,20 @@ class ServingGraph:
         passed = self.run(rows)
         if len(self.typical):
             contribution, expected = counterfactual_shares(
-                passed.scaled,
-                passed.observed,
-                passed.reconstruction,
+                passed,
                 typical=self.typical,
                 layout=self.layout,
                 score=self._score_scaled,
             )
         else:
-            contribution = error_shares(passed.scaled, passed.observed, passed.reconstruction, self.layout)
+            contribution = error_shares(passed, self.layout)
             expected = passed.reconstruction
         return {"contribution": tf.cast(contribution, tf.float32), **self._raw("expected", expected)}
 
     def point_errors(self, rows: Rows) -> dict[str, Any]:
         """Squared error of each step of a window in scaled units, the mean of its channels."""
         passed = self.run(rows)
-        squares = squared_errors(passed.scaled, passed.observed, passed.reconstruction)
+        squares = squared_errors(passed)
         return {"error": tf.cast(tf.reduce_mean(squares, axis=-1), tf.float32)}
 
     def point_scores(self, series: Any) -> Any:
@@ -131,7 +129,7 @@ class ServingGraph:
         """The signature's function: points of a whole series instead of rows."""
         return lambda series: judge(self.point_scores(series), calibration)
 
-    def _scale(self, rows: Rows) -> tuple[Any, Any]:
+    def _scale(self, rows: Rows) -> Scaled:
         return self.preprocessing.scale(rows, self.serving.network.output.dtype)
 
     def _raw(self, output: str, scaled: Any) -> dict[str, Any]:
@@ -139,12 +137,12 @@ class ServingGraph:
         raw = self.preprocessing.unscale(scaled)
         return {output if name == INSTANCES else f"{output}_{name}": values for name, values in raw.items()}
 
-    def _run_scaled(self, scaled: Any, observed: Any) -> Passed:
-        latent, reconstruction, *hidden = self.serving.whole(scaled, training=False)
-        return Passed(scaled, observed, latent, reconstruction, tuple(hidden))
+    def _run_scaled(self, scaled: Scaled) -> Passed:
+        latent, reconstruction, *hidden = self.serving.whole(scaled.values, training=False)
+        return Passed(scaled.values, scaled.observed, latent, reconstruction, tuple(hidden), scaled.gaps)
 
-    def _score_scaled(self, scaled: Any, observed: Any) -> Any:
-        return self.score(self._run_scaled(scaled, observed))
+    def _score_scaled(self, scaled: Scaled) -> Any:
+        return self.score(self._run_scaled(scaled))
 
 
 def judge(score: Any, calibration: Calibration) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from service.training.clock import Clock, fit_clock
 from service.training.config import TrainingConfig
 from service.training.layout import Layout, plain_layout
 from service.training.quiet import tf
-from service.training.scaling import Scaling, fit_scaling
+from service.training.scaling import Scaled, Scaling, fit_scaling
 from service.training.vocabulary import LabelLookup, fit_vocabularies
 
 VALUES_PER_BATCH = 2**20
@@ -40,8 +40,8 @@ class Preprocessing:
     lookup: LabelLookup | None = None
     clocks: tuple[Clock, ...] = ()
 
-    def scale(self, rows: Rows, dtype: Any = tf.float32) -> tuple[Any, Any]:
-        """Scaled values and where a value was observed (bool), both (rows, *layout.shape)."""
+    def scale(self, rows: Rows, dtype: Any = tf.float32) -> Scaled:
+        """Raw rows, scaled: (rows, *layout.shape)."""
         if self.lookup is None and not self.clocks:
             return self.scaling.scale(rows[INSTANCES], dtype)
         parts, observed = list[Any](), list[Any]()
@@ -54,8 +54,8 @@ class Preprocessing:
         for number, clock in enumerate(self.clocks):
             parts.append(clock.spread_out(tf.convert_to_tensor(rows[TIMESTAMPS])[:, number]))
         observed += [tf.ones_like(part, tf.bool) for part in parts[len(observed) :]]
-        scaled, present = self.scaling.scale(tf.concat(parts, axis=1), dtype)
-        return scaled, tf.logical_and(present, tf.concat(observed, axis=1))
+        scaled = self.scaling.scale(tf.concat(parts, axis=1), dtype)
+        return Scaled(scaled.values, tf.logical_and(scaled.observed, tf.concat(observed, axis=1)))
 
     def unscale(self, scaled: Any) -> dict[str, Any]:
         """Raw rows of scaled ones: finite numbers, the most probable labels, times."""
@@ -84,7 +84,7 @@ class Preprocessing:
         size = max(1, VALUES_PER_BATCH // max(1, len(self.layout.owner)))
         for start in range(0, count, size):
             batch = {name: tf.constant(array[start : start + size]) for name, array in rows.items()}
-            scaled, observed = (each.numpy() for each in self.scale(batch))
+            scaled, observed = (each.numpy() for each in self.scale(batch)[:2])
             inputs[start : start + size] = scaled
             if not observed.all():
                 targets = inputs.copy() if targets is inputs else targets

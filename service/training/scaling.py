@@ -6,7 +6,7 @@ looks stranger.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,17 @@ BEYOND_ALL = 1e90
 """More spreads than any float32 lies from any centre, but finite in float64 arithmetic."""
 
 
+class Scaled(NamedTuple):
+    """Rows in scaled units, as tensors."""
+
+    values: Any
+    """(rows, *row_shape), finite: a typical value where one is missing."""
+    observed: Any
+    """Which values were there, of the same shape."""
+    gaps: Any = None
+    """Numbers of rows, (k, 1): in all others every value was there. None where any row may have gaps."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scaling:
     """Fitted on the training rows. All arrays have the shape of a row and are in raw units."""
@@ -33,8 +44,8 @@ class Scaling:
     bounded: bool
     """Whether training values lie in [0, 1] after scaling."""
 
-    def scale(self, instances: Any, dtype: Any = tf.float32) -> tuple[Any, Any]:
-        """Scaled values and where a value was observed (bool), both (rows, *row_shape)."""
+    def scale(self, instances: Any, dtype: Any = tf.float32) -> Scaled:
+        """Raw values (rows, *row_shape) with NaN for missing, scaled."""
         values = tf.cast(instances, dtype)
         scaled = (values - self._constant(self.center, dtype)) / self._constant(self.spread, dtype)
         strange = _strange_rows(scaled)
@@ -46,10 +57,11 @@ class Scaling:
         exact = tf.cast(tf.where(tf.abs(exact) > LINEAR_LIMIT, beyond, exact), dtype)
         # All else as in other rows, to the last digit: a constant column stays one.
         mended = tf.where(tf.abs(linear) <= LINEAR_LIMIT, linear, exact)
-        everywhere = tf.ones_like(scaled, tf.bool)
-        return (
+        everywhere = tf.fill(tf.shape(values), True)
+        return Scaled(
             tf.tensor_scatter_nd_update(scaled, strange, mended),
             tf.tensor_scatter_nd_update(everywhere, strange, observed),
+            strange,
         )
 
     def unscale(self, scaled: Any) -> Any:

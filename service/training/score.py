@@ -20,6 +20,8 @@ class Passed:
     reconstruction: Any
     hidden: tuple[Any, ...] = ()
     """What each dense hidden layer gives, (rows, width), in the order of the network."""
+    gaps: Any = None
+    """As in ``Scaled``; of tensors only."""
 
     def __len__(self) -> int:
         return len(self.scaled)
@@ -41,20 +43,28 @@ class Score(Protocol):
         ...
 
 
-def residuals(scaled: Any, observed: Any, reconstruction: Any) -> Any:
+def residuals(rows: Passed) -> Any:
     """Rows less their reconstructions in scaled units, 0 where a value is missing: (rows, *row_shape)."""
-    return tf.where(observed, scaled - reconstruction, 0.0)
+    return _where_observed(rows, rows.scaled - rows.reconstruction)
 
 
-def squared_errors(scaled: Any, observed: Any, reconstruction: Any) -> Any:
+def squared_errors(rows: Passed) -> Any:
     """Squared error of each value in scaled units, 0 where it is missing: (rows, *row_shape)."""
-    return tf.square(residuals(scaled, observed, reconstruction))
+    return _where_observed(rows, tf.math.squared_difference(rows.scaled, rows.reconstruction))
 
 
-def mean_squared_error(scaled: Any, observed: Any, reconstruction: Any) -> Any:
+def mean_squared_error(rows: Passed) -> Any:
     """``service.scoring.reconstruction_error`` in TensorFlow: (rows,), of the arguments' type."""
-    squares = squared_errors(scaled, observed, reconstruction)
+    squares = squared_errors(rows)
     return tf.reduce_mean(squares, axis=list(range(1, squares.shape.rank)))
+
+
+def _where_observed(rows: Passed, values: Any) -> Any:
+    """``values`` with 0 where one is missing. Hardly a row has gaps: the others are not looked at."""
+    if rows.gaps is None:
+        return tf.where(rows.observed, values, 0.0)
+    kept = tf.where(tf.gather_nd(rows.observed, rows.gaps), tf.gather_nd(values, rows.gaps), 0.0)
+    return tf.tensor_scatter_nd_update(values, rows.gaps, kept)
 
 
 class ReconstructionScore:
@@ -63,4 +73,4 @@ class ReconstructionScore:
     name = "reconstruction error"
 
     def __call__(self, rows: Passed) -> Any:
-        return mean_squared_error(rows.scaled, rows.observed, rows.reconstruction)
+        return mean_squared_error(rows)

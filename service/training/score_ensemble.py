@@ -55,7 +55,7 @@ class TableParts:
         """Logarithms, (rows, 8), in the order of ``NEAR_WEIGHTS`` and ``FAR_WEIGHTS``."""
         scaled, observed = _flat(rows.scaled), _flat(rows.observed)
         by_range, by_bulk = self.by_range(scaled, observed, itself), self.by_bulk(scaled, observed, itself)
-        residual = residuals(rows.scaled, rows.observed, rows.reconstruction)
+        residual = residuals(rows)
         within = self.mahalanobis(tf.concat([tf.cast(rows.latent, residual.dtype), _flat(residual)], axis=1))
         near = tf.concat([by_range[:, :-1], by_bulk[:, :-1], within[:, None] + SMALLEST_DISTANCE], axis=1)
         far = tf.stack([by_range[:, -1], by_bulk[:, -1]], axis=1)

@@ -40,7 +40,7 @@ class ImageParts:
         pairs = zip(self.layers, _layers_of(rows), strict=True)
         near = [directions(layer, stored=stored) for directions, layer in pairs]
         within = self.mahalanobis(_layers_of(rows)[0])
-        error = mean_squared_error(rows.scaled, rows.observed, rows.reconstruction)
+        error = mean_squared_error(rows)
         parts = [tf.cast(part, tf.float64) for part in (*near, within, error)]
         return tf.math.log(tf.stack(parts, axis=1) + SMALLEST_PART)
 

@@ -198,6 +198,8 @@ def test_blame_is_not_smeared_over_correlated_columns() -> None:
     """A column that leads the latent spoils the others' reconstructions more than its own; it is named all the same."""
     from service.training.explain import counterfactual_shares, error_shares
     from service.training.quiet import tf
+    from service.training.scaling import Scaled
+    from service.training.score import Passed
 
     direction = np.array([0.9, 0.3, 0.3], np.float32) / np.sqrt(np.float32(0.99))
     causes = np.random.default_rng(0).normal(size=(500, 1)).astype(np.float32)
@@ -207,13 +209,13 @@ def test_blame_is_not_smeared_over_correlated_columns() -> None:
     def rebuild(rows: Any) -> Any:
         return tf.reduce_sum(rows * direction, axis=1, keepdims=True) * direction
 
-    def score(rows: Any, observed: Any) -> Any:
-        del observed
-        return tf.reduce_sum(tf.square(rows - rebuild(rows)), axis=1)
+    def score(rows: Scaled) -> Any:
+        return tf.reduce_sum(tf.square(rows.values - rebuild(rows.values)), axis=1)
 
-    seen, layout = tf.ones_like(row, dtype=tf.bool), plain_layout(InputSchema(kind="tabular", row_shape=(3,)))
-    shares, _ = counterfactual_shares(row, seen, rebuild(row), typical=quantiles, layout=layout, score=score)
-    assert error_shares(row, seen, rebuild(row), layout).numpy()[0].argmax() != 0
+    layout = plain_layout(InputSchema(kind="tabular", row_shape=(3,)))
+    passed = Passed(row, tf.ones_like(row, dtype=tf.bool), row[:, :1], rebuild(row))
+    shares, _ = counterfactual_shares(passed, typical=quantiles, layout=layout, score=score)
+    assert error_shares(passed, layout).numpy()[0].argmax() != 0
     assert shares.numpy()[0].argmax() == 0
 
 

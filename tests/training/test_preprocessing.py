@@ -20,7 +20,7 @@ def test_all_types_there_and_back() -> None:
     from service.training.preprocessing import fit_preprocessing
 
     preprocessing = fit_preprocessing(ROWS, MIXED, load_config())
-    scaled, observed = preprocessing.scale(ROWS)
+    scaled, observed, _ = preprocessing.scale(ROWS)
     back = {name: values.numpy() for name, values in preprocessing.unscale(scaled).items()}
     gaps = np.isnan(ROWS["instances"])
     np.testing.assert_allclose(back["instances"][~gaps], ROWS["instances"][~gaps], rtol=1e-4, atol=1e-4)
@@ -49,9 +49,9 @@ def test_a_label_never_seen_lies_far_from_all_others() -> None:
 
     preprocessing = fit_preprocessing(ROWS, MIXED, load_config())
     row = {name: array[:1].copy() for name, array in ROWS.items()}
-    usual, _ = preprocessing.scale(row)
+    usual = preprocessing.scale(row).values
     row["categories"][0, 0] = "Zürich".encode()
-    new, observed = preprocessing.scale(row)
+    new, observed, _ = preprocessing.scale(row)
     country = preprocessing.layout.owner == 3
     assert np.square(new - usual)[0, country].sum() > 100
     assert observed.numpy()[0, country].all()
@@ -67,13 +67,13 @@ def test_many_labels_share_values() -> None:
     labels = np.array([*frequent, *(b"rare %d" % number for number in range(436)), b""], object)[:, None]
     preprocessing = fit_preprocessing({"categories": labels}, LABELS_ONLY, load_config())
     assert preprocessing.layout.shape == (OWN_LABELS + SHARED_VALUES + 2,)
-    scaled, observed = (each.numpy() for each in preprocessing.scale({"categories": labels}))
+    scaled, observed = (each.numpy() for each in preprocessing.scale({"categories": labels})[:2])
     place = scaled.argmax(axis=1)
     assert len(set(place[: len(frequent)])) == OWN_LABELS
     assert set(place[len(frequent) : -1]) == set(range(OWN_LABELS, OWN_LABELS + SHARED_VALUES))
     assert place[-1] == OWN_LABELS + SHARED_VALUES + 1
     assert not observed[-1].any()
-    stranger, _ = preprocessing.scale({"categories": np.array([[b"stranger"]], object)})
+    stranger = preprocessing.scale({"categories": np.array([[b"stranger"]], object)}).values
     assert stranger.numpy().argmax() == OWN_LABELS + SHARED_VALUES
 
 
