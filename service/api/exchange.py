@@ -9,10 +9,11 @@ import itertools
 import math
 import re
 import secrets
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
+import numpy as np
 from starlette.types import Receive, Scope, Send
 
 from service.codecs import Decompressor
@@ -26,6 +27,10 @@ Headers = list[tuple[bytes, bytes]]
 LEAVING_CHECK_S = 0.05
 """Requests that take longer than this are given up when their caller leaves; shorter ones are not worth a watch."""
 ATTEND_INTERVAL_S = 0.05
+ALIGNED_BYTES = 2**20
+"""Of bodies from this size on, TensorFlow's copy of an array that is not aligned would be felt."""
+ALIGNMENT = 64
+"""TensorFlow copies arrays that do not begin at a multiple of so many bytes; an npy header is as long as one."""
 
 _UNBOUNDED = 2**62
 _MAX_STREAM_RATIO = 100
@@ -55,6 +60,11 @@ class Reception:
         self._held = 0
         self._attended: set[Exchange] = set()
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def held(self) -> int:
+        """Bytes of all bodies that are being received or answered."""
+        return self._held
 
     def hold(self, size: int) -> None:
         """
@@ -158,26 +168,52 @@ class Exchange:
             DeadlineExceeded: it did not arrive in time.
             CallerLeft: the connection closed.
         """
+        chunks: list[bytes] = []
+        await self._receive_all(limit, lambda _at, chunk: chunks.append(chunk))
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def aligned_body(self, limit: int) -> bytes | memoryview:
+        """The same for a body that is an array: a large one where TensorFlow can take it as it is.
+
+        Raises:
+            MalformedInput: it is longer than its announced length.
+            RequestError: as ``body``.
+        """
+        announced = self._announced(limit)
+        if announced < ALIGNED_BYTES:
+            return await self.body(limit)
+        memory = np.empty(announced + ALIGNMENT, np.uint8)  # not touched before something is received
+        start = -memory.ctypes.data % ALIGNMENT
+        place = memory[start : start + announced].data
+
+        def put(at: int, chunk: bytes) -> None:
+            if at + len(chunk) > announced:
+                raise MalformedInput("The body is longer than its Content-Length.")
+            place[at : at + len(chunk)] = chunk
+
+        return place[: await self._receive_all(limit, put)]
+
+    async def _receive_all(self, limit: int, take: Callable[[int, bytes], None]) -> int:
+        """Give each piece of the body to ``take``, with its place in the body. Returns the size of all."""
         announced = self._announced(limit)
         self.hold(announced)
         self._attend()
         self._receive_by = asyncio.get_running_loop().time() + self._reception.body_timeout_s
-        chunks: list[bytes] = []
         size, more = 0, True
         try:
             while more:
                 chunk, more = await self._next_chunk()
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > limit:
+                if size + len(chunk) > limit:
                     raise TooLarge(f"The body is larger than {limit} bytes.")
-                if size > announced:
+                if size + len(chunk) > announced:
                     self.hold(len(chunk))
+                take(size, chunk)
+                size += len(chunk)
         except asyncio.CancelledError:
             self._raise_reason()
         finally:
             self._receive_by = math.inf
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return size
 
     async def _next_chunk(self) -> tuple[bytes, bool]:
         message = await self._receive()

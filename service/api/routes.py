@@ -145,7 +145,8 @@ class OperationRoutes:
             if request_type == codecs.JSON
             else self._serving.settings.max_body_bytes
         )
-        body = await exchange.body(limit)
+        is_array = request_type == codecs.NPY and exchange.content_encoding == "identity"
+        body = await (exchange.aligned_body if is_array else exchange.body)(limit)
         with self._serving.tracing.stage("decode"):
             decoded = await self._decoded(exchange, request_type, body, loaded, operation)
         call = Call(loaded, operation, decoded.rows, decoded.options, deadline)
@@ -159,7 +160,7 @@ class OperationRoutes:
         return 200
 
     async def _decoded(
-        self, exchange: Exchange, request_type: str, body: bytes, loaded: LoadedModel, operation: Operation
+        self, exchange: Exchange, request_type: str, body: bytes | memoryview, loaded: LoadedModel, operation: Operation
     ) -> Decoded:
         started = time.perf_counter()
         encoding = exchange.content_encoding

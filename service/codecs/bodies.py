@@ -36,7 +36,7 @@ def answer_types(operation: Operation) -> tuple[str, ...]:
 
 def decode(
     media_type: str,
-    body: bytes,
+    body: bytes | memoryview,
     encoding: str,
     *,
     schema: InputSchema,
@@ -51,19 +51,20 @@ def decode(
     """
     if encoding != "identity":
         most = limits.max_json_bytes if media_type == JSON else limits.max_decoded_bytes
-        body = decompress(body, encoding, most)
+        body = decompress(bytes(body), encoding, most)
+    content = b"" if media_type == NPY else bytes(body)  # as it is: only arrays come as anything else
     if media_type == JSON:
         if query:
             raise InvalidOption("The options of a JSON request stand in its body, not in the query.")
-        return Decoded(*decode_json(body, schema, operation=operation, limits=limits))
+        return Decoded(*decode_json(content, schema, operation=operation, limits=limits))
     options = options_from_query(query, schema=schema, operation=operation, passthrough_allowed=media_type == ARROW)
     if media_type == NPY:
         return Decoded(decode_npy(body, schema, limits=limits), options)
     if media_type == ARROW:
-        rows, table = decode_arrow(body, schema, limits=limits)
+        rows, table = decode_arrow(content, schema, limits=limits)
         return Decoded(rows, options, table if options.passthrough else None)
     if media_type in (PNG, JPEG):
-        return Decoded(decode_image(body, schema, media_type=media_type, limits=limits), options)
+        return Decoded(decode_image(content, schema, media_type=media_type, limits=limits), options)
     raise UnsupportedMediaType("This media type is not supported here.")
 
 

@@ -38,7 +38,7 @@ _SIZES: Final = re.compile(r"\s*(?:[0-9]{1,18}L?\s*(?:,\s*[0-9]{1,18}L?\s*){0,31
 _NOT_NPY: Final = "The body is not an npy array."
 
 
-def decode_npy(body: bytes, schema: InputSchema, *, limits: Limits = Limits()) -> Rows:  # noqa: B008 (frozen)
+def decode_npy(body: bytes | memoryview, schema: InputSchema, *, limits: Limits = Limits()) -> Rows:  # noqa: B008 (frozen)
     """Rows of an npy body of any real dtype, byte order and memory order; float32 is not copied.
 
     Raises:
@@ -63,14 +63,14 @@ def decode_npy(body: bytes, schema: InputSchema, *, limits: Limits = Limits()) -
     return rows_from_arrays(numbers)
 
 
-def _parse_header(body: bytes) -> tuple[np.dtype[np.generic], bool, tuple[int, ...], int]:
-    if len(body) < 10 or not body.startswith(_MAGIC) or body[6] not in _LENGTH_BYTES:
+def _parse_header(body: bytes | memoryview) -> tuple[np.dtype[np.generic], bool, tuple[int, ...], int]:
+    if len(body) < 10 or body[:6] != _MAGIC or body[6] not in _LENGTH_BYTES:
         raise MalformedInput(_NOT_NPY)
     start = 8 + _LENGTH_BYTES[body[6]]
     end = start + int.from_bytes(body[8:start], "little")
     if end - start > _MAX_HEADER_BYTES or end > len(body):
         raise MalformedInput(_NOT_NPY)
-    header = body[start:end].decode("latin-1")
+    header = bytes(body[start:end]).decode("latin-1")
     descr, order, sizes = _DESCR.findall(header), _ORDER.findall(header), _SHAPE.findall(header)
     if not _HEADER.fullmatch(header) or len(_OTHER_DESCR.findall(header)) != 1 or len(order) != 1 or len(sizes) != 1:
         raise MalformedInput(_NOT_NPY)

@@ -17,6 +17,7 @@ from backports import zstd
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.api.exchange import ALIGNED_BYTES
 from tests.api.raw import RawConnection, chunk, connect, head
 from tests.api.samples import (
     OPERATIONS,
@@ -113,6 +114,17 @@ def test_npy_rows_of_a_model_with_columns(service: LiveService, operation: str) 
     expected = json_answer(service, operation, rows.tolist(), model="payments")[FIRST[operation]]
     wanted = payments_named(expected) if operation == "reconstruct" else expected
     np.testing.assert_allclose(from_npy(response.content), wanted, rtol=1e-5)
+
+
+@pytest.mark.tf
+def test_an_array_of_megabytes_is_answered_like_its_rows(service: LiveService) -> None:
+    """It is received in place, piece by piece: no byte is lost or moved."""
+    rows = np.random.default_rng(0).uniform(0, 16, (6000, *digits(1).shape[1:])).astype(np.float32)
+    assert rows.nbytes > ALIGNED_BYTES
+    scores = from_npy(post(service, "/anomaly-score", to_npy(rows), NPY, Accept=NPY).content)
+    expected = json_answer(service, "anomaly-score", rows[[0, 17, 4095, 5999]].tolist())["scores"]
+    np.testing.assert_allclose(scores[[0, 17, 4095, 5999]], expected, rtol=1e-5)
+    assert len(scores) == len(rows)
 
 
 # --- Arrow ------------------------------------------------------------------------------------------------------------

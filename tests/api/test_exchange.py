@@ -1,0 +1,70 @@
+"""Bodies as they arrive, piece by piece."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from starlette.types import Message
+
+from service.api.exchange import ALIGNED_BYTES, ALIGNMENT, Exchange, Reception
+from service.errors import MalformedInput, TooLarge
+
+
+def exchange_of(pieces: list[bytes], *, announced: int) -> tuple[Exchange, Reception]:
+    """A request whose body comes in ``pieces``."""
+    left: Iterator[bytes] = iter(pieces)
+
+    async def receive() -> Message:
+        piece = next(left, b"")
+        return {"type": "http.request", "body": piece, "more_body": bool(piece)}
+
+    async def send(_message: Message) -> None:
+        raise AssertionError("nothing is answered here")
+
+    reception = Reception(2**30, body_timeout_s=5)
+    headers = [(b"content-length", b"%d" % announced)]
+    return Exchange({"type": "http", "headers": headers}, receive, send, reception), reception
+
+
+def pieces_of(body: bytes, size: int) -> list[bytes]:
+    return [body[at : at + size] for at in range(0, len(body), size)]
+
+
+@pytest.mark.parametrize("size", [ALIGNED_BYTES, ALIGNED_BYTES + 12345])
+async def test_a_large_array_is_received_where_tensorflow_takes_it_without_a_copy(size: int) -> None:
+    """All bytes of it, from an address that is a multiple of 64."""
+    body = np.random.default_rng(0).bytes(size)
+    exchange, _ = exchange_of(pieces_of(body, 70_001), announced=size)
+    received = await exchange.aligned_body(2 * size)
+    assert received == body
+    assert np.frombuffer(received, np.uint8).ctypes.data % ALIGNMENT == 0
+
+
+async def test_small_bodies_and_those_of_unknown_length_are_handed_on_as_they_are() -> None:
+    """In one piece without a copy."""
+    small, large = b"x" * 1000, b"y" * ALIGNED_BYTES
+    for piece, announced in ((small, len(small)), (large, 0)):
+        exchange, _ = exchange_of([piece], announced=announced)
+        assert await exchange.aligned_body(ALIGNED_BYTES) == piece
+
+
+async def test_a_body_longer_than_announced_is_refused_and_one_that_is_shorter_ends_there() -> None:
+    """Whatever the server in front lets through."""
+    exchange, _ = exchange_of(pieces_of(bytes(ALIGNED_BYTES + 1), 2**16), announced=ALIGNED_BYTES)
+    with pytest.raises(MalformedInput, match="Content-Length"):
+        await exchange.aligned_body(2 * ALIGNED_BYTES)
+    exchange, _ = exchange_of([b"short"], announced=ALIGNED_BYTES)
+    assert await exchange.aligned_body(2 * ALIGNED_BYTES) == b"short"
+
+
+@pytest.mark.parametrize("method", ["body", "aligned_body"])
+async def test_what_is_held_is_the_body_and_is_given_back(method: str) -> None:
+    """No more than the limit of one body, and nothing once the exchange is released."""
+    exchange, reception = exchange_of(pieces_of(bytes(ALIGNED_BYTES), 2**16), announced=ALIGNED_BYTES)
+    await getattr(exchange, method)(ALIGNED_BYTES)
+    assert reception.held == ALIGNED_BYTES
+    exchange.release()
+    assert reception.held == 0
+    exchange, _ = exchange_of([b""], announced=ALIGNED_BYTES + 1)
+    with pytest.raises(TooLarge):
+        await getattr(exchange, method)(ALIGNED_BYTES)
