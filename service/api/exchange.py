@@ -30,7 +30,7 @@ ATTEND_INTERVAL_S = 0.05
 ALIGNED_BYTES = 2**20
 """Of bodies from this size on, TensorFlow's copy of an array that is not aligned would be felt."""
 ALIGNMENT = 64
-"""TensorFlow copies arrays that do not begin at a multiple of so many bytes; an npy header is as long as one."""
+"""TensorFlow copies arrays that do not begin at a multiple of so many bytes."""
 
 _UNBOUNDED = 2**62
 _MAX_STREAM_RATIO = 100
@@ -172,8 +172,10 @@ class Exchange:
         await self._receive_all(limit, lambda _at, chunk: chunks.append(chunk))
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def aligned_body(self, limit: int) -> bytes | memoryview:
-        """The same for a body that is an array: a large one where TensorFlow can take it as it is.
+    async def aligned_body(self, limit: int, begins: Callable[[bytes], int]) -> bytes | memoryview:
+        """The same for a body with an array in it: a large one where TensorFlow can take the array as it is.
+
+        ``begins`` says, from the first bytes of the body, where in it the array begins.
 
         Raises:
             MalformedInput: it is longer than its announced length.
@@ -183,15 +185,19 @@ class Exchange:
         if announced < ALIGNED_BYTES:
             return await self.body(limit)
         memory = np.empty(announced + ALIGNMENT, np.uint8)  # not touched before something is received
-        start = -memory.ctypes.data % ALIGNMENT
-        place = memory[start : start + announced].data
+        place = memory.data
 
         def put(at: int, chunk: bytes) -> None:
+            nonlocal place
+            if at == 0:
+                start = -(memory.ctypes.data + begins(chunk)) % ALIGNMENT
+                place = memory.data[start : start + announced]
             if at + len(chunk) > announced:
                 raise MalformedInput("The body is longer than its Content-Length.")
             place[at : at + len(chunk)] = chunk
 
-        return place[: await self._receive_all(limit, put)]
+        size = await self._receive_all(limit, put)
+        return place[:size]
 
     async def _receive_all(self, limit: int, take: Callable[[int, bytes], None]) -> int:
         """Give each piece of the body to ``take``, with its place in the body. Returns the size of all."""

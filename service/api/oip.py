@@ -294,7 +294,11 @@ class OIPRoutes(ProtocolRoutes):
         json_length = _json_length(exchange.headers.get(HEADER_LENGTH))
         limit = settings.max_json_bytes if json_length is None else settings.max_body_bytes
         most = settings.max_json_bytes if json_length is None else settings.max_decoded_bytes
-        content = await self.body(exchange, limit, most)
+        content: bytes | memoryview
+        if json_length is None or exchange.content_encoding != "identity":
+            content = await self.body(exchange, limit, most)
+        else:
+            content = await exchange.aligned_body(limit, lambda _head: json_length)
         limits = serving.limits
 
         def decode() -> InferBody:

@@ -145,7 +145,7 @@ class ProtocolRoutes(ABC):
             raise MalformedInput("The body must be a JSON object.")
         return given
 
-    async def decoded(self, exchange: Exchange, body: bytes, work: Callable[[], T]) -> T:
+    async def decoded(self, exchange: Exchange, body: bytes | memoryview, work: Callable[[], T]) -> T:
         """Rows of a body, off the event loop where it is large."""
         started = time.perf_counter()
         inline = len(body) <= INLINE_BYTES

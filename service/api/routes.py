@@ -145,8 +145,8 @@ class OperationRoutes:
             if request_type == codecs.JSON
             else self._serving.settings.max_body_bytes
         )
-        is_array = request_type == codecs.NPY and exchange.content_encoding == "identity"
-        body = await (exchange.aligned_body if is_array else exchange.body)(limit)
+        begins = codecs.ARRAY_BEGINS.get(request_type) if exchange.content_encoding == "identity" else None
+        body = await (exchange.body(limit) if begins is None else exchange.aligned_body(limit, begins))
         with self._serving.tracing.stage("decode"):
             decoded = await self._decoded(exchange, request_type, body, loaded, operation)
         call = Call(loaded, operation, decoded.rows, decoded.options, deadline)

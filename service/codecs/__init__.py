@@ -6,7 +6,7 @@ thread. Decoders raise ``service.errors.RequestError`` and nothing else, whateve
 
 from service.codecs.answers import Answer, encode_json, encode_ndjson
 from service.codecs.arrow import answer_columns, decode_arrow, encode_arrow, nested_array, rows_table, table_rows
-from service.codecs.bodies import Decoded, answer_types, decode, encode
+from service.codecs.bodies import ARRAY_BEGINS, Decoded, answer_types, decode, encode
 from service.codecs.compression import (
     ANSWER_ENCODINGS,
     REQUEST_ENCODINGS,
@@ -36,6 +36,7 @@ from service.codecs.rows import Limits
 
 __all__ = [
     "ANSWER_ENCODINGS",
+    "ARRAY_BEGINS",
     "ARROW",
     "JPEG",
     "JSON",

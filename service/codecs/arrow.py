@@ -53,7 +53,12 @@ _VIEW_BYTES: Final = 16
 _UNBOUNDED: Final = Limits(max_rows=2**62, max_decoded_bytes=2**62)
 
 
-def decode_arrow(body: bytes, schema: InputSchema, *, limits: Limits = Limits()) -> tuple[Rows, Any]:  # noqa: B008
+def decode_arrow(
+    body: bytes | memoryview,
+    schema: InputSchema,
+    *,
+    limits: Limits = Limits(),  # noqa: B008 (frozen)
+) -> tuple[Rows, Any]:
     """Rows of an Arrow IPC stream, and its ``pyarrow.Table``.
 
     Nulls are missing values. One batch of float32 lists is not copied.

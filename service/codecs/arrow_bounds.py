@@ -18,9 +18,23 @@ _BATCH_LENGTH: Final = 0
 _BATCH_BUFFERS: Final = 2
 _BATCH_COMPRESSION: Final = 3
 _LENGTH_PREFIX: Final = 8
+_MESSAGE_PREFIX: Final = struct.Struct("<II")
 
 
-def check_stream_bounds(body: bytes, limits: Limits) -> None:
+def arrow_begins(head: bytes) -> int:
+    """Where the first batch's numbers begin in a stream that begins with ``head``: a guess, 0 where it cannot be told.
+
+    Behind the schema and the metadata of the batch, each with a marker and its length in front.
+    """
+    at = 0
+    for _ in range(2):
+        if len(head) < at + _MESSAGE_PREFIX.size:
+            return 0
+        at += _MESSAGE_PREFIX.size + _MESSAGE_PREFIX.unpack_from(head, at)[1]
+    return at
+
+
+def check_stream_bounds(body: bytes | memoryview, limits: Limits) -> None:
     """Check the number of messages and rows, and the size that compressed buffers claim.
 
     Raises:

@@ -1,21 +1,24 @@
 """Bodies of any media type: a request's to rows, an answer to its own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from service.codecs.answers import Answer, encode_json, encode_ndjson
 from service.codecs.arrow import decode_arrow, encode_arrow
+from service.codecs.arrow_bounds import arrow_begins
 from service.codecs.compression import decompress
 from service.codecs.images import decode_image, encode_png
 from service.codecs.json_rows import decode_json
 from service.codecs.media_types import ARROW, JPEG, JSON, NDJSON, NPY, PNG
-from service.codecs.npy import decode_npy, encode_npy
+from service.codecs.npy import decode_npy, encode_npy, npy_begins
 from service.codecs.options import Options, options_from_query
 from service.codecs.rows import Limits
 from service.errors import InvalidOption, UnsupportedMediaType
 from service.schemas import DENOISE, RECONSTRUCT, InputSchema, Operation, Rows
 
+ARRAY_BEGINS: Final[Mapping[str, Callable[[bytes], int]]] = {NPY: npy_begins, ARROW: arrow_begins}
+"""Of encodings that hold numbers as memory does: where they begin in a body, from its first bytes."""
 _ANSWER_TYPES: Final = (JSON, NPY, ARROW, NDJSON)
 
 
@@ -52,7 +55,7 @@ def decode(
     if encoding != "identity":
         most = limits.max_json_bytes if media_type == JSON else limits.max_decoded_bytes
         body = decompress(bytes(body), encoding, most)
-    content = b"" if media_type == NPY else bytes(body)  # as it is: only arrays come as anything else
+    content = b"" if media_type in (NPY, ARROW) else bytes(body)  # as it is: only arrays come as anything else
     if media_type == JSON:
         if query:
             raise InvalidOption("The options of a JSON request stand in its body, not in the query.")
@@ -61,7 +64,7 @@ def decode(
     if media_type == NPY:
         return Decoded(decode_npy(body, schema, limits=limits), options)
     if media_type == ARROW:
-        rows, table = decode_arrow(content, schema, limits=limits)
+        rows, table = decode_arrow(body, schema, limits=limits)
         return Decoded(rows, options, table if options.passthrough else None)
     if media_type in (PNG, JPEG):
         return Decoded(decode_image(content, schema, media_type=media_type, limits=limits), options)

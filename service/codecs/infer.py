@@ -68,7 +68,9 @@ class InferAnswer:
     outputs: Sequence[tuple[WantedOutput, Array]]
 
 
-def decode_infer(body: bytes, json_length: int | None, schema: InputSchema, *, model: str, limits: Limits) -> InferBody:
+def decode_infer(
+    body: bytes | memoryview, json_length: int | None, schema: InputSchema, *, model: str, limits: Limits
+) -> InferBody:
     """``json_length``: of the JSON in front of the binary tensors; None: all of it; 0: nothing but one tensor.
 
     Raises:
@@ -86,7 +88,7 @@ def decode_infer(body: bytes, json_length: int | None, schema: InputSchema, *, m
         raise MalformedInput("Inference-Header-Content-Length is greater than the length of the body.")
     if json_length > limits.max_json_bytes:
         raise TooLarge(f"The JSON of a request may have at most {limits.max_json_bytes} bytes.")
-    document = _document(body if json_length == len(body) else body[:json_length], plan, limits)
+    document = _document(bytes(body[:json_length]), plan, limits)
     tensors = _tensors(document, memoryview(body)[json_length:], model)
     parameters = _parameters(document, "the request")
     all_binary = _flag(parameters, _ALL_BINARY, default=False)
@@ -99,7 +101,7 @@ def decode_infer(body: bytes, json_length: int | None, schema: InputSchema, *, m
     )
 
 
-def _raw_request(body: bytes, plan: RowPlan, model: str, limits: Limits) -> InferBody:
+def _raw_request(body: bytes | memoryview, plan: RowPlan, model: str, limits: Limits) -> InferBody:
     """Nothing but the bytes of the only input: as many rows as they make."""
     known = inputs_of(plan)
     if len(known) != 1:

@@ -63,6 +63,12 @@ def decode_npy(body: bytes | memoryview, schema: InputSchema, *, limits: Limits 
     return rows_from_arrays(numbers)
 
 
+def npy_begins(head: bytes) -> int:
+    """Where the array begins in an npy body that begins with ``head``: a guess, 0 where it cannot be told."""
+    length_bytes = _LENGTH_BYTES.get(head[6], 0) if len(head) > 12 else 0
+    return 8 + length_bytes + int.from_bytes(head[8 : 8 + length_bytes], "little") if length_bytes else 0
+
+
 def _parse_header(body: bytes | memoryview) -> tuple[np.dtype[np.generic], bool, tuple[int, ...], int]:
     if len(body) < 10 or body[:6] != _MAGIC or body[6] not in _LENGTH_BYTES:
         raise MalformedInput(_NOT_NPY)

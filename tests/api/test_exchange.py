@@ -1,6 +1,6 @@
 """Bodies as they arrive, piece by piece."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -26,18 +26,22 @@ def exchange_of(pieces: list[bytes], *, announced: int) -> tuple[Exchange, Recep
     return Exchange({"type": "http", "headers": headers}, receive, send, reception), reception
 
 
+def at_once(_head: bytes) -> int:
+    return 0
+
+
 def pieces_of(body: bytes, size: int) -> list[bytes]:
     return [body[at : at + size] for at in range(0, len(body), size)]
 
 
 @pytest.mark.parametrize("size", [ALIGNED_BYTES, ALIGNED_BYTES + 12345])
 async def test_a_large_array_is_received_where_tensorflow_takes_it_without_a_copy(size: int) -> None:
-    """All bytes of it, from an address that is a multiple of 64."""
+    """All bytes of it, and the array in it at an address that is a multiple of 64."""
     body = np.random.default_rng(0).bytes(size)
     exchange, _ = exchange_of(pieces_of(body, 70_001), announced=size)
-    received = await exchange.aligned_body(2 * size)
+    received = await exchange.aligned_body(2 * size, lambda head: head.index(body[360:370]))
     assert received == body
-    assert np.frombuffer(received, np.uint8).ctypes.data % ALIGNMENT == 0
+    assert (np.frombuffer(received, np.uint8).ctypes.data + 360) % ALIGNMENT == 0
 
 
 async def test_small_bodies_and_those_of_unknown_length_are_handed_on_as_they_are() -> None:
@@ -45,26 +49,26 @@ async def test_small_bodies_and_those_of_unknown_length_are_handed_on_as_they_ar
     small, large = b"x" * 1000, b"y" * ALIGNED_BYTES
     for piece, announced in ((small, len(small)), (large, 0)):
         exchange, _ = exchange_of([piece], announced=announced)
-        assert await exchange.aligned_body(ALIGNED_BYTES) == piece
+        assert await exchange.aligned_body(ALIGNED_BYTES, at_once) == piece
 
 
 async def test_a_body_longer_than_announced_is_refused_and_one_that_is_shorter_ends_there() -> None:
     """Whatever the server in front lets through."""
     exchange, _ = exchange_of(pieces_of(bytes(ALIGNED_BYTES + 1), 2**16), announced=ALIGNED_BYTES)
     with pytest.raises(MalformedInput, match="Content-Length"):
-        await exchange.aligned_body(2 * ALIGNED_BYTES)
+        await exchange.aligned_body(2 * ALIGNED_BYTES, at_once)
     exchange, _ = exchange_of([b"short"], announced=ALIGNED_BYTES)
-    assert await exchange.aligned_body(2 * ALIGNED_BYTES) == b"short"
+    assert await exchange.aligned_body(2 * ALIGNED_BYTES, at_once) == b"short"
 
 
-@pytest.mark.parametrize("method", ["body", "aligned_body"])
-async def test_what_is_held_is_the_body_and_is_given_back(method: str) -> None:
-    """No more than the limit of one body, and nothing once the exchange is released."""
+@pytest.mark.parametrize("more", [(), (at_once,)])
+async def test_what_is_held_is_the_body_and_is_given_back(more: tuple[Callable[[bytes], int], ...]) -> None:
+    """Joined or aligned: no more than the limit of one body, and nothing once the exchange is released."""
     exchange, reception = exchange_of(pieces_of(bytes(ALIGNED_BYTES), 2**16), announced=ALIGNED_BYTES)
-    await getattr(exchange, method)(ALIGNED_BYTES)
+    await (exchange.aligned_body if more else exchange.body)(ALIGNED_BYTES, *more)
     assert reception.held == ALIGNED_BYTES
     exchange.release()
     assert reception.held == 0
     exchange, _ = exchange_of([b""], announced=ALIGNED_BYTES + 1)
     with pytest.raises(TooLarge):
-        await getattr(exchange, method)(ALIGNED_BYTES)
+        await (exchange.aligned_body if more else exchange.body)(ALIGNED_BYTES, *more)

@@ -10,7 +10,21 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from service.codecs import ARROW, JPEG, JSON, NDJSON, NPY, PNG, Answer, Decoded, Limits, answer_types, decode, encode
+from service.codecs import (
+    ARRAY_BEGINS,
+    ARROW,
+    JPEG,
+    JSON,
+    NDJSON,
+    NPY,
+    PNG,
+    Answer,
+    Decoded,
+    Limits,
+    answer_types,
+    decode,
+    encode,
+)
 from service.errors import InvalidOption, NotAcceptable, TooLarge, UnsupportedMediaType
 from service.schemas import ANOMALY_SCORE, DENOISE, ENCODE, OPERATIONS, RECONSTRUCT, Array, InputSchema
 from tests.codecs.samples import IMAGE, NUMBERS, npy
@@ -20,7 +34,7 @@ PIXELS = np.array([[0, 51, 102], [153, 204, 255]], np.uint8)
 VALUES = (PIXELS / 255).astype(np.float32)[None]
 
 
-def decoded(media_type: str, body: bytes, encoding: str = "identity", **more: Any) -> Decoded:
+def decoded(media_type: str, body: bytes | memoryview, encoding: str = "identity", **more: Any) -> Decoded:
     given: dict[str, Any] = {"schema": IMAGE, "operation": ANOMALY_SCORE, "query": {}, "limits": Limits()} | more
     return decode(media_type, body, encoding, **given)
 
@@ -45,6 +59,25 @@ def test_every_encoding_gives_the_same_rows(media_type: str) -> None:
     body = BODIES[media_type]
     for rows in (decoded(media_type, body).rows, decoded(media_type, gzip.compress(body), "gzip").rows):
         np.testing.assert_allclose(rows["instances"], VALUES, rtol=1e-6)
+
+
+@pytest.mark.parametrize("media_type", ARRAY_BEGINS)
+def test_it_is_foreseen_where_the_numbers_of_a_body_begin(media_type: str) -> None:
+    """From its first bytes; they are read there and not copied, whatever holds the body."""
+    body = memoryview(bytearray(BODIES[media_type]))
+    rows = decoded(media_type, body).rows["instances"]
+    whole = np.frombuffer(body, np.uint8)
+    assert np.shares_memory(rows, whole)
+    assert rows.ctypes.data - whole.ctypes.data == ARRAY_BEGINS[media_type](BODIES[media_type][:1000])
+
+
+@pytest.mark.parametrize("media_type", ARRAY_BEGINS)
+@pytest.mark.parametrize(
+    "head", [b"", b"x", b"\x93NUMPY", b"\xff" * 8, b"\xff" * 100, bytes(100), b"\x93NUMPY\x02\x00\xff"]
+)
+def test_a_guess_where_numbers_begin_never_fails(media_type: str, head: bytes) -> None:
+    """It is made before anything is known of the body."""
+    assert ARRAY_BEGINS[media_type](head) >= 0
 
 
 @pytest.mark.parametrize("media_type", [NPY, ARROW, PNG])
