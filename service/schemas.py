@@ -102,19 +102,26 @@ POINT_ERRORS = "point_errors"
 """Signature beside the operations, of series models: ``error`` of each step of a window, (rows, window)."""
 
 
+FEW_VALUES = 2**13
+"""BLAS shares sums of more than 10,000 values among threads, which then wait, spinning, for the next one."""
+_FINITE_BLOCK = 2**16
+
+
 def row_count(rows: Rows) -> int:
     """Number of rows, the common leading dimension."""
     return len(next(iter(rows.values())))
 
 
 def all_finite(numbers: Array) -> bool:
-    """Whether floats of any shape are all finite; of many in a third of the time of ``np.isfinite``, without its array.
+    """Whether floats of any shape are all finite, without an array of their size.
 
-    The sum of squares is NaN or infinite when any of them is; where it is so from very large numbers alone, they are
-    looked at one by one.
+    Of few, the sum of squares tells in half the time of ``np.isfinite``: it is NaN or infinite when any of them is.
+    Where it is so from very large numbers alone, they are looked at one by one.
     """
     flat = numbers.reshape(-1)
-    return math.isfinite(np.vdot(flat, flat)) or bool(np.isfinite(flat).all())
+    if flat.size <= FEW_VALUES and math.isfinite(np.vdot(flat, flat)):
+        return True
+    return all(np.isfinite(flat[start : start + _FINITE_BLOCK]).all() for start in range(0, flat.size, _FINITE_BLOCK))
 
 
 def ordered_columns(schema: InputSchema) -> tuple[Column, ...]:

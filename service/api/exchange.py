@@ -13,10 +13,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
-import numpy as np
 from starlette.types import Receive, Scope, Send
 
-from service.codecs import Decompressor
+from service.codecs import Decompressor, aligned_memory
 from service.errors import DeadlineExceeded, InvalidOption, MalformedInput, QueueFull, TooLarge
 from service.telemetry import request_id_of_context
 
@@ -29,8 +28,6 @@ LEAVING_CHECK_S = 0.05
 ATTEND_INTERVAL_S = 0.05
 ALIGNED_BYTES = 2**20
 """Of bodies from this size on, TensorFlow's copy of an array that is not aligned would be felt."""
-ALIGNMENT = 64
-"""TensorFlow copies arrays that do not begin at a multiple of so many bytes."""
 
 _UNBOUNDED = 2**62
 _MAX_STREAM_RATIO = 100
@@ -184,14 +181,12 @@ class Exchange:
         announced = self._announced(limit)
         if announced < ALIGNED_BYTES:
             return await self.body(limit)
-        memory = np.empty(announced + ALIGNMENT, np.uint8)  # not touched before something is received
-        place = memory.data
+        place = memoryview(b"")
 
         def put(at: int, chunk: bytes) -> None:
             nonlocal place
             if at == 0:
-                start = -(memory.ctypes.data + begins(chunk)) % ALIGNMENT
-                place = memory.data[start : start + announced]
+                place = aligned_memory(announced, begins(chunk)).data
             if at + len(chunk) > announced:
                 raise MalformedInput("The body is longer than its Content-Length.")
             place[at : at + len(chunk)] = chunk

@@ -29,6 +29,7 @@ from service.codecs.media_types import (
     choose_media_type,
     request_media_type,
 )
+from service.codecs.memory import aligned_memory
 from service.codecs.ndjson import BadLine, NdjsonDecoder, RowBlock
 from service.codecs.npy import decode_npy, encode_npy
 from service.codecs.options import Options, options_from_json, options_from_query
@@ -54,6 +55,7 @@ __all__ = [
     "NdjsonDecoder",
     "Options",
     "RowBlock",
+    "aligned_memory",
     "answer_columns",
     "answer_types",
     "choose_encoding",

@@ -1,14 +1,11 @@
-"""JSON requests: a fast path for plain numbers, and an exact one for everything else.
+"""JSON requests: a fast path for plain numbers (``json_numbers``), and an exact one for everything else.
 
-The fast path hands the numbers of the whole body to numpy in one piece (simdjson). It proves that they have the
-shape of rows, or gives up; it never judges. The exact path (orjson) gives the same rows more slowly, or says what is
-wrong.
+The exact path (orjson) gives the same rows more slowly, or says what is wrong.
 """
 
 import json
 import math
 import re
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -19,7 +16,8 @@ import orjson
 import simdjson
 from numpy.typing import NDArray
 
-from service.codecs.options import NO_OPTIONS, SCORE_OPTIONS, Options, options_from_json, series_options
+from service.codecs.json_numbers import decode_numbers_fast
+from service.codecs.options import NO_OPTIONS, Options, options_from_json, series_options
 from service.codecs.rows import (
     ABSENT_COLUMN,
     UNKNOWN_COLUMN,
@@ -47,14 +45,9 @@ _INPUTS: Final = "inputs"
 _BOM: Final = b"\xef\xbb\xbf"
 # The closing quote is optional: were it not, each quote of an unclosed string would be tried in vain to its end.
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
-_MAX_KEPT_PARSER_BYTES: Final = 2**20
 _MAX_INTEGER_DIGITS: Final = 20
-_SQUARES_OF_FLOAT32: Final = 1e76
-"""Numbers whose squares sum to less are finite, in float32 too."""
 _NOT_JSON: Final = "The body is not valid JSON."
 _TOO_DEEP: Final = "The JSON is nested too deeply."
-
-_local = threading.local()
 
 
 def decode_json(
@@ -81,65 +74,6 @@ def decode_json(
     return rows_from_arrays(numbers), options
 
 
-def decode_numbers_fast(
-    body: bytes, plan: RowPlan, limits: Limits
-) -> tuple[NDArray[np.float32], dict[str, Any]] | None:
-    """Float32 numbers ``(rows, *row_shape)`` and the scalar options beside them, or None where that is not all."""
-    if not plan.arrays_only or (plan.columns and body.find(b"{", body.find(b"{") + 1) >= 0):
-        return None
-    parser = parser_for(len(body))
-    try:
-        document = parser.parse(body)
-        if len(document) > 1 + len(SCORE_OPTIONS):  # looking up each of very many keys takes quadratic time
-            return None
-        keys = document.keys() if len(document) > 1 else ()
-        option_values = {key: document[key] for key in keys if key != INSTANCES}
-        if len(option_values) + 1 != len(document) or not _are_plain(option_values):
-            return None
-        numbers = proven_numbers(document[INSTANCES], body, plan, limits)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
-        return None
-    return None if numbers is None else (numbers, option_values)
-
-
-def parser_for(body_length: int) -> Any:
-    # A parser keeps the memory of its largest document and must not be shared by threads.
-    if body_length > _MAX_KEPT_PARSER_BYTES:
-        return simdjson.Parser()
-    parser = getattr(_local, "parser", None)
-    if parser is None:
-        parser = _local.parser = simdjson.Parser()
-    return parser
-
-
-def _are_plain(option_values: dict[str, Any]) -> bool:
-    return all(
-        key in SCORE_OPTIONS and type(value) in (float, int, str, type(None)) for key, value in option_values.items()
-    )
-
-
-def proven_numbers(instances: Any, body: bytes, plan: RowPlan, limits: Limits) -> NDArray[np.float32] | None:
-    # as_buffer flattens. The nesting is proven by the lengths of all arrays and by there being no other brackets.
-    count = len(instances)
-    if not 0 < count <= limits.max_rows or 4 * count * plan.width > limits.max_decoded_bytes:
-        return None
-    level, arrays = [instances], 1
-    for size in plan.row_shape:
-        level = list(chain.from_iterable(level))
-        arrays += len(level)
-        if set(map(len, level)) != {size}:
-            return None
-    if body.count(b"[") != arrays:
-        return None
-    values = np.frombuffer(instances.as_buffer(of_type="d"))
-    if len(values) != count * plan.width or not np.vdot(values, values) < _SQUARES_OF_FLOAT32:
-        return None
-    numbers = values.astype(np.float32).reshape(count, *plan.row_shape)
-    if plan.boolean_at and not np.isin(numbers[:, plan.boolean_at], (0, 1)).all():
-        return None
-    return numbers
-
-
 def decode_json_exactly(body: bytes, plan: RowPlan, *, operation: Operation, limits: Limits) -> tuple[Rows, Options]:
     """The same as ``decode_json``, for any body, with the exact reason where it is refused."""
     check_containers(body, plan, limits)
@@ -157,9 +91,8 @@ def decode_json_exactly(body: bytes, plan: RowPlan, *, operation: Operation, lim
 
 def check_containers(body: bytes, plan: RowPlan, limits: Limits) -> None:
     """Refuse more arrays and objects than any rows may have, before memory is spent on each of them."""
-    arrays_in_row = sum(math.prod(plan.row_shape[:dimension]) for dimension in range(len(plan.row_shape)))
     rows = min(limits.max_rows, limits.max_decoded_bytes // (4 * plan.width + 1))
-    most = rows * max(arrays_in_row, 1) + len(plan.columns) + limits.max_depth
+    most = rows * plan.arrays_in_row + len(plan.columns) + limits.max_depth
     if body.count(b"[") + body.count(b"{") <= most:
         return
     bare = _STRING.sub(b"", body)

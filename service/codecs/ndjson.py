@@ -12,7 +12,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from service.codecs.json_rows import decode_instances, decode_numbers_fast, parse_json
+from service.codecs.json_numbers import decode_numbers_fast
+from service.codecs.json_rows import decode_instances, parse_json
 from service.codecs.rows import Limits, plan_of, rows_from_arrays
 from service.errors import InvalidRows, MalformedInput, RequestError, TooLarge
 from service.schemas import InputSchema, Rows

@@ -1,6 +1,6 @@
 """Bodies of TensorFlow Serving's REST ``predict``: rows or columns of input tensors in JSON.
 
-A body of plain numbers takes the fast path of ``json_rows``; every other one is looked at value by value.
+A body of plain numbers takes the fast path of ``json_numbers``; every other one is looked at value by value.
 """
 
 import base64
@@ -12,7 +12,8 @@ from typing import Any, Final
 import orjson
 
 from service.codecs.answers import each_json, interleave
-from service.codecs.json_rows import decode_instances, parser_for, proven_numbers
+from service.codecs.json_numbers import parse_outline, proven_numbers
+from service.codecs.json_rows import decode_instances
 from service.codecs.rows import Limits, RowPlan, plan_of, rows_from_arrays
 from service.codecs.tensors import (
     BYTES,
@@ -57,9 +58,8 @@ def _decode_fast(body: bytes, plan: RowPlan, limits: Limits) -> PredictBody | No
     """Plain numbers under ``instances`` or ``inputs``; None where there is anything else."""
     if not plan.arrays_only:
         return None
-    parser = parser_for(len(body))
     try:
-        document = parser.parse(body)
+        document, left_out = parse_outline(body)
         if len(document) > _MAX_KEYS:
             return None
         keys = document.keys()
@@ -67,7 +67,7 @@ def _decode_fast(body: bytes, plan: RowPlan, limits: Limits) -> PredictBody | No
         if (INSTANCES in keys) == (_INPUTS in keys) or len(set(keys)) != len(keys) or type(signature) is not str:
             return None
         by_row = INSTANCES in keys
-        numbers = proven_numbers(document[INSTANCES if by_row else _INPUTS], body, plan, limits)
+        numbers = proven_numbers(document[INSTANCES if by_row else _INPUTS], body, left_out, plan, limits)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
         return None
     return None if numbers is None else PredictBody(rows_from_arrays(numbers), signature, by_row)

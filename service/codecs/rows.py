@@ -78,6 +78,8 @@ class RowPlan:
     row_shape: tuple[int, ...]
     width: int
     """Numbers in one row of ``instances``."""
+    arrays_in_row: int
+    """Arrays that nest them in JSON, the row's own included."""
     columns: tuple[Column, ...]
     numbers: tuple[Column, ...]
     categories: tuple[Column, ...]
@@ -130,6 +132,7 @@ def _make_plan(schema: InputSchema) -> RowPlan:
         schema=schema,
         row_shape=row_shape,
         width=math.prod(row_shape),
+        arrays_in_row=sum(math.prod(row_shape[:dimension]) for dimension in range(len(row_shape))),
         columns=columns,
         numbers=numbers,
         categories=categories,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from starlette.types import Message
 
-from service.api.exchange import ALIGNED_BYTES, ALIGNMENT, Exchange, Reception
+from service.api.exchange import ALIGNED_BYTES, Exchange, Reception
 from service.errors import MalformedInput, TooLarge
 
 
@@ -41,7 +41,7 @@ async def test_a_large_array_is_received_where_tensorflow_takes_it_without_a_cop
     exchange, _ = exchange_of(pieces_of(body, 70_001), announced=size)
     received = await exchange.aligned_body(2 * size, lambda head: head.index(body[360:370]))
     assert received == body
-    assert (np.frombuffer(received, np.uint8).ctypes.data + 360) % ALIGNMENT == 0
+    assert (np.frombuffer(received, np.uint8).ctypes.data + 360) % 64 == 0
 
 
 async def test_small_bodies_and_those_of_unknown_length_are_handed_on_as_they_are() -> None:

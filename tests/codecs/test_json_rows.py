@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.codecs import Limits, decode_json
-from service.codecs.json_rows import decode_json_exactly, decode_numbers_fast
+from service.codecs.json_numbers import PIECE_BYTES, decode_numbers_fast
+from service.codecs.json_rows import decode_json_exactly
 from service.codecs.rows import plan_of
 from service.errors import MAX_ROW_PROBLEMS, InvalidOption, InvalidRows, MalformedInput, RequestError, TooLarge
 from service.schemas import ANOMALY_SCORE, ENCODE, MISSING_TIMESTAMP, InputSchema, Operation, Rows
@@ -79,6 +80,65 @@ def test_the_fast_path_knows_booleans() -> None:
     assert decode_numbers_fast(b'{"instances": [[1, 2, 1]]}', plan_of(NUMBERS), Limits()) is not None
     assert decode_numbers_fast(b'{"instances": [[1, 2, 5]]}', plan_of(NUMBERS), Limits()) is None
     assert problems_of('{"instances": [[1, 2, 5]]}', NUMBERS) == [(0, "active", "must be true or false")]
+
+
+def exact_rows(body: bytes, schema: InputSchema) -> Rows:
+    return decode_json_exactly(body, plan_of(schema), operation=ANOMALY_SCORE, limits=Limits())[0]
+
+
+def large_body(schema: InputSchema, *, spaces: str = "") -> bytes:
+    """Many small numbers, in several pieces; every row has other ones."""
+    width = int(np.prod(schema.row_shape))
+    rows = np.arange(3 * PIECE_BYTES // (4 * width) * width).reshape(-1, *schema.row_shape) % 100
+    text = json.dumps({"instances": rows.tolist(), "threshold": 1.5}, indent=1 if spaces else None)
+    return text.replace("\n", spaces or "\n").encode()
+
+
+@pytest.mark.parametrize("spaces", ["", " ", "\r\n\t"])
+@pytest.mark.parametrize("schema", [VECTOR, IMAGE], ids=["vector", "image"])
+def test_large_bodies_are_read_in_pieces(schema: InputSchema, spaces: str) -> None:
+    """All rows in their order, however they are written, and the options behind them."""
+    body = large_body(schema, spaces=spaces)
+    assert len(body) > 2 * PIECE_BYTES
+    found = decode_numbers_fast(body, plan_of(schema), Limits())
+    assert found is not None
+    assert found[1] == {"threshold": 1.5}
+    assert same_rows({"instances": found[0]}, exact_rows(body, schema))
+
+
+def test_a_row_may_be_larger_than_a_piece() -> None:
+    """A piece ends with a row, however wide that is."""
+    schema = InputSchema(kind="image", row_shape=(PIECE_BYTES,))
+    body = orjson.dumps({"instances": [[7] * PIECE_BYTES, [8] * PIECE_BYTES, [9] * PIECE_BYTES]})
+    found = decode_numbers_fast(body, plan_of(schema), Limits())
+    assert found is not None
+    assert found[0][:, [0, -1]].tolist() == [[7, 7], [8, 8], [9, 9]]
+
+
+LARGE = {name: large_body(SCHEMAS[name]) for name in ("vector", "image")}
+SPLINTERS = st.sampled_from(
+    ["", "[", "]", "],[", "],", "],]", ",", '"', " ", "null", "1e39", "-", "[]", "{", "}", "]}", "[1, 2, 3, 4], ", "\\",
+     '"],["', '{"instances": [', '], "instances": [', '], "threshold": [', "\xff", "5], [5", "[[1, 2, 3], [4, 5, 6]], "]
+)  # fmt: skip
+
+
+@settings(max_examples=300)
+@given(
+    name=st.sampled_from(list(LARGE)),
+    near=st.sampled_from([0, 15, PIECE_BYTES, 2 * PIECE_BYTES, -1]),
+    offset=st.integers(-40, 40),
+    splinter=SPLINTERS,
+    cut=st.integers(0, 12),
+)
+def test_pieces_prove_as_much_as_the_whole(name: str, near: int, offset: int, splinter: str, cut: int) -> None:
+    """A large body that was tampered with anywhere gives what the exact path makes of it."""
+    body = LARGE[name]
+    at = min(max((near if near >= 0 else len(body)) + offset, 0), len(body))
+    tampered = body[:at] + splinter.encode("latin-1") + body[at + cut :]
+    found = decode_numbers_fast(tampered, plan_of(SCHEMAS[name]), Limits())
+    if found is not None:
+        rows = exact_rows(tampered, SCHEMAS[name])
+        assert same_rows({"instances": found[0]}, rows)
 
 
 def test_objects_are_rows_of_named_columns() -> None:

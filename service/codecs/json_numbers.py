@@ -1,0 +1,159 @@
+"""The numbers of a JSON body, handed to numpy without a Python object for each (simdjson).
+
+That they have the shape of rows is proven, or they are given up; nothing is judged here. A large body is read in
+pieces of whole rows: what simdjson needs for a piece stays in the processor's cache, where that of the whole body
+would be several times its size in fresh memory, and the interpreter is free for other threads between two pieces.
+"""
+
+import re
+import threading
+from functools import cache
+from itertools import chain
+from typing import Any, Final
+
+import numpy as np
+import simdjson
+from numpy.typing import NDArray
+
+from service.codecs.memory import aligned_memory
+from service.codecs.options import SCORE_OPTIONS
+from service.codecs.rows import Limits, RowPlan
+from service.schemas import FEW_VALUES, INSTANCES
+
+PIECE_BYTES: Final = 2**17
+"""Bodies up to this size are read whole; of larger ones, pieces of this size and the rest of a row."""
+_MAX_OUTLINE_BYTES: Final = 2**12
+_MAX_KEPT_PARSER_BYTES: Final = 2**20
+_MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
+_SQUARES_OF_FLOAT32: Final = 1e76
+"""Numbers whose squares sum to less fit into float32."""
+
+_local = threading.local()
+
+
+def decode_numbers_fast(
+    body: bytes, plan: RowPlan, limits: Limits
+) -> tuple[NDArray[np.float32], dict[str, Any]] | None:
+    """Float32 numbers ``(rows, *row_shape)`` and the scalar options beside them, or None where that is not all."""
+    if not plan.arrays_only or (plan.columns and body.find(b"{", body.find(b"{") + 1) >= 0):
+        return None
+    try:
+        document, left_out = parse_outline(body)
+        if len(document) > 1 + len(SCORE_OPTIONS):  # looking up each of very many keys takes quadratic time
+            return None
+        keys = document.keys() if len(document) > 1 else ()
+        option_values = {key: document[key] for key in keys if key != INSTANCES}
+        if len(option_values) + 1 != len(document) or not _are_plain(option_values):
+            return None
+        numbers = proven_numbers(document[INSTANCES], body, left_out, plan, limits)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
+        return None
+    return None if numbers is None else (numbers, option_values)
+
+
+def _are_plain(option_values: dict[str, Any]) -> bool:
+    return all(
+        key in SCORE_OPTIONS and type(value) in (float, int, str, type(None)) for key, value in option_values.items()
+    )
+
+
+def parse_outline(body: bytes) -> tuple[Any, slice | None]:
+    """A JSON value; of a large body without the content of its outermost array, with the place of that content.
+
+    The array is empty then. There can be no other: it lies between the first opening and the last closing bracket.
+
+    Raises:
+        ValueError: not JSON, or too much of a large body is outside its array.
+        RuntimeError: nested too deeply.
+    """
+    if len(body) <= PIECE_BYTES:
+        return _parser_for(len(body)).parse(body), None
+    start, stop = body.find(b"[") + 1, body.rfind(b"]")
+    if not 0 < start <= stop or start + len(body) - stop > _MAX_OUTLINE_BYTES:
+        raise ValueError
+    # Not with the kept parser: it is busy as long as the outline is looked at, and needed for the pieces.
+    return simdjson.Parser().parse(body[:start] + body[stop:]), slice(start, stop)
+
+
+def _parser_for(length: int) -> Any:
+    # A parser keeps the memory of its largest document and must not be shared by threads.
+    if length > _MAX_KEPT_PARSER_BYTES:
+        return simdjson.Parser()
+    parser = getattr(_local, "parser", None)
+    if parser is None:
+        parser = _local.parser = simdjson.Parser()
+    return parser
+
+
+def proven_numbers(
+    instances: Any, body: bytes, left_out: slice | None, plan: RowPlan, limits: Limits
+) -> NDArray[np.float32] | None:
+    """Float32 numbers ``(rows, *row_shape)`` of an array in what ``parse_outline`` gives; None if they are not such.
+
+    Raises:
+        ValueError, TypeError, AttributeError, RuntimeError: not an array of numbers.
+    """
+    # Numbers come flattened. Their nesting is proven by the lengths of all arrays and by there being no other brackets.
+    count, more = divmod(body.count(b"[") - 1, plan.arrays_in_row)
+    if more or not 0 < count <= limits.max_rows or 4 * count * plan.width > limits.max_decoded_bytes:
+        return None
+    if left_out is None:
+        if len(instances) != count:
+            return None
+        numbers = _values_of(instances, plan).astype(np.float32).reshape(count, *plan.row_shape)
+    elif isinstance(instances, simdjson.Array):
+        numbers = _read_pieces(body, left_out, count, plan)
+    else:
+        return None
+    if plan.boolean_at and not np.isin(numbers[:, plan.boolean_at], (0, 1)).all():
+        return None
+    return numbers
+
+
+def _read_pieces(body: bytes, content: slice, count: int, plan: RowPlan) -> NDArray[np.float32]:
+    numbers = aligned_memory(4 * count * plan.width).view(np.float32).reshape(count, *plan.row_shape)
+    row_end, view = _row_end(len(plan.row_shape)), memoryview(body)
+    row, start = 0, content.start
+    while start <= content.stop:
+        found = row_end.search(body, min(start + PIECE_BYTES, content.stop), content.stop)
+        stop = found.end() - 1 if found else content.stop
+        row += _read_piece(b"".join((b"[", view[start:stop], b"]")), numbers[row:], plan)
+        start = stop + 1
+    if row != count:
+        raise ValueError
+    return numbers
+
+
+def _read_piece(piece: bytes, numbers: NDArray[np.float32], plan: RowPlan) -> int:
+    """Put the rows of a piece at the front of ``numbers``. Returns how many they are: at least one."""
+    rows = _parser_for(len(piece)).parse(piece)
+    count = len(rows)
+    if not 0 < count <= len(numbers):
+        raise ValueError
+    numbers[:count] = _values_of(rows, plan).reshape(count, *plan.row_shape)
+    return count
+
+
+def _values_of(rows: Any, plan: RowPlan) -> NDArray[np.float64]:
+    """The values of rows of the right shape, flat; all of them fit into float32."""
+    level = [rows]
+    for size in plan.row_shape:
+        level = list(chain.from_iterable(level))
+        if set(map(len, level)) != {size}:
+            raise ValueError
+    values = np.frombuffer(rows.as_buffer(of_type="d"))
+    if not _fit_float32(values):
+        raise ValueError
+    return values
+
+
+def _fit_float32(values: NDArray[np.float64]) -> bool:
+    if len(values) <= FEW_VALUES and np.vdot(values, values) < _SQUARES_OF_FLOAT32:
+        return True
+    return bool(values.min() >= -_MAX_FLOAT32 and values.max() <= _MAX_FLOAT32)
+
+
+@cache
+def _row_end(dimensions: int) -> re.Pattern[bytes]:
+    """The closing brackets of a row that another one follows, and the comma between them."""
+    return re.compile(rb"\][ \t\r\n]*" * dimensions + b",")
