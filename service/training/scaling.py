@@ -21,6 +21,15 @@ BEYOND_ALL = 1e90
 """More spreads than any float32 lies from any centre, but finite in float64 arithmetic."""
 
 
+class Gaps(NamedTuple):
+    """The rows that may have gaps, as tensors; in all others every value is there."""
+
+    rows: Any
+    """Their numbers, (k, 1)."""
+    observed: Any
+    """Which of their values were there, (k, *row_shape)."""
+
+
 class Scaled(NamedTuple):
     """Rows in scaled units, as tensors."""
 
@@ -28,8 +37,8 @@ class Scaled(NamedTuple):
     """(rows, *row_shape), finite: a typical value where one is missing."""
     observed: Any
     """Which values were there, of the same shape."""
-    gaps: Any = None
-    """Numbers of rows, (k, 1): in all others every value was there. None where any row may have gaps."""
+    gaps: Gaps | None = None
+    """None where any row may have gaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,7 @@ class Scaling:
         return Scaled(
             tf.tensor_scatter_nd_update(scaled, strange, mended),
             tf.tensor_scatter_nd_update(everywhere, strange, observed),
-            strange,
+            Gaps(strange, observed),
         )
 
     def unscale(self, scaled: Any) -> Any:
@@ -101,9 +110,11 @@ def _strange_rows(scaled: Any) -> Any:
     Hardly a row is: they are computed apart, since each step over all values takes as long as a layer, and a condition
     in the graph longer than a whole row.
     """
-    farthest = tf.reduce_max(tf.abs(scaled), axis=list(range(1, len(scaled.shape))))
-    # A missing value is NaN, and so is its row's farthest. Not "not <=": TensorFlow takes that for ">".
-    return tf.where(tf.logical_or(farthest > LINEAR_LIMIT, tf.math.is_nan(farthest)))
+    values = list(range(1, len(scaled.shape)))
+    # Not of the absolute values, which would be written first, as many as there are. A missing value is NaN, and so is
+    # its row's extent. Not "not <=": TensorFlow takes that for ">".
+    extent = tf.maximum(tf.reduce_max(scaled, axis=values), -tf.reduce_min(scaled, axis=values))
+    return tf.where(tf.logical_or(extent > LINEAR_LIMIT, tf.math.is_nan(extent)))
 
 
 def fit_scaling(instances: NDArray[np.floating[Any]], schema: InputSchema, config: TrainingConfig) -> Scaling:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from service.training.quiet import tf
+from service.training.scaling import Gaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Passed:
     reconstruction: Any
     hidden: tuple[Any, ...] = ()
     """What each dense hidden layer gives, (rows, width), in the order of the network."""
-    gaps: Any = None
+    gaps: Gaps | None = None
     """As in ``Scaled``; of tensors only."""
 
     def __len__(self) -> int:
@@ -50,21 +51,35 @@ def residuals(rows: Passed) -> Any:
 
 def squared_errors(rows: Passed) -> Any:
     """Squared error of each value in scaled units, 0 where it is missing: (rows, *row_shape)."""
-    return _where_observed(rows, tf.math.squared_difference(rows.scaled, rows.reconstruction))
+    return _where_observed(rows, _squares(rows))
 
 
 def mean_squared_error(rows: Passed) -> Any:
     """``service.scoring.reconstruction_error`` in TensorFlow: (rows,), of the arguments' type."""
-    squares = squared_errors(rows)
-    return tf.reduce_mean(squares, axis=list(range(1, squares.shape.rank)))
+    if rows.gaps is None:
+        return _row_means(squared_errors(rows))
+    squares = _squares(rows)
+    return tf.tensor_scatter_nd_update(_row_means(squares), rows.gaps.rows, _row_means(_kept(rows.gaps, squares)))
+
+
+def _squares(rows: Passed) -> Any:
+    return tf.math.squared_difference(rows.scaled, rows.reconstruction)
+
+
+def _row_means(values: Any) -> Any:
+    return tf.reduce_mean(values, axis=list(range(1, values.shape.rank)))
 
 
 def _where_observed(rows: Passed, values: Any) -> Any:
     """``values`` with 0 where one is missing. Hardly a row has gaps: the others are not looked at."""
     if rows.gaps is None:
         return tf.where(rows.observed, values, 0.0)
-    kept = tf.where(tf.gather_nd(rows.observed, rows.gaps), tf.gather_nd(values, rows.gaps), 0.0)
-    return tf.tensor_scatter_nd_update(values, rows.gaps, kept)
+    return tf.tensor_scatter_nd_update(values, rows.gaps.rows, _kept(rows.gaps, values))
+
+
+def _kept(gaps: Gaps, values: Any) -> Any:
+    """Those of ``values`` that are in rows with gaps, 0 where one is missing."""
+    return tf.where(gaps.observed, tf.gather_nd(values, gaps.rows), 0.0)
 
 
 class ReconstructionScore:
