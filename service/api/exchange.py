@@ -10,7 +10,7 @@ import math
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 Headers = list[tuple[bytes, bytes]]
 
+DIRECT: Final = "autoencoder.direct"
+"""The ASGI extension whose value is a ``Direct``."""
 LEAVING_CHECK_S = 0.05
 """Requests that take longer than this are given up when their caller leaves; shorter ones are not worth a watch."""
 ATTEND_INTERVAL_S = 0.05
@@ -43,6 +45,16 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
 class CallerLeft(Exception):
     """The connection closed before the body was complete; there is nobody to answer."""
+
+
+class Direct(Protocol):
+    """What a server may offer beside ``receive`` and ``send``, whose messages cost a copy, or half of an answer."""
+
+    async def receive_into(self, memory: memoryview) -> int:
+        """Receive the rest of a body into ``memory``, which is of just its size; less came when the caller left."""
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> bool:
+        """Answer at once and whole; False where ``send`` has to do it."""
 
 
 class Reception:
@@ -97,6 +109,7 @@ class Exchange:
 
     __slots__ = (
         "_cancelled_for",
+        "_direct",
         "_held",
         "_receive",
         "_receive_by",
@@ -117,6 +130,7 @@ class Exchange:
         request_id_of_context.set(self.request_id)
         self._receive = receive
         self._send = send
+        self._direct: Direct | None = scope.get("extensions", {}).get(DIRECT)
         self._reception = reception
         self._held = 0
         self._task: asyncio.Task[Any] | None = None
@@ -170,9 +184,10 @@ class Exchange:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def aligned_body(self, limit: int, begins: Callable[[bytes], int]) -> bytes | memoryview:
-        """The same for a body with an array in it: a large one where TensorFlow can take the array as it is.
+        """The same, but a large body in memory of its own, into which the server receives it where it can.
 
-        ``begins`` says, from the first bytes of the body, where in it the array begins.
+        ``begins`` says, from the first bytes of the body, where an array begins in it, which TensorFlow can then take
+        as it is.
 
         Raises:
             MalformedInput: it is longer than its announced length.
@@ -191,11 +206,16 @@ class Exchange:
                 raise MalformedInput("The body is longer than its Content-Length.")
             place[at : at + len(chunk)] = chunk
 
-        size = await self._receive_all(limit, put)
+        size = await self._receive_all(limit, put, lambda at: place[at:])
         return place[:size]
 
-    async def _receive_all(self, limit: int, take: Callable[[int, bytes], None]) -> int:
-        """Give each piece of the body to ``take``, with its place in the body. Returns the size of all."""
+    async def _receive_all(
+        self, limit: int, take: Callable[[int, bytes], None], rest: Callable[[int], memoryview] | None = None
+    ) -> int:
+        """Give each piece of the body to ``take``, with its place in the body. Returns the size of all.
+
+        ``rest`` gives the memory for all from a place on, for a server that receives it there.
+        """
         announced = self._announced(limit)
         self.hold(announced)
         self._attend()
@@ -210,10 +230,20 @@ class Exchange:
                     self.hold(len(chunk))
                 take(size, chunk)
                 size += len(chunk)
+                if more and rest is not None and self._direct is not None:
+                    more = False
+                    size += await self._receive_rest(self._direct, rest(size))
         except asyncio.CancelledError:
             self._raise_reason()
         finally:
             self._receive_by = math.inf
+        return size
+
+    @staticmethod
+    async def _receive_rest(direct: Direct, memory: memoryview) -> int:
+        size = await direct.receive_into(memory)
+        if size < len(memory):
+            raise CallerLeft
         return size
 
     async def _next_chunk(self) -> tuple[bytes, bool]:
@@ -318,6 +348,8 @@ class Exchange:
 
     async def answer(self, status: int, body: bytes, media_type: bytes, headers: Iterable[Any] = ()) -> None:
         all_headers = answer_headers(body, media_type, self.request_id, headers)
+        if self._direct is not None and self._direct.answer(status, all_headers, body):
+            return
         await self._send({"type": "http.response.start", "status": status, "headers": all_headers})
         await self._send({"type": "http.response.body", "body": body})
 

@@ -145,8 +145,7 @@ class OperationRoutes:
             if request_type == codecs.JSON
             else self._serving.settings.max_body_bytes
         )
-        begins = codecs.ARRAY_BEGINS.get(request_type) if exchange.content_encoding == "identity" else None
-        body = await (exchange.body(limit) if begins is None else exchange.aligned_body(limit, begins))
+        body = await exchange.aligned_body(limit, codecs.ARRAY_BEGINS.get(request_type, _at_once))
         with self._serving.tracing.stage("decode"):
             decoded = await self._decoded(exchange, request_type, body, loaded, operation)
         call = Call(loaded, operation, decoded.rows, decoded.options, deadline)
@@ -207,6 +206,11 @@ class OperationRoutes:
             headers += _model_headers(loaded)
         await exchange.answer(status, body, PROBLEM_TYPE.encode(), headers)
         return status
+
+
+def _at_once(_head: bytes) -> int:
+    """Of a body that is not an array, or of one with an array that nobody takes as it is."""
+    return 0
 
 
 def _encode(

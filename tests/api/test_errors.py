@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from service.api.access import hash_key
+from service.api.connection import GuardedProtocol
 from service.api.errors import problem
-from service.api.server import GuardedProtocol
 from service.errors import QueueFull
 from service.settings import Settings
 from service.store import Store

@@ -6,11 +6,31 @@ import numpy as np
 import pytest
 from starlette.types import Message
 
-from service.api.exchange import ALIGNED_BYTES, Exchange, Reception
+from service.api.exchange import ALIGNED_BYTES, DIRECT, CallerLeft, Exchange, Headers, Reception
 from service.errors import MalformedInput, TooLarge
 
 
-def exchange_of(pieces: list[bytes], *, announced: int) -> tuple[Exchange, Reception]:
+class FakeDirect:
+    """A server that receives into the memory that it is given, and sends whole answers if it ``answers``."""
+
+    def __init__(self, rest: bytes, *, answers: bool = False) -> None:
+        self.rest = rest
+        self.answers = answers
+        self.answered: list[tuple[int, Headers, bytes]] = []
+
+    async def receive_into(self, memory: memoryview) -> int:
+        memory[: len(self.rest)] = self.rest
+        return len(self.rest)
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> bool:
+        if self.answers:
+            self.answered.append((status, headers, body))
+        return self.answers
+
+
+def exchange_of(
+    pieces: list[bytes], *, announced: int, direct: FakeDirect | None = None, sent: list[Message] | None = None
+) -> tuple[Exchange, Reception]:
     """A request whose body comes in ``pieces``."""
     left: Iterator[bytes] = iter(pieces)
 
@@ -18,12 +38,15 @@ def exchange_of(pieces: list[bytes], *, announced: int) -> tuple[Exchange, Recep
         piece = next(left, b"")
         return {"type": "http.request", "body": piece, "more_body": bool(piece)}
 
-    async def send(_message: Message) -> None:
-        raise AssertionError("nothing is answered here")
+    async def send(message: Message) -> None:
+        assert sent is not None, "nothing is answered here"
+        sent.append(message)
 
     reception = Reception(2**30, body_timeout_s=5)
     headers = [(b"content-length", b"%d" % announced)]
-    return Exchange({"type": "http", "headers": headers}, receive, send, reception), reception
+    extensions = {DIRECT: direct} if direct else {}
+    scope = {"type": "http", "headers": headers, "extensions": extensions}
+    return Exchange(scope, receive, send, reception), reception
 
 
 def at_once(_head: bytes) -> int:
@@ -59,6 +82,38 @@ async def test_a_body_longer_than_announced_is_refused_and_one_that_is_shorter_e
         await exchange.aligned_body(2 * ALIGNED_BYTES, at_once)
     exchange, _ = exchange_of([b"short"], announced=ALIGNED_BYTES)
     assert await exchange.aligned_body(2 * ALIGNED_BYTES, at_once) == b"short"
+
+
+@pytest.mark.parametrize("first", [1, 400, 70_000, ALIGNED_BYTES])
+async def test_a_server_that_can_receives_the_rest_where_it_belongs(first: int) -> None:
+    """After the first piece, which says where the array begins. What the server leaves out never came."""
+    body = np.random.default_rng(1).bytes(ALIGNED_BYTES)
+    direct = FakeDirect(body[first:])
+    exchange, reception = exchange_of([body[:first]], announced=len(body), direct=direct)
+    received = await exchange.aligned_body(2 * ALIGNED_BYTES, lambda _head: 100)
+    assert received == body
+    assert (np.frombuffer(received, np.uint8).ctypes.data + 100) % 64 == 0
+    assert reception.held == len(body)
+    exchange, _ = exchange_of([body[:1]], announced=len(body), direct=FakeDirect(body[1:-1]))
+    with pytest.raises(CallerLeft):
+        await exchange.aligned_body(2 * ALIGNED_BYTES, at_once)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_answers_are_sent_whole_where_the_server_can(answers: bool) -> None:
+    """Else as ASGI's two messages; the same headers either way."""
+    direct, sent = FakeDirect(b"", answers=answers), list[Message]()
+    exchange, _ = exchange_of([], announced=0, direct=direct, sent=sent)
+    await exchange.answer(200, b"content", b"text/plain", [(b"x-more", b"1")])
+    headers = [
+        (b"content-type", b"text/plain"),
+        (b"content-length", b"7"),
+        (b"x-request-id", exchange.request_id.encode()),
+        (b"x-more", b"1"),
+    ]
+    assert direct.answered == ([(200, headers, b"content")] if answers else [])
+    start = {"type": "http.response.start", "status": 200, "headers": headers}
+    assert sent == ([] if answers else [start, {"type": "http.response.body", "body": b"content"}])
 
 
 @pytest.mark.parametrize("more", [(), (at_once,)])

@@ -1,0 +1,281 @@
+"""A connection as this service keeps it: bounds on headers and on waiting, and short cuts for bodies and answers.
+
+uvicorn itself waits for ever for the rest of a request, hands a large body on in small pieces that are copied three
+times, and writes an answer in parts.
+"""
+
+import asyncio
+import time
+from collections.abc import Sized
+from http import HTTPStatus
+from typing import Any, cast
+
+import httptools
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from service.api.errors import PROBLEM_TYPE, problem, problem_body
+from service.api.exchange import DIRECT, Direct, Headers, request_id
+from service.api.routes import Refusal
+from service.errors import Unavailable
+
+COPIED_BYTES = 64 * 2**10
+"""Bodies below this size are copied behind their heads: one packet instead of two."""
+_PASSED_OVER_BYTES = 64 * 2**10
+
+
+def _refusal(status: int, detail: str) -> bytes:
+    """The whole answer to what is no request yet."""
+    given = request_id({})
+    body = problem_body(status, detail, given)
+    return (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nconnection: close\r\ncontent-type: {PROBLEM_TYPE}\r\n"
+        f"content-length: {len(body)}\r\nx-request-id: {given}\r\n\r\n"
+    ).encode() + body
+
+
+async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers in place of the application when there are too many connections."""
+    given = request_id(dict(scope["headers"]))
+    status, body, headers = problem(Unavailable("The service has as many connections as it may."), given)
+    headers += [
+        (b"content-type", PROBLEM_TYPE.encode()),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", given.encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class _Flow(FlowControl):
+    """Reads on only when no request waits for the answer before its own: of those there could be any number."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        if not self._waiting:
+            super().resume_reading()
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """Remembers since when it waits for the peer; ``GuardedServer`` closes it when that is too long."""
+
+    max_header_bytes = 16 * 2**10
+    max_connections = 2048
+    draining = False
+
+    @staticmethod
+    def refusal(_method: bytes, _path: str, _headers: Headers) -> Refusal | None:
+        """``AutoencoderApp.refusal`` of the application that is served."""
+        return None
+
+    waiting_since: float | None
+    in_headers: bool
+    _header_bytes: int
+    _is_refused: bool
+    """The request that is being received has its answer already."""
+    _answered: RequestResponseCycle
+    """The request that is being answered: the one that is being received, or one before it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.waiting_since = time.monotonic()
+        self.in_headers = True
+        self._header_bytes = 0
+        self._is_refused = False
+        self._extensions: dict[str, Direct] = {DIRECT: self}
+        super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._extensions.clear()  # else the scope of the last request and this connection would keep each other
+
+    def data_received(self, data: bytes) -> None:
+        if self.waiting_since is None:
+            self.waiting_since = time.monotonic()
+        elif not self.in_headers:
+            self.waiting_since = time.monotonic()  # a body is measured from its last bytes
+        if self.in_headers:
+            self._header_bytes += len(data)  # 0 again once the message is complete
+        super().data_received(data)
+        if self.in_headers and self._header_bytes > self.max_header_bytes:
+            self._refuse(431, "The headers are too large.")
+
+    def on_headers_complete(self) -> None:
+        self.in_headers = False
+        if self._header_bytes > self.max_header_bytes and self._size_of_headers() > self.max_header_bytes:
+            self._refuse(431, "The headers are too large.")
+            return
+        if len(self.connections) > self.max_connections:
+            self.app = _refuse_connection
+        if self._refuse_at_once():
+            return
+        cast("dict[str, Any]", self.scope)["extensions"] = self._extensions
+        super().on_headers_complete()
+        if self.draining and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def _refuse_at_once(self) -> bool:
+        """Answer what the application refuses for load before anything is made for it; its body is passed over."""
+        is_next = self.cycle is None or self.cycle.response_complete
+        if not is_next or self.expect_100_continue or self.draining or self.flow.write_paused:
+            return False
+        if not self.parser.should_keep_alive():
+            return False
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        refusal = self.refusal(self.parser.get_method(), path, self.headers)
+        if refusal is None:
+            return False
+        self.write_whole(*refusal)
+        self._is_refused = True
+        return True
+
+    def write_whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Write a whole answer.
+
+        Raises:
+            RuntimeError: a header is none.
+        """
+        fields = b"".join([b"%b: %b\r\n" % header for header in headers])
+        if fields.count(b"\n") != len(headers) or fields.count(b"\r") != len(headers):
+            raise RuntimeError("A header holds a line break.")
+        head = b"%b%b\r\n" % (STATUS_LINE[status], fields)
+        if len(body) < COPIED_BYTES:
+            self.transport.write(head + body)
+        else:
+            self.transport.write(head)
+            self.transport.write(body)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
+    async def receive_into(self, memory: memoryview) -> int:
+        """As ``Direct`` says, for the request that is being answered."""
+        cycle = self._answered
+        arrived = len(cycle.body)
+        memory[:arrived] = cycle.body
+        cycle.body = bytearray()
+        cycle.message_event.clear()
+        if cycle.disconnected or not cycle.more_body:
+            return arrived
+        receiver = _BodyReceiver(self, memory[arrived:])
+        self.receive_with(receiver)
+        try:
+            await cycle.message_event.wait()
+        finally:
+            left = receiver.let_go()
+        cycle.message_event.clear()
+        return len(memory) - left
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> bool:
+        """As ``Direct`` says, for the request that is being answered."""
+        cycle = self._answered
+        if cycle.response_started or self.flow.write_paused or cycle.scope["method"] == "HEAD":
+            return False
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        cycle.message_event.set()
+        if cycle.disconnected:
+            return True
+        self.write_whole(status, headers if cycle.keep_alive else [*headers, (b"connection", b"close")], body)
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+        return True
+
+    def receive_with(self, protocol: asyncio.BaseProtocol) -> None:
+        """Give what comes from now on to ``protocol``."""
+        if not self.transport.is_closing():
+            self.flow.pause_reading()  # the loop asks for the kind of protocol when reading begins
+            self.transport.set_protocol(protocol)
+            self.flow.resume_reading()
+
+    def received_directly(self) -> None:
+        """The body is complete; what comes next is for the parser, which has seen none of it."""
+        self.on_message_complete()
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self.receive_with(self)
+
+    def on_body(self, body: bytes) -> None:
+        if self._is_refused:
+            return
+        if self.cycle is not None and not self.cycle.body:
+            # To nothing of type bytes, a piece is added without a copy, and handed on as it is; not so to a bytearray.
+            self.cycle.body = cast("bytearray", b"")
+        super().on_body(body)
+
+    def _size_of_headers(self) -> int:
+        return sum(len(name) + len(value) + 4 for name, value in self.headers) + len(self.url)
+
+    def on_message_complete(self) -> None:
+        self.waiting_since = None
+        self.in_headers = True
+        self._header_bytes = 0
+        if self._is_refused:
+            self._is_refused = False
+            self.on_response_complete()
+        else:
+            super().on_message_complete()
+
+    def reap(self, now: float, header_timeout_s: float, body_timeout_s: float) -> None:
+        """Close the connection when its peer has not sent what it owes in time."""
+        if self.waiting_since is None or self.transport.is_closing():
+            return
+        if self.flow.read_paused:
+            self.waiting_since = now  # we are the slow one
+        elif self.in_headers:
+            if now - self.waiting_since > header_timeout_s:
+                self._refuse(408, "The headers did not arrive in time.")
+        elif now - self.waiting_since > body_timeout_s:
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "This is not a valid HTTP request.")
+
+    def _refuse(self, status: int, detail: str) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(_refusal(status, detail))
+            self.transport.close()
+
+
+class _BodyReceiver(asyncio.BufferedProtocol):
+    """Stands in for the protocol of a connection while the rest of a body comes, which goes where it belongs."""
+
+    def __init__(self, protocol: GuardedProtocol, memory: memoryview) -> None:
+        self._protocol = protocol
+        self._memory: memoryview | None = memory
+        self._left = len(memory)
+
+    def let_go(self) -> int:
+        """Pass over what is still to come, and give its size: the memory is not used any more."""
+        self._memory = None
+        return self._left
+
+    def get_buffer(self, _sizehint: int) -> memoryview | bytearray:
+        if self._memory is None:
+            return bytearray(min(self._left, _PASSED_OVER_BYTES))
+        return self._memory[len(self._memory) - self._left :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._protocol.waiting_since = time.monotonic()
+        self._left -= nbytes
+        if not self._left:
+            self._protocol.received_directly()
+
+    def eof_received(self) -> None:
+        self._protocol.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._protocol.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
