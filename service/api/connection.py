@@ -69,12 +69,14 @@ class GuardedProtocol(HttpToolsProtocol):
     draining = False
 
     @staticmethod
-    def refusal(_method: bytes, _path: str, _headers: Headers) -> Refusal | None:
+    def refusal(_method: bytes, _url: bytes, _headers: Headers) -> Refusal | None:
         """``AutoencoderApp.refusal`` of the application that is served."""
         return None
 
     waiting_since: float | None
     in_headers: bool
+    _idle_since: float
+    """When the last answer was complete."""
     _header_bytes: int
     _is_refused: bool
     """The request that is being received has its answer already."""
@@ -86,6 +88,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self.in_headers = True
         self._header_bytes = 0
         self._is_refused = False
+        self._idle_since = self.waiting_since
         self._extensions: dict[str, Direct] = {DIRECT: self}
         super().connection_made(transport)
         self.flow = _Flow(transport, self.pipeline)
@@ -126,8 +129,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return False
         if not self.parser.should_keep_alive():
             return False
-        path = self.url.partition(b"?")[0].decode("latin-1")
-        refusal = self.refusal(self.parser.get_method(), path, self.headers)
+        refusal = self.refusal(self.parser.get_method(), self.url, self.headers)
         if refusal is None:
             return False
         self.write_whole(*refusal)
@@ -202,6 +204,16 @@ class GuardedProtocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
         self.receive_with(self)
 
+    def on_response_complete(self) -> None:
+        """As uvicorn's, but ``reap`` closes what is idle for too long: a timer for each request costs more."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self._idle_since = time.monotonic()
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+
     def on_body(self, body: bytes) -> None:
         if self._is_refused:
             return
@@ -225,9 +237,13 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def reap(self, now: float, header_timeout_s: float, body_timeout_s: float) -> None:
         """Close the connection when its peer has not sent what it owes in time."""
-        if self.waiting_since is None or self.transport.is_closing():
+        if self.transport.is_closing():
             return
-        if self.flow.read_paused:
+        if self.waiting_since is None:
+            is_idle = self.cycle is None or self.cycle.response_complete
+            if is_idle and now - self._idle_since > self.timeout_keep_alive:
+                self.transport.close()
+        elif self.flow.read_paused:
             self.waiting_since = now  # we are the slow one
         elif self.in_headers:
             if now - self.waiting_since > header_timeout_s:

@@ -35,11 +35,11 @@ class AutoencoderApp(FastAPI):
         self._path_prefix = path_prefix
         self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
 
-    def refusal(self, method: bytes, path: str, headers: Headers) -> Refusal | None:
+    def refusal(self, method: bytes, url: bytes, headers: Headers) -> Refusal | None:
         """The whole answer to a request that is refused for load; None where ``__call__`` is to answer it."""
         if self._allowed_hosts and _host(headers) not in self._allowed_hosts:
             return None
-        return self._operation_routes.refusal(method, path, headers)
+        return self._operation_routes.refusal(method, url, headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -60,13 +60,15 @@ class OperationRoutes:
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
 
-    def refusal(self, method: bytes, path: str, headers: Headers) -> Refusal | None:
+    def refusal(self, method: bytes, url: bytes, headers: Headers) -> Refusal | None:
         """What a request is refused with before its task is made, while the queue is full; None for all others.
 
         The usual way to the same answer takes half as long again, and an overloaded service has to refuse most of the
         time.
         """
-        matched = match(path) if method == b"POST" and self._serving.operations().is_full else None
+        if method != b"POST" or not self._serving.operations().is_full:
+            return None
+        matched = match(url.partition(b"?")[0].decode("latin-1"))
         if matched is None:
             return None
         started, named = time.perf_counter(), dict(headers)

@@ -525,13 +525,13 @@ def test_a_full_queue_tells_only_those_who_may_ask(fake_store: Path, serve: Serv
 def test_a_full_queue_refuses_before_a_task_is_made(fake_store: Path, serve: Serve) -> None:
     """The server asks the application with nothing but the headers; with room, or for others, it goes the usual way."""
     refusal = GuardedProtocol.refusal
-    assert refusal(b"POST", "/encode", []) is None
+    assert refusal(b"POST", b"/encode", []) is None
     with full(fake_store, serve) as (service, _):
         refusal = vars(service.server.config.http_protocol_class)["refusal"].__func__
-        status, headers, body = refusal(b"POST", "/models/fake/encode", [(b"x-request-id", b"one")])
+        status, headers, body = refusal(b"POST", b"/models/fake/encode", [(b"x-request-id", b"one")])
         assert (status, json.loads(body)["request_id"], dict(headers)[b"retry-after"]) == (429, "one", b"1")
-        assert refusal(b"POST", "/v2/models/fake/infer", []) is refusal(b"GET", "/encode", []) is None
-    assert refusal(b"POST", "/encode", []) is None
+        assert refusal(b"POST", b"/v2/models/fake/infer", []) is refusal(b"GET", b"/encode", []) is None
+    assert refusal(b"POST", b"/encode", []) is None
 
 
 def test_bodies_beyond_what_may_be_held_are_429(fake_store: Path, serve: Serve) -> None:

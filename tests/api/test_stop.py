@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,30 @@ def test_an_idle_connection_is_not_closed_by_the_header_deadline(impatient: Live
             connection.send(head("/livez", method="GET"))
             assert connection.answer().status_code == 200
             time.sleep(pause_s)
+
+
+def test_an_idle_connection_is_closed_after_a_while(impatient: LiveService) -> None:
+    """Which begins anew with each answer."""
+    impatient.server.config.timeout_keep_alive = 1
+    with connect(impatient.url) as connection:
+        for _ in range(3):
+            time.sleep(0.4)
+            connection.send(head("/livez", method="GET"))
+            assert connection.answer().status_code == 200
+        started = time.monotonic()
+        assert connection.is_closed()
+        assert 0.9 < time.monotonic() - started < 10
+
+
+def test_a_slow_answer_is_not_taken_for_an_idle_connection(fake_store: Path, serve: Serve) -> None:
+    """However long the model takes."""
+    service = serve(fake_store, load=partial(load_fake, before=partial(time.sleep, 2.5)))
+    service.server.config.timeout_keep_alive = 1
+    body = json.dumps(ROWS).encode()
+    with connect(service.url) as connection:
+        for _ in range(2):
+            connection.send(head("/encode", Content_Type="application/json", Content_Length=str(len(body))) + body)
+            assert connection.answer().status_code == 200
 
 
 def test_many_silent_connections_leave_room_for_others(fake_store: Path, serve: Serve) -> None:
