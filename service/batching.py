@@ -6,7 +6,8 @@ itself. Keys (a loaded version and one of its signatures) never share a batch. W
 slice, so that a big request cannot starve small ones; the room that is left goes to the oldest.
 
 A batch that the model is known to answer within a millisecond runs on the event loop itself: a thread would take the
-interpreter's lock from the loop, and the loop from it, for longer than that.
+interpreter's lock from the loop, and the loop from it, for longer than that. Two batches run side by side only where
+one of them is large: small ones are answered sooner together than apart.
 """
 
 import asyncio
@@ -95,6 +96,7 @@ class _Slice:
 class _Batch(Generic[K]):
     key: K
     slices: list[_Slice]
+    is_large: bool
 
     @property
     def rows(self) -> int:
@@ -126,7 +128,7 @@ class Batcher(Generic[K]):
         self._queues: OrderedDict[K, deque[_Job]] = OrderedDict()
         self._requests = self._rows = self._bytes = 0
         self._idle = threads
-        self._running = 0
+        self._running = self._running_small = 0
         self._dispatch_due = False
         self._draining = False
         self._timed: dict[_Job, float] = {}
@@ -221,7 +223,7 @@ class Batcher(Generic[K]):
 
     def _dispatch(self) -> None:
         self._dispatch_due = False
-        while self._idle and self._queues:
+        while self._idle and self._queues and not (self._running_small and self._next_is_small()):
             batch = self._next_batch()
             if batch is None:
                 continue
@@ -231,6 +233,7 @@ class Batcher(Generic[K]):
                 break
             self._idle -= 1
             self._running += 1
+            self._running_small += not batch.is_large
             self._batches.put(batch)
         # Twice a batch, not twice a row: what has just been taken, and what has gathered when it is done.
         self._observer.queue_changed(self._requests, self._rows, self._bytes)
@@ -250,9 +253,13 @@ class Batcher(Generic[K]):
         _deliver(batch.slices, outcomes)
         return True
 
+    def _next_is_small(self) -> bool:
+        return next(iter(self._queues.values()))[0].size_bytes < ALONE_BYTES
+
     def _next_batch(self) -> _Batch[K] | None:
         """The next batch of the key whose turn it is; None when all its jobs were given up."""
         key, queue = next(iter(self._queues.items()))
+        is_large = not self._next_is_small()
         room = self._room(queue[0])
         slices: dict[_Job, _Slice] = {}
         # A slice for everybody, oldest first; then what is left of the batch to the oldest.
@@ -267,7 +274,7 @@ class Batcher(Generic[K]):
         if slices:
             self._observer.batch_started(time.monotonic() - queue[0].queued_at)
         self._rotate(key, queue)
-        return _Batch(key, list(slices.values())) if slices else None
+        return _Batch(key, list(slices.values()), is_large) if slices else None
 
     def _room(self, job: _Job) -> int:
         by_bytes = self._limits.max_batch_bytes * job.count // max(1, job.size_bytes)
@@ -336,6 +343,7 @@ class Batcher(Generic[K]):
     def _finish(self, batch: _Batch[K], outcomes: list[Results | AutoencoderError], model_s: float) -> None:
         self._idle += 1
         self._running -= 1
+        self._running_small -= not batch.is_large
         self._observer.batch_ran(batch.rows, model_s)
         # The next batch first: the worker should not wait while answers are handed out.
         self._dispatch()

@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     failed_retry_s: PositiveFloat = Field(60.0, description="Wait before a version that failed to load is tried again.")
 
     model_threads: int = Field(
-        1, ge=1, le=64, description="Threads that run the model; batches of less than a millisecond need none."
+        2, ge=1, le=64, description="Threads that run the model: large batches side by side, small ones one by one."
     )
     max_batch_rows: PositiveInt = Field(4096, description="Rows in one call of the model.")
     max_batch_bytes: PositiveInt = Field(16 * 2**20, description="Input bytes in one call of the model.")

@@ -9,13 +9,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from service.batching import Batcher, BatchLimits
+from service.batching import ALONE_BYTES, Batcher, BatchLimits
 from service.errors import DeadlineExceeded, Draining, ModelFailed, QueueFull
 from service.schemas import Results, Rows
 
 
 def rows_of(*values: float) -> Rows:
     return {"instances": np.asarray(values, np.float32).reshape(-1, 1)}
+
+
+def large_rows() -> Rows:
+    """Numbered rows, of just as many bytes as make a request large."""
+    return {"instances": np.arange(ALONE_BYTES // 4, dtype=np.float32).reshape(-1, 1024)}
 
 
 def doubled(_key: str, rows: Rows) -> Results:
@@ -309,6 +314,54 @@ async def test_quick_batches_run_on_the_event_loop_and_larger_ones_on_a_thread()
         answer = await batcher.submit(key, rows_of(*values))
         assert answer["score"].tolist() == [2 * value for value in values]
     assert threads == [("quick", 3, here), ("quick", 4, "model-0"), ("slow", 1, "model-0")]
+    batcher.close()
+
+
+async def test_two_batches_run_side_by_side_only_where_one_is_large() -> None:
+    """A small one beside a large one and a large one beside a small one; two small ones gather instead."""
+    gates, started = dict[str, threading.Event](), list[str]()
+
+    def run(key: str, rows: Rows) -> Results:
+        started.append(key)
+        gates[key].wait(10)
+        return doubled(key, rows)
+
+    for first, second, together in (("small", "large", True), ("large", "small", True), ("small", "other", False)):
+        batcher: Batcher[str] = Batcher(run, threads=2)
+        started.clear()
+        gates.update({first: threading.Event(), second: threading.Event()})
+        rows = {key: large_rows() if key == "large" else rows_of(1) for key in (first, second)}
+        one = asyncio.create_task(batcher.submit(first, rows[first]))
+        await until(lambda: len(started) == 1)
+        two = asyncio.create_task(batcher.submit(second, rows[second]))
+        if together:
+            await until(lambda first=first, second=second: started == [first, second])  # type: ignore[misc]
+            gates[second].set()
+            await two
+            assert not one.done()
+        else:
+            await asyncio.sleep(0.1)
+            assert started == [first]
+            gates[second].set()
+        gates[first].set()
+        await asyncio.gather(one, two)
+        assert started == [first, second]
+        batcher.close()
+
+
+async def test_large_batches_run_side_by_side() -> None:
+    """As many as there are threads; all rows are answered in their order."""
+    rows = large_rows()["instances"]
+    together = threading.Barrier(2)
+
+    def run(key: str, rows: Rows) -> Results:
+        together.wait(10)
+        return doubled(key, rows)
+
+    batcher: Batcher[str] = Batcher(run, threads=2, limits=BatchLimits(max_batch_rows=len(rows)))
+    answers = await asyncio.gather(*(batcher.submit("a", {"instances": rows + at}) for at in range(2)))
+    for at, answer in enumerate(answers):
+        assert np.array_equal(answer["score"], (rows[:, 0] + at) * 2)
     batcher.close()
 
 

@@ -217,10 +217,11 @@ def _target(serve: Any, settings: Settings, scale: Scale, reports: Any) -> Any:
     def build() -> ReplicaApp:
         return ReplicaApp(settings, name=serve.get_replica_context().replica_id.unique_id, reports=reports)
 
+    threads_are_given = "model_threads" in settings.model_fields_set
     deployment = serve.deployment(
         serve.ingress(build)(Replica),
         name="replica",
-        ray_actor_options={"num_cpus": settings.model_threads},
+        ray_actor_options={"num_cpus": settings.model_threads if threads_are_given else 1},
         # The queue of a replica is its batcher's: that one knows rows and bytes, and says 429.
         max_ongoing_requests=settings.max_connections,
         max_queued_requests=settings.max_connections,
