@@ -6,8 +6,10 @@ itself. Keys (a loaded version and one of its signatures) never share a batch. W
 slice, so that a big request cannot starve small ones; the room that is left goes to the oldest.
 
 A batch that the model is known to answer within a millisecond runs on the event loop itself: a thread would take the
-interpreter's lock from the loop, and the loop from it, for longer than that. Two batches run side by side only where
-one of them is large: small ones are answered sooner together than apart.
+interpreter's lock from the loop, and the loop from it, for longer than that.
+
+Large requests have queues of their own, and their batches run side by side, one on each thread. Of small ones one batch
+runs at a time, since they are answered sooner together than apart; where it is a quick one, no large one is in its way.
 """
 
 import asyncio
@@ -25,8 +27,9 @@ from service.schemas import Results, Rows, failure_of, joined, row_count
 
 K = TypeVar("K", bound=Hashable)
 
-ALONE_BYTES = 2**20
-"""Slices of this size are not joined with others: a call of the model costs less than the copy."""
+LARGE_BYTES = 2**20
+"""Requests of this size are large. Slices of it are not joined with others: a call of the model costs less than the
+copy."""
 SWEEP_INTERVAL_S = 0.02
 """How late a caller may hear that its deadline has passed."""
 
@@ -125,7 +128,7 @@ class Batcher(Generic[K]):
         self._limits = limits or BatchLimits()
         self._observer = observer or _Silent()
         self._loop = asyncio.get_running_loop()
-        self._queues: OrderedDict[K, deque[_Job]] = OrderedDict()
+        self._queues: OrderedDict[tuple[K, bool], deque[_Job]] = OrderedDict()  # of each key small jobs, and large ones
         self._requests = self._rows = self._bytes = 0
         self._idle = threads
         self._running = self._running_small = 0
@@ -206,12 +209,12 @@ class Batcher(Generic[K]):
         if over and self._requests:
             raise QueueFull("The queue has no room for so many rows now.")
         job = _Job(rows, count, size, row_cost, self._loop.create_future(), time.monotonic())
-        self._queues.setdefault(key, deque()).append(job)
+        self._queues.setdefault((key, size >= LARGE_BYTES), deque()).append(job)
         self._requests += 1
         self._rows += count
         self._bytes += size
         self._empty.clear()
-        if self._idle:
+        if self._idle > 0 or size < LARGE_BYTES:
             self._dispatch_soon()
         return job
 
@@ -223,8 +226,8 @@ class Batcher(Generic[K]):
 
     def _dispatch(self) -> None:
         self._dispatch_due = False
-        while self._idle and self._queues and not (self._running_small and self._next_is_small()):
-            batch = self._next_batch()
+        while (turn := self._whose_turn()) is not None:
+            batch = self._next_batch(*turn)
             if batch is None:
                 continue
             if self._run_inline(batch):
@@ -253,13 +256,18 @@ class Batcher(Generic[K]):
         _deliver(batch.slices, outcomes)
         return True
 
-    def _next_is_small(self) -> bool:
-        return next(iter(self._queues.values()))[0].size_bytes < ALONE_BYTES
+    def _whose_turn(self) -> tuple[K, bool] | None:
+        """The first queue of which a batch may run now."""
+        for (key, is_large), queue in self._queues.items():
+            if self._running_small and not is_large:
+                continue
+            if self._idle > 0 or (not is_large and sum(job.count for job in queue) <= self._inline_rows(key)):
+                return key, is_large
+        return None
 
-    def _next_batch(self) -> _Batch[K] | None:
-        """The next batch of the key whose turn it is; None when all its jobs were given up."""
-        key, queue = next(iter(self._queues.items()))
-        is_large = not self._next_is_small()
+    def _next_batch(self, key: K, is_large: bool) -> _Batch[K] | None:
+        """The next batch of a queue; None when all its jobs were given up."""
+        queue = self._queues[key, is_large]
         room = self._room(queue[0])
         slices: dict[_Job, _Slice] = {}
         # A slice for everybody, oldest first; then what is left of the batch to the oldest.
@@ -273,7 +281,7 @@ class Batcher(Generic[K]):
                     room -= rows
         if slices:
             self._observer.batch_started(time.monotonic() - queue[0].queued_at)
-        self._rotate(key, queue)
+        self._rotate((key, is_large), queue)
         return _Batch(key, list(slices.values()), is_large) if slices else None
 
     def _room(self, job: _Job) -> int:
@@ -289,8 +297,8 @@ class Batcher(Generic[K]):
             taken.stop += rows
         job.taken += rows
 
-    def _rotate(self, key: K, queue: deque[_Job]) -> None:
-        """Drop what is taken whole or given up; the key goes behind the others."""
+    def _rotate(self, turn: tuple[K, bool], queue: deque[_Job]) -> None:
+        """Drop what is taken whole or given up; the queue goes behind the others."""
         kept: deque[_Job] = deque()
         for job in queue:
             if job.taken < job.count and not job.future.done():
@@ -299,9 +307,9 @@ class Batcher(Generic[K]):
                 self._requests -= 1
                 self._rows -= job.count
                 self._bytes -= job.size_bytes
-        del self._queues[key]
+        del self._queues[turn]
         if kept:
-            self._queues[key] = kept
+            self._queues[turn] = kept
 
     def _work(self) -> None:
         while (batch := self._batches.get()) is not None:
@@ -314,7 +322,7 @@ class Batcher(Generic[K]):
 
     def _run(self, batch: _Batch[K]) -> list[Results | AutoencoderError]:
         """Outcome of every slice. Small ones are joined; copying a large one takes longer than a call of its own."""
-        small = [part for part in batch.slices if part.size_bytes < ALONE_BYTES]
+        small = [part for part in batch.slices if part.size_bytes < LARGE_BYTES]
         outcomes = dict(zip(small, self._run_small(batch.key, small), strict=True))
         for part in batch.slices:
             if part not in outcomes:

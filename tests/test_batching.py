@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from service.batching import ALONE_BYTES, Batcher, BatchLimits
+from service.batching import LARGE_BYTES, Batcher, BatchLimits
 from service.errors import DeadlineExceeded, Draining, ModelFailed, QueueFull
 from service.schemas import Results, Rows
 
@@ -20,7 +20,7 @@ def rows_of(*values: float) -> Rows:
 
 def large_rows() -> Rows:
     """Numbered rows, of just as many bytes as make a request large."""
-    return {"instances": np.arange(ALONE_BYTES // 4, dtype=np.float32).reshape(-1, 1024)}
+    return {"instances": np.arange(LARGE_BYTES // 4, dtype=np.float32).reshape(-1, 1024)}
 
 
 def doubled(_key: str, rows: Rows) -> Results:
@@ -347,6 +347,35 @@ async def test_two_batches_run_side_by_side_only_where_one_is_large() -> None:
         await asyncio.gather(one, two)
         assert started == [first, second]
         batcher.close()
+
+
+async def test_quick_batches_wait_for_no_large_one() -> None:
+    """Nor do they stand in a queue behind one, of the same key or another, though every thread is busy."""
+    gate, started = threading.Event(), threading.Semaphore(0)
+
+    def run(key: str, rows: Rows) -> Results:
+        if len(rows["instances"]) > 3:
+            started.release()
+            gate.wait(10)
+        elif rows["instances"][0, 0] == 666:
+            raise RuntimeError("poison")
+        return doubled(key, rows)
+
+    batcher: Batcher[str] = Batcher(run, inline_rows=lambda _key: 3)
+    large = [asyncio.create_task(batcher.submit(key, large_rows())) for key in "aab"]
+    await until(lambda: started.acquire(blocking=False))
+    for key in "ab":
+        assert (await asyncio.wait_for(batcher.submit(key, rows_of(1, 2)), 5))["score"].tolist() == [2, 4]
+    poison = asyncio.create_task(batcher.submit("a", rows_of(666)))  # a thread has to find out whose fault it was
+    await asyncio.sleep(0.05)
+    assert not any(task.done() for task in (poison, *large))
+    gate.set()
+    with pytest.raises(ModelFailed):
+        await poison
+    for answer in await asyncio.gather(*large):
+        assert np.array_equal(answer["score"], large_rows()["instances"][:, 0] * 2)
+    await batcher.drain()
+    batcher.close()
 
 
 async def test_large_batches_run_side_by_side() -> None:
