@@ -130,8 +130,8 @@ class Batcher(Generic[K]):
         self._loop = asyncio.get_running_loop()
         self._queues: OrderedDict[tuple[K, bool], deque[_Job]] = OrderedDict()  # of each key small jobs, and large ones
         self._requests = self._rows = self._bytes = 0
-        self._idle = threads
-        self._running = self._running_small = 0
+        self._running = 0
+        self._runs_small = False
         self._dispatch_due = False
         self._draining = False
         self._timed: dict[_Job, float] = {}
@@ -214,8 +214,7 @@ class Batcher(Generic[K]):
         self._rows += count
         self._bytes += size
         self._empty.clear()
-        if self._idle > 0 or size < LARGE_BYTES:
-            self._dispatch_soon()
+        self._dispatch_soon()
         return job
 
     def _dispatch_soon(self) -> None:
@@ -234,9 +233,8 @@ class Batcher(Generic[K]):
                 # What has come in the meantime is looked at before the next one.
                 self._dispatch_soon()
                 break
-            self._idle -= 1
             self._running += 1
-            self._running_small += not batch.is_large
+            self._runs_small |= not batch.is_large
             self._batches.put(batch)
         # Twice a batch, not twice a row: what has just been taken, and what has gathered when it is done.
         self._observer.queue_changed(self._requests, self._rows, self._bytes)
@@ -258,10 +256,11 @@ class Batcher(Generic[K]):
 
     def _whose_turn(self) -> tuple[K, bool] | None:
         """The first queue of which a batch may run now."""
+        has_idle_thread = self._running < len(self._threads)
         for (key, is_large), queue in self._queues.items():
-            if self._running_small and not is_large:
+            if self._runs_small and not is_large:
                 continue
-            if self._idle > 0 or (not is_large and sum(job.count for job in queue) <= self._inline_rows(key)):
+            if has_idle_thread or (not is_large and sum(job.count for job in queue) <= self._inline_rows(key)):
                 return key, is_large
         return None
 
@@ -349,9 +348,8 @@ class Batcher(Generic[K]):
             return _as_model_failure(error)
 
     def _finish(self, batch: _Batch[K], outcomes: list[Results | AutoencoderError], model_s: float) -> None:
-        self._idle += 1
         self._running -= 1
-        self._running_small -= not batch.is_large
+        self._runs_small &= batch.is_large
         self._observer.batch_ran(batch.rows, model_s)
         # The next batch first: the worker should not wait while answers are handed out.
         self._dispatch()

@@ -68,7 +68,7 @@ def test_the_first_source_wins(tmp_path: Path) -> None:
     os.environ[f"{ENV_PREFIX}PORT"] = "2"
     os.environ[f"{ENV_PREFIX}HOST"] = "127.0.0.2"
     settings = load_settings(port=3, host=None)
-    assert (settings.port, settings.host, settings.workers, settings.max_depth) == (3, "127.0.0.2", 2, 32)
+    assert (settings.port, settings.host, settings.workers, settings.model_threads) == (3, "127.0.0.2", 2, 2)
 
 
 @pytest.mark.parametrize("name", ["key_hashes", "admin_key_hashes"])

@@ -7,7 +7,6 @@ times, and writes an answer in parts.
 import asyncio
 import time
 from collections.abc import Sized
-from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
@@ -16,35 +15,21 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.api.errors import PROBLEM_TYPE, problem, problem_body
-from service.api.exchange import DIRECT, Direct, Headers, request_id
+from service.api.exchange import DIRECT, Direct, Headers, answer_headers, request_id
 from service.api.routes import Refusal
 from service.errors import Unavailable
 
 COPIED_BYTES = 64 * 2**10
 """Bodies below this size are copied behind their heads: one packet instead of two."""
 _PASSED_OVER_BYTES = 64 * 2**10
-
-
-def _refusal(status: int, detail: str) -> bytes:
-    """The whole answer to what is no request yet."""
-    given = request_id({})
-    body = problem_body(status, detail, given)
-    return (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nconnection: close\r\ncontent-type: {PROBLEM_TYPE}\r\n"
-        f"content-length: {len(body)}\r\nx-request-id: {given}\r\n\r\n"
-    ).encode() + body
+_CLOSE = (b"connection", b"close")
 
 
 async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers in place of the application when there are too many connections."""
     given = request_id(dict(scope["headers"]))
-    status, body, headers = problem(Unavailable("The service has as many connections as it may."), given)
-    headers += [
-        (b"content-type", PROBLEM_TYPE.encode()),
-        (b"content-length", b"%d" % len(body)),
-        (b"x-request-id", given.encode()),
-        (b"connection", b"close"),
-    ]
+    status, body, more = problem(Unavailable("The service has as many connections as it may."), given)
+    headers = answer_headers(body, PROBLEM_TYPE.encode(), given, [*more, _CLOSE])
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -184,7 +169,7 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle.message_event.set()
         if cycle.disconnected:
             return True
-        self.write_whole(status, headers if cycle.keep_alive else [*headers, (b"connection", b"close")], body)
+        self.write_whole(status, headers if cycle.keep_alive else [*headers, _CLOSE], body)
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
@@ -256,7 +241,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, detail: str) -> None:
         if not self.transport.is_closing():
-            self.transport.write(_refusal(status, detail))
+            given = request_id({})
+            body = problem_body(status, detail, given)
+            self.write_whole(status, answer_headers(body, PROBLEM_TYPE.encode(), given, [_CLOSE]), body)
             self.transport.close()
 
 

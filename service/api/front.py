@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from service.api.errors import PROBLEM_TYPE, problem_body
-from service.api.exchange import Headers, request_id
+from service.api.exchange import Headers, answer_headers, request_id
 from service.api.protocols import ProtocolRoutes, Reply, error_reply
 from service.api.routes import OperationRoutes, Refusal
 from service.telemetry import request_id_of_context
@@ -65,8 +65,7 @@ class AutoencoderApp(FastAPI):
             refused = error_reply(400, detail)
         else:
             refused = Reply(problem_body(400, detail, given), 400, PROBLEM_TYPE.encode())
-        headers = [(b"content-type", refused.media_type), (b"content-length", b"%d" % len(refused.body))]
-        headers.append((b"x-request-id", given.encode()))
+        headers = answer_headers(refused.body, refused.media_type, given)
         await send({"type": "http.response.start", "status": 400, "headers": headers})
         await send({"type": "http.response.body", "body": refused.body})
 

@@ -1,14 +1,16 @@
 """Connections by hand: where the bodies and answers of requests that follow one another begin and end."""
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import uvicorn
 
 from service.api.connection import GuardedProtocol
-from service.api.exchange import ALIGNED_BYTES
+from service.api.exchange import ALIGNED_BYTES, DIRECT
 from service.settings import Settings
 from service.store import Store
 from tests.api.processes import fakes, running
@@ -163,6 +165,36 @@ def test_a_caller_who_does_not_read_is_not_answered_without_end(url: str) -> Non
         size = len(connection.answer().content)
         most = 100_000_000 // size
         assert 0 < sent_until_it_waits(connection, request(body, path="/reconstruct"), most) < most
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_the_short_cuts_are_offered_and_taken(loop: Any) -> None:
+    """The rest of a body comes into the memory that is given, in no message, and a whole answer goes out at once."""
+    body, seen = bytes(range(256)) * 4096, list[Any]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        direct, first = scope["extensions"][DIRECT], (await receive())["body"]
+        memory = bytearray(len(body) - len(first))
+        seen.append((await direct.receive_into(memoryview(memory)) == len(memory), first + memory == body))
+        assert direct.answer(200, [(b"content-length", b"2")], b"ok")
+
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, http=GuardedProtocol, loop=loop, lifespan="off", log_config=None)
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.02)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with connect(f"http://127.0.0.1:{port}") as connection:
+            for _ in range(2):
+                connection.send(request(body))
+                assert connection.answer().content == b"ok"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+    assert seen == [(True, True)] * 2
 
 
 def test_no_header_holds_a_line_break() -> None:
