@@ -118,8 +118,10 @@ class ShadowDetail(BaseModel):
 
 class FeatureDrift(BaseModel):
     name: str | int
-    psi: float = Field(description="Population stability index; over 0.1 a shift, over 0.25 a large one.")
-    ks: float = Field(description="Kolmogorov-Smirnov distance.")
+    psi: float | None = Field(
+        description="Population stability index; over 0.1 a shift, over 0.25 a large one. Null before 100 rows."
+    )
+    ks: float | None = Field(description="Kolmogorov-Smirnov distance. Null before 100 rows.")
     missing: float = Field(description="Share of missing values, live.")
     reference_missing: float = Field(description="Share of missing values in training.")
 

@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 from service.schemas import (
     CATEGORIES,
     INSTANCES,
-    TIMESTAMPS,
     ColumnType,
     Results,
     Rows,
     row_count,
     take_rows,
-    times_as_numbers,
 )
 from service.store import FeatureReference, Manifest
 
@@ -28,20 +26,22 @@ SAMPLED_ROWS_PER_S = 500
 ROWS_AT_ONCE = 64
 SMOOTHING = 1e-4
 """Least share of a bin, so that an empty one does not make the index infinite."""
+MIN_ROWS = 100
+"""Rows before a distance is given: over ten bins, fewer rows of the very same distribution look like a large shift."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """Distance of a live distribution from the reference, over the same bins."""
+    """Distance of a live distribution from the reference, over the same bins; None before ``MIN_ROWS`` rows."""
 
     name: str | int
-    psi: float
+    psi: float | None
     """Population stability index: 0 for equal distributions; over 0.1 a shift, over 0.25 a large one.
 
     Source: Yurdakul and Naranjo, Statistical properties of the population stability index (Journal of Risk Model
     Validation 14, 2020).
     """
-    ks: float
+    ks: float | None
     """Kolmogorov-Smirnov distance at the edges of the bins, from 0 to 1."""
     missing: float
     """Share of missing values, live."""
@@ -56,7 +56,7 @@ class DriftReport:
     anomalies: int
     score: Drift
     features: tuple[Drift, ...]
-    """In the order of the columns, or of the values of a row."""
+    """In the order of the columns, or of the values of a row; without times, which always move on."""
 
     @property
     def alert_rate(self) -> float:
@@ -69,9 +69,10 @@ class DriftMonitor:
     def __init__(self, manifest: Manifest, *, window_rows: int) -> None:
         scores = np.asarray(manifest.calibration.scores, np.float32)
         self._score = _Bins([_score_reference(scores)])
-        self._features = _Bins(manifest.reference)
-        first = len(manifest.input.columns_of(ColumnType.NUMERIC, ColumnType.BOOLEAN))
-        labelled = manifest.reference[first : first + len(manifest.input.columns_of(ColumnType.CATEGORICAL))]
+        schema, references = manifest.input, manifest.reference
+        first = len(schema.columns_of(ColumnType.NUMERIC, ColumnType.BOOLEAN))
+        labelled = references[first : first + len(schema.columns_of(ColumnType.CATEGORICAL))]
+        self._features = _Bins([*references[:first], *labelled] if schema.columns else references)
         self._label_numbers = [_label_numbers(reference) for reference in labelled]
         self._window_rows = window_rows
         self._lock = threading.Lock()
@@ -102,8 +103,8 @@ class DriftMonitor:
         if CATEGORIES in rows:
             columns = zip(self._label_numbers, rows[CATEGORIES].T, strict=False)
             parts += [[[numbers.get(label, len(numbers))] for label in column.tolist()] for numbers, column in columns]
-        if TIMESTAMPS in rows:
-            parts.append(times_as_numbers(rows[TIMESTAMPS]))
+        if not parts:  # a table of times alone
+            return np.empty((row_count(rows), 0))
         return np.concatenate(parts, axis=1) if len(parts) > 1 else np.asarray(parts[0], np.float64)
 
     def _sample(self, rows: int) -> int:
@@ -176,6 +177,8 @@ def _drift(reference: FeatureReference, counts: NDArray[np.float64], missing: fl
     present = counts.sum()
     total = present + missing
     live_missing = missing / total if total else 0.0
+    if total < MIN_ROWS:
+        return Drift(reference.name, None, None, live_missing, reference.missing)
     if not present:
         return Drift(reference.name, 0.0, 0.0, live_missing, reference.missing)
     expected = np.maximum(np.asarray(reference.shares), SMOOTHING)

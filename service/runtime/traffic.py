@@ -72,5 +72,6 @@ class LiveTraffic:
         """Bring the drift metrics up to date; called when they are read."""
         for loaded, monitor in self._monitors.items():
             report = monitor.report()
-            worst = max((feature.psi for feature in report.features), default=0.0)
-            self._telemetry.drifted(loaded.name, loaded.version, score=report.score.psi, worst_feature=worst)
+            if report.score.psi is not None:
+                worst = max((feature.psi or 0.0 for feature in report.features), default=0.0)
+                self._telemetry.drifted(loaded.name, loaded.version, score=report.score.psi, worst_feature=worst)

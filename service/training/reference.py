@@ -9,12 +9,10 @@ import numpy as np
 from service.schemas import (
     CATEGORIES,
     INSTANCES,
-    TIMESTAMPS,
     Array,
     InputSchema,
     Rows,
     ordered_columns,
-    times_as_numbers,
 )
 from service.store import MAX_REFERENCE_FEATURES, FeatureReference
 
@@ -23,10 +21,10 @@ LEVELS = np.arange(0.1, 1, 0.1)
 
 
 def feature_reference(rows: Rows, schema: InputSchema) -> tuple[FeatureReference, ...]:
-    """Of raw rows, in the order of the inputs and their columns.
+    """Bins of each numeric and categorical feature of raw rows, in the order of the inputs and their columns.
 
-    Numbers and times: bins of about a tenth of the rows each, fewer where values repeat. Labels: a bin for each of the
-    most frequent ones, and one for all others.
+    Numbers: bins of about a tenth of the rows each, fewer where values repeat. Labels: a bin for each of the most
+    frequent ones, and one for all others. Times are left out: they always move on.
     """
     return tuple(islice(_references(rows, schema), MAX_REFERENCE_FEATURES))
 
@@ -38,8 +36,6 @@ def _references(rows: Rows, schema: InputSchema) -> Iterator[FeatureReference]:
         yield _of_numbers(next(names), values)
     for labels in _columns(rows.get(CATEGORIES)):
         yield _of_labels(next(names), labels)
-    for times in _columns(rows.get(TIMESTAMPS)):
-        yield _of_numbers(next(names), times_as_numbers(times))
 
 
 def _columns(array: Array | None) -> Iterable[Array]:

@@ -270,14 +270,15 @@ def _draw_drift(loaded: LoadedModel, live: Images, moved: Images) -> Figure:
     drifts = [_watched(loaded, rows) for rows in (live, moved)]
     lines = np.arange(len(MEASURES))[::-1]
     for height, found, colour in zip((0.19, -0.19), drifts, (BLUE, ORANGE), strict=True):
-        bars.barh(lines + height, [each.psi for each in found], height=0.36, color=colour)
-        for line, each in zip(lines, found, strict=True):
-            bars.text(each.psi + 0.02, line + height, f"KS {each.ks:.2f}", va="center", fontsize=7.5)
+        indices = [each.psi or 0.0 for each in found]
+        bars.barh(lines + height, indices, height=0.36, color=colour)
+        for line, index, each in zip(lines, indices, found, strict=True):
+            bars.text(index + 0.02, line + height, f"KS {each.ks:.2f}", va="center", fontsize=7.5)
     for edge in (0.1, 0.25):
         bars.axvline(edge, color=INK, linestyle=":", linewidth=1)
     bars.set_yticks(lines, MEASURES)
     bars.set_xlabel("population stability index")
-    bars.set_xlim(right=max(each.psi for found in drifts for each in found) * 1.25)
+    bars.set_xlim(right=max(each.psi or 0.0 for found in drifts for each in found) * 1.25)
     return figure
 
 
