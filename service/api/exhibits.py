@@ -118,8 +118,7 @@ def exhibit_routes(manager: ModelManager) -> APIRouter:
         return await asyncio.to_thread(lambda: _calibration(manifest_of(manager, model, version)))
 
     async def send(request: Request, model: str, version: int, exhibit: Exhibit) -> Response:
-        found = await asyncio.to_thread(_read, manager, model, version, exhibit)
-        return await asyncio.to_thread(_answer, request, exhibit, *found)
+        return await asyncio.to_thread(exhibit_response, manager, request, model, version, exhibit)
 
     @router.get("/sample-request", summary="A request body as it stands", responses=_content("application/json"))
     async def sample_request(request: Request, model: ModelName, version: VersionNumber) -> Response:
@@ -153,20 +152,16 @@ def _content(media_type: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {media_type: {"schema": schema}}}}
 
 
-def _read(manager: ModelManager, model: str, version: int, exhibit: Exhibit) -> tuple[bytes, str]:
-    """A file of a version as it was published, and its digest. Blocks.
+def exhibit_response(manager: ModelManager, request: Request, model: str, version: int, exhibit: Exhibit) -> Response:
+    """A file of a version as it was published, or 304 where the caller has it. Blocks.
 
     Raises:
         ExhibitNotFound: the version was trained without it, or has just been deleted.
     """
     digest = manifest_of(manager, model, version).digests.get(exhibit.path)
     content = None if digest is None else manager.store.read_file(model, version, exhibit.path)
-    if digest is not None and content is not None:
-        return content, digest
-    raise ExhibitNotFound(f"Version {version} of model '{model}' has no {exhibit.name}; train again to have one.")
-
-
-def _answer(request: Request, exhibit: Exhibit, content: bytes, digest: str) -> Response:
+    if digest is None or content is None:
+        raise ExhibitNotFound(f"Version {version} of model '{model}' has no {exhibit.name}; train again to have one.")
     headers = {"ETag": f'"{digest[:32]}"', "Cache-Control": "private, no-cache", "Vary": "Accept-Encoding"}
     headers["X-Content-Type-Options"] = "nosniff"
     if exhibit.policy is not None:

@@ -74,7 +74,13 @@ class ReplicaApp:
         threading.Thread(target=self._report, name="reports", daemon=True).start()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, _without_request_id(send) if scope["type"] == "http" else send)
+        async def send_without_id(message: Message) -> None:
+            # Ray Serve's proxy takes the caller's request id or makes one, which is ours then, and adds it itself.
+            if message["type"] == "http.response.start":
+                message["headers"] = [header for header in message["headers"] if header[0] != b"x-request-id"]
+            await send(message)
+
+        await self._app(scope, receive, send_without_id)
 
     def _joined(self, own: bytes) -> bytes:
         return join_expositions({**self._exchange(own), self._name: own}, label=REPLICA_LABEL)
@@ -90,17 +96,6 @@ class ReplicaApp:
         while True:
             time.sleep(REPORT_INTERVAL_S)
             self._exchange(self._app.state.service.telemetry.exposition())
-
-
-def _without_request_id(send: Send) -> Send:
-    """Ray Serve's proxy takes the caller's request id or makes one, which is ours then, and adds it to the answer."""
-
-    async def send_without_id(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [header for header in message["headers"] if header[0] != b"x-request-id"]
-        await send(message)
-
-    return send_without_id
 
 
 class Replica:
@@ -158,7 +153,10 @@ def serve_on_ray(settings: Settings, *, address: str | None = None, scale: Scale
             can serve.
     """
     settings.check_access()
-    _refuse_what_replicas_cannot(settings)
+    if settings.workers > 1:
+        raise ConfigurationError("Workers are for one machine: on Ray, say --min-replicas instead of --workers.")
+    if settings.grpc_port is not None:
+        raise ConfigurationError(f"Ray Serve has no place for our gRPC services: unset {ENV_PREFIX}GRPC_PORT.")
     check_store(settings)
     configure_logging(settings.log_level, settings.log_format)
     with connected(address, show_logs=True) as cluster, _stop_signals() as stop:
@@ -183,13 +181,6 @@ def serve_on_ray(settings: Settings, *, address: str | None = None, scale: Scale
             serve.delete(APPLICATION)
             if not (cluster.is_ours or serve.status().applications):
                 serve.shutdown()  # type: ignore[no-untyped-call, unused-ignore]
-
-
-def _refuse_what_replicas_cannot(settings: Settings) -> None:
-    if settings.workers > 1:
-        raise ConfigurationError("Workers are for one machine: on Ray, say --min-replicas instead of --workers.")
-    if settings.grpc_port is not None:
-        raise ConfigurationError(f"Ray Serve has no place for our gRPC services: unset {ENV_PREFIX}GRPC_PORT.")
 
 
 def _placed(settings: Settings, *, runs_already: bool, on_new_cluster: bool) -> Settings:
@@ -217,6 +208,16 @@ def _target(serve: Any, settings: Settings, scale: Scale, reports: Any) -> Any:
     def build() -> ReplicaApp:
         return ReplicaApp(settings, name=serve.get_replica_context().replica_id.unique_id, reports=reports)
 
+    replicas: dict[str, Any] = {"num_replicas": scale.min_replicas}
+    if scale.min_replicas < scale.max_replicas:
+        autoscaling = {
+            "min_replicas": scale.min_replicas,
+            "max_replicas": scale.max_replicas,
+            "target_ongoing_requests": scale.replica_requests,
+            "upscale_delay_s": UPSCALE_DELAY_S,
+            "downscale_delay_s": DOWNSCALE_DELAY_S,
+        }
+        replicas = {"autoscaling_config": autoscaling}
     threads_are_given = "model_threads" in settings.model_fields_set
     deployment = serve.deployment(
         serve.ingress(build)(Replica),
@@ -229,23 +230,9 @@ def _target(serve: Any, settings: Settings, scale: Scale, reports: Any) -> Any:
         graceful_shutdown_wait_loop_s=DRAIN_CHECK_S,
         graceful_shutdown_timeout_s=settings.drain_timeout_s,
         logging_config=QUIET,
-        **_replicas(scale),
+        **replicas,
     )
     return serve.api.RunTarget(deployment.bind(), name=APPLICATION, route_prefix="/")
-
-
-def _replicas(scale: Scale) -> dict[str, Any]:
-    if scale.min_replicas == scale.max_replicas:
-        return {"num_replicas": scale.min_replicas}
-    return {
-        "autoscaling_config": {
-            "min_replicas": scale.min_replicas,
-            "max_replicas": scale.max_replicas,
-            "target_ongoing_requests": scale.replica_requests,
-            "upscale_delay_s": UPSCALE_DELAY_S,
-            "downscale_delay_s": DOWNSCALE_DELAY_S,
-        }
-    }
 
 
 @contextmanager

@@ -61,19 +61,14 @@ def _join(ray: Any, address: str | None, *, show_logs: bool) -> bool:
         if address in (None, "local"):
             ray.init(address="local", include_dashboard=False, **options)
             return True
-        _reach(address)
+        host, _, port = (address or "").rpartition(":")
+        if host and port.isdecimal() and "/" not in host:  # fail at once where nobody listens; Ray tries for minutes
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
         ray.init(address=address, **options)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigurationError(f"No Ray cluster answers at {address or 'this machine'}: {reason}") from error
     return False
-
-
-def _reach(address: str | None) -> None:
-    """Fail at once where nobody listens; Ray itself tries for minutes. Raises OSError."""
-    host, _, port = (address or "").rpartition(":")
-    if host and port.isdecimal() and "/" not in host:
-        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 def import_ray() -> Any:
