@@ -41,7 +41,7 @@ clients: $(VENV)/.clients $(VENV)/.beam ## Install the clients of other servers,
 	@:
 
 bench: setup ## Measure a running service: make bench ARGS="--help".
-	@$(BIN)/autoencoder bench $(ARGS)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 test: setup ## Run all tests (minutes; ARGS goes to pytest).
 	@$(BIN)/python -m pytest --all -n 2 --dist worksteal $(ARGS)

@@ -172,7 +172,7 @@ def test_every_command(pages: dict[str, Html]) -> None:
     """Every command of the command line stands in the reference with all its options and their help."""
     text = pages["reference/command-line"].text
     found = list(contexts(click.Context(app, info_name="autoencoder")))
-    assert {"autoencoder train", "autoencoder models promote", "autoencoder bench load"} <= {
+    assert {"autoencoder train", "autoencoder models promote", "autoencoder score"} <= {
         context.command_path for context in found
     }
     for context in found:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from service import __version__
-from service.cli import bench, score, top, train, tune
+from service.cli import score, top, train, tune
 from service.cli.options import STORE_HELP, fail, has_version, store_option
 
 
@@ -39,7 +39,6 @@ def app() -> None:
 
 app.add_command(train.train)
 app.add_command(tune.tune)
-app.add_command(bench.bench)
 app.add_command(top.top)
 for command in (score.score, score.encode, score.denoise, score.reconstruct):
     app.add_command(command)

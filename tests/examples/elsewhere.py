@@ -36,7 +36,7 @@ ELSEWHERE = (
         "README.md",
         "make bench",
         "takes minutes and wrk",
-        "tests/bench/test_load.py::test_load_prints_and_writes_every_workload",
+        "tests/benchmarks/test_load.py::test_load_prints_and_writes_every_workload",
     ),
     Elsewhere(
         "docs/client.md",
@@ -46,9 +46,9 @@ ELSEWHERE = (
     ),
     Elsewhere(
         "docs/images.md",
-        "autoencoder bench images",
+        "python -m benchmarks images",
         "takes hours and a data set",
-        "tests/bench/test_images.py::test_every_metric_comes_from_a_published_version",
+        "tests/benchmarks/test_images.py::test_every_metric_comes_from_a_published_version",
     ),
     Elsewhere(
         "docs/orchestration.md",
@@ -111,15 +111,15 @@ ELSEWHERE = (
     ),
     Elsewhere(
         "docs/scores.md",
-        "autoencoder bench quality",
+        "python -m benchmarks quality",
         "takes hours and data sets",
-        "tests/bench/test_quality.py::test_the_command_measures_and_goes_on",
+        "tests/benchmarks/test_quality.py::test_the_command_measures_and_goes_on",
     ),
     Elsewhere(
         "docs/scores.md",
-        "autoencoder bench columns",
+        "python -m benchmarks columns",
         "needs a data set",
-        "tests/bench/test_columns.py::test_attacks_are_told_apart",
+        "tests/benchmarks/test_columns.py::test_attacks_are_told_apart",
     ),
     Elsewhere(
         "docs/stores.md",
@@ -129,9 +129,9 @@ ELSEWHERE = (
     ),
     Elsewhere(
         "docs/timeseries.md",
-        "autoencoder bench series",
+        "python -m benchmarks series",
         "takes minutes and a data set",
-        "tests/bench/test_series.py::test_points_are_told_apart",
+        "tests/benchmarks/test_series.py::test_points_are_told_apart",
     ),
     Elsewhere(
         "docs/training.md",

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from service.bench.columns import measure_columns
-from service.cli import app
+from benchmarks.cli import bench
+from benchmarks.columns import measure_columns
 from service.errors import DataError
 
 pytestmark = [pytest.mark.tf, pytest.mark.slow]
@@ -33,8 +33,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_attacks_are_told_apart(files: tuple[Path, Path], tmp_path: Path) -> None:
     """Every figure, in the table and in the file; the attacks of the training file were not trained on."""
     out = tmp_path / "out.csv"
-    given = ["bench", "columns", *map(str, files), "--label", "kind", "--normal", "fine", "--drop", "difficulty"]
-    result = CliRunner().invoke(app, [*given, "--out", str(out), "--", "--epochs", "5"], catch_exceptions=False)
+    given = ["columns", *map(str, files), "--label", "kind", "--normal", "fine", "--drop", "difficulty"]
+    result = CliRunner().invoke(bench, [*given, "--out", str(out), "--", "--epochs", "5"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     with out.open() as stream:
         (line,) = csv.DictReader(stream)

@@ -1,4 +1,4 @@
-"""``autoencoder bench columns``: detection on files with named columns and a column of labels."""
+"""``python -m benchmarks columns``: detection on files with named columns and a column of labels."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def columns(
     from rich.console import Console
     from rich.table import Table
 
-    from service.bench.columns import ColumnsLine, measure_columns
+    from benchmarks.columns import ColumnsLine, measure_columns
 
     with Console(stderr=True).status(f"Training on the normal rows of {training.name}, scoring {test.name}"):
         line = measure_columns(training, test, label=label, normal=normal, drop=listed(drop), options=options)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from service.bench.series import read_labelled
-from service.cli import app
+from benchmarks.cli import bench
+from benchmarks.series import read_labelled
 from service.errors import DataError
 
 
@@ -35,8 +35,8 @@ def labelled(tmp_path: Path) -> Path:
 def test_points_are_told_apart(labelled: Path, tmp_path: Path) -> None:
     """The disturbed points score higher; a series that no model can be made of says why, and the rest goes on."""
     out = tmp_path / "results.csv"
-    arguments = ["bench", "series", "--data", str(labelled), "--out", str(out), "--", "--epochs", "20"]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    arguments = ["series", "--data", str(labelled), "--out", str(out), "--", "--epochs", "20"]
+    result = CliRunner().invoke(bench, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     with out.open() as stream:
         lines = {line["series"]: line for line in csv.DictReader(stream)}

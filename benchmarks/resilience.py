@@ -11,8 +11,8 @@ from typing import Any
 import httpx2 as httpx
 import numpy as np
 
-from service.bench import rows, wrk
-from service.bench.target import Target
+from benchmarks import rows, wrk
+from benchmarks.target import Target
 from service.client import ServiceError
 from service.client.routes import PRODUCTION
 from service.codecs.media_types import JSON

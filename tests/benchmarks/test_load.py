@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from service.bench import rows, wrk
-from service.bench.load import WORKLOADS, body_of
-from service.bench.resilience import measure_overload, measure_swaps
-from service.bench.soak import Sample, SoakReport, measure_soak
-from service.bench.target import Target
-from service.cli import app
+from benchmarks import rows, wrk
+from benchmarks.cli import bench
+from benchmarks.load import WORKLOADS, body_of
+from benchmarks.resilience import measure_overload, measure_swaps
+from benchmarks.soak import Sample, SoakReport, measure_soak
+from benchmarks.target import Target
 from service.codecs.json_rows import decode_json
 from service.errors import ConfigurationError
 from service.schemas import ANOMALY_SCORE, Column, ColumnType, InputSchema
@@ -97,7 +97,7 @@ def test_every_workload_has_a_body_that_the_service_takes(live: LiveService) -> 
 
 def test_a_service_that_does_not_answer_is_named() -> None:
     """One sentence with what to do, and no trace."""
-    result = CliRunner().invoke(app, ["bench", "load", "--url", "http://127.0.0.1:9"])
+    result = CliRunner().invoke(bench, ["load", "--url", "http://127.0.0.1:9"])
     assert result.exit_code == 1
     assert "autoencoder serve" in result.output
     assert "Traceback" not in result.output
@@ -114,7 +114,7 @@ def test_a_model_that_is_not_there_is_named(live: LiveService) -> None:
 def test_load_prints_and_writes_every_workload(live: LiveService, tmp_path: Path) -> None:
     """Requests were answered, none was refused where one connection asks."""
     out = tmp_path / "figures.json"
-    result = CliRunner().invoke(app, ["bench", "load", "--url", live.url, "--seconds", "1", "--out", str(out)])
+    result = CliRunner().invoke(bench, ["load", "--url", live.url, "--seconds", "1", "--out", str(out)])
     assert result.exit_code == 0, result.output
     found = json.loads(out.read_text())["workloads"]
     assert [each["workload"] for each in found] == [workload.name for workload in WORKLOADS]

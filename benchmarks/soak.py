@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import httpx2 as httpx
 import numpy as np
 
-from service.bench import rows
-from service.bench.resilience import MEMORY, beside, metrics, swapping
-from service.bench.target import Target
+from benchmarks import rows
+from benchmarks.resilience import MEMORY, beside, metrics, swapping
+from benchmarks.target import Target
 from service.codecs.media_types import JSON, NDJSON, NPY
 from service.schemas import ANOMALY_SCORE, ENCODE, RECONSTRUCT, Operation
 

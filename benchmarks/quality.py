@@ -21,7 +21,7 @@ import numpy as np
 from joblib import Parallel, delayed, parallel_config
 from numpy.typing import NDArray
 
-from service.bench.baselines import BASELINES, OPTIONAL, standardised
+from benchmarks.baselines import BASELINES, OPTIONAL, standardised
 from service.errors import DataError
 
 Mode = Literal["normal-only", "contaminated"]

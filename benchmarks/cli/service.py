@@ -1,4 +1,4 @@
-"""``autoencoder bench load``, ``swap``, ``overload`` and ``soak``: measure a running service."""
+"""``python -m benchmarks load``, ``swap``, ``overload`` and ``soak``: measure a running service."""
 
 import json
 from dataclasses import asdict
@@ -32,8 +32,8 @@ def load(*, url: str, model: str | None, key: str | None, seconds: float, store:
     from rich.console import Console
     from rich.table import Table
 
-    from service.bench.load import measure, measure_signature
-    from service.bench.target import Target
+    from benchmarks.load import measure, measure_signature
+    from benchmarks.target import Target
 
     target = Target.find(url, model=model, key=key)
     console = Console()
@@ -75,8 +75,8 @@ def swap(
     *, url: str, model: str | None, key: str | None, versions: tuple[int, int], seconds: float, admin_key: str | None
 ) -> None:
     """Promote and roll back each second under load: failed answers, wrong answers, latency. Needs wrk."""
-    from service.bench.resilience import measure_swaps
-    from service.bench.target import Target
+    from benchmarks.resilience import measure_swaps
+    from benchmarks.target import Target
 
     target = Target.find(url, model=model, key=key)
     report = measure_swaps(target, versions, seconds=seconds, admin_key=admin_key)
@@ -94,8 +94,8 @@ def swap(
 @click.option("--seconds", type=click.FloatRange(2), default=20.0, show_default=True)
 def overload(*, url: str, model: str | None, key: str | None, factor: int, seconds: float) -> None:
     """Many times the load that the service can take: memory, refusals, good answers, recovery. Needs wrk."""
-    from service.bench.resilience import measure_overload
-    from service.bench.target import Target
+    from benchmarks.resilience import measure_overload
+    from benchmarks.target import Target
 
     report = measure_overload(Target.find(url, model=model, key=key), factor=factor, seconds=seconds)
     refusals = sorted(report.refusals_ms)
@@ -124,8 +124,8 @@ def soak(
     admin_key: str | None,
 ) -> None:
     """Mixed traffic for an hour: failed answers, growth of memory and file descriptors."""
-    from service.bench.soak import measure_soak
-    from service.bench.target import Target
+    from benchmarks.soak import measure_soak
+    from benchmarks.target import Target
 
     target = Target.find(url, model=model, key=key)
     report = measure_soak(target, seconds=seconds, versions=versions, admin_key=admin_key)

@@ -1,6 +1,6 @@
 """``autoencoder score`` against bare calls of the model: how many rows a second, and how much memory above the model's.
 
-Every measurement is a process of its own, so that peaks of memory do not add up. ``python -m service.bench.pipelines
+Every measurement is a process of its own, so that peaks of memory do not add up. ``python -m benchmarks.pipelines
 STORE MODEL FILE CORES`` is the one with the bare calls.
 """
 
@@ -72,7 +72,7 @@ def measure(
 
 def _best_bare(arguments: Sequence[str]) -> Measured:
     """Bare calls that may use all cores, and on one core each: whichever is quicker."""
-    command = [sys.executable, "-m", "service.bench.pipelines", *arguments]
+    command = [sys.executable, "-m", "benchmarks.pipelines", *arguments]
     found = [json.loads(_run([*command, cores]).output) for cores in ("", "1")]
     best = max(found, key=lambda each: float(each["rows_per_s"]))
     return Measured(f"bare signature, {best['how']}", best["rows_per_s"], best["start_s"], best["peak_mib"])

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.bench import rows, wrk
-from service.bench.target import Target
+from benchmarks import rows, wrk
+from benchmarks.target import Target
 from service.codecs.media_types import ARROW, JSON, NPY
 from service.schemas import ANOMALY_SCORE, RECONSTRUCT, InputSchema
 

@@ -8,8 +8,9 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from service.bench.baselines import pyod_autoencoder, standardised
-from service.bench.quality import (
+from benchmarks.baselines import pyod_autoencoder, standardised
+from benchmarks.cli import bench
+from benchmarks.quality import (
     OURS,
     FalseAlarms,
     Line,
@@ -21,7 +22,6 @@ from service.bench.quality import (
     read_lines,
     sets_won,
 )
-from service.cli import app
 from service.errors import DataError
 
 
@@ -125,8 +125,8 @@ def test_the_command_measures_and_goes_on(tmp_path: Path) -> None:
     rows, labels = rows_and_labels()
     np.savez(tmp_path / "relation.npz", X=rows, y=labels)
     out = tmp_path / "results.csv"
-    command = ["bench", "quality", "--data", str(tmp_path), "--seeds", "0", "--out", str(out), "--jobs", "1"]
-    ended = CliRunner().invoke(app, command, catch_exceptions=False)
+    command = ["quality", "--data", str(tmp_path), "--seeds", "0", "--out", str(out), "--jobs", "1"]
+    ended = CliRunner().invoke(bench, command, catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
     assert "Worst set: relation" in ended.output
     assert out.read_text().splitlines()[0] == "dataset,seed,mode,method,auroc,aupr,train_s,score_s"
@@ -136,7 +136,7 @@ def test_the_command_measures_and_goes_on(tmp_path: Path) -> None:
     assert lines[0].auroc > 90
     assert len(read_lines(tmp_path / "results-false-alarms.csv", FalseAlarms)) == 1
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    again = CliRunner().invoke(app, command, catch_exceptions=False)
+    again = CliRunner().invoke(bench, command, catch_exceptions=False)
     assert again.exit_code == 0
     assert read_lines(out, Line) == lines
 
@@ -147,7 +147,7 @@ def test_pyod_is_asked_for_and_not_there(tmp_path: Path) -> None:
     rows, labels = rows_and_labels()
     np.savez(tmp_path / "relation.npz", X=rows, y=labels)
     out = tmp_path / "results.csv"
-    ended = CliRunner().invoke(app, ["bench", "quality", "--data", str(tmp_path), "--pyod", "--out", str(out)])
+    ended = CliRunner().invoke(bench, ["quality", "--data", str(tmp_path), "--pyod", "--out", str(out)])
     assert ended.exit_code == 1
     assert "pip install 'autoencoder-service[pyod]'" in ended.output
     assert not out.exists()
@@ -166,9 +166,9 @@ def test_pyod_is_measured() -> None:
 def test_seeds_are_several_values(tmp_path: Path) -> None:
     """After one option, with commas or without; anything else is refused."""
     for seeds in (["--seeds", "0", "1", "2"], ["--seeds", "0,1,2"]):
-        ended = CliRunner().invoke(app, ["bench", "quality", "--data", str(tmp_path), *seeds])
+        ended = CliRunner().invoke(bench, ["quality", "--data", str(tmp_path), *seeds])
         assert ended.exit_code == 1
         assert "no NPZ file" in ended.output
-    ended = CliRunner().invoke(app, ["bench", "quality", "--data", str(tmp_path), "--seeds", "x"])
+    ended = CliRunner().invoke(bench, ["quality", "--data", str(tmp_path), "--seeds", "x"])
     assert ended.exit_code == 2
     assert "whole numbers" in ended.output

@@ -1,4 +1,4 @@
-"""``autoencoder bench images``: image models on a folder of IDX files."""
+"""``python -m benchmarks images``: image models on a folder of IDX files."""
 
 import tempfile
 from contextlib import ExitStack
@@ -41,7 +41,7 @@ def images(
     from rich.console import Console
     from rich.table import Table
 
-    from service.bench.images import Line, measure_images, read_images
+    from benchmarks.images import Line, measure_images, read_images
     from service.runtime import quiet  # noqa: F401 - silences TensorFlow
 
     table = Table("images", "method", "metric", "value", "fit s", "CPU s")

@@ -1,4 +1,4 @@
-"""``autoencoder bench pipelines`` measures what it says."""
+"""``python -m benchmarks pipelines`` measures what it says."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 from pyarrow import parquet
 
-from service.bench.pipelines import make_rows
-from service.cli import app
+from benchmarks.cli import bench
+from benchmarks.pipelines import make_rows
 
 
 def test_rows_are_made_once(tmp_path: Path) -> None:
@@ -26,8 +26,8 @@ def test_rows_are_made_once(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path) -> None:
     """A rate, a share and a peak for the bare calls and for the command."""
     done = CliRunner().invoke(
-        app,
-        ["bench", "pipelines", "--rows", "20000", "--width", "4", "--folder", str(tmp_path)],
+        bench,
+        ["pipelines", "--rows", "20000", "--width", "4", "--folder", str(tmp_path)],
         env={"COLUMNS": "200"},
     )
     assert done.exit_code == 0, done.output

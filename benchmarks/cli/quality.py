@@ -1,4 +1,4 @@
-"""``autoencoder bench quality``: detection on labelled tables."""
+"""``python -m benchmarks quality``: detection on labelled tables."""
 
 import os
 from pathlib import Path
@@ -68,8 +68,8 @@ def quality(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from service.bench.baselines import BASELINES, OPTIONAL, require_pyod
-    from service.bench.quality import OURS, FalseAlarms, Line, Task, append_lines, find_sets, read_lines, run
+    from benchmarks.baselines import BASELINES, OPTIONAL, require_pyod
+    from benchmarks.quality import OURS, FalseAlarms, Line, Task, append_lines, find_sets, read_lines, run
     from service.errors import DataError
 
     alarms_path = out.with_name(f"{out.stem}-false-alarms.csv")
@@ -110,7 +110,7 @@ def _print_tables(lines: list[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from service.bench.quality import OURS, by_set, mean_over_sets, sets_won
+    from benchmarks.quality import OURS, by_set, mean_over_sets, sets_won
 
     methods = list(dict.fromkeys(line.method for line in lines))
     areas: dict[str, Any] = {name: by_set(lines, name) for name in _MEASURES}
@@ -160,7 +160,7 @@ def _draw(lines: list[Any], path: Path) -> None:
     """A dot for each method, set by set, the worst of ours at the bottom."""
     from matplotlib.figure import Figure
 
-    from service.bench.quality import OURS, by_set
+    from benchmarks.quality import OURS, by_set
 
     figure = Figure(figsize=(11, 1.5 + 0.28 * len({line.dataset for line in lines})), layout="constrained")
     methods = list(dict.fromkeys(line.method for line in lines))

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 from sklearn.datasets import load_digits
 
-from service.bench.images import read_images
-from service.cli import app
+from benchmarks.cli import bench
+from benchmarks.images import read_images
 from service.errors import DataError
 
 
@@ -39,9 +39,9 @@ def digits(tmp_path: Path) -> Path:
 def test_every_metric_comes_from_a_published_version(digits: Path, tmp_path: Path) -> None:
     """Reconstruction, denoising and novelty, with PCA and the noisy images beside them."""
     out = tmp_path / "results.csv"
-    arguments = ["bench", "images", "--data", str(digits), "--denoise", "--novelty", "3", "--out", str(out)]
+    arguments = ["images", "--data", str(digits), "--denoise", "--novelty", "3", "--out", str(out)]
     arguments += ["--store", str(tmp_path / "kept"), "--", "--epochs", "4"]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    result = CliRunner().invoke(bench, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     began = [line for line in result.stderr.splitlines() if line.startswith("Training ")]
     assert began == [f"Training small-digits, {name}" for name in ("default", "denoiser", "without-3")]

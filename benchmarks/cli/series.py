@@ -1,4 +1,4 @@
-"""``autoencoder bench series``: series models on a folder of labelled series."""
+"""``python -m benchmarks series``: series models on a folder of labelled series."""
 
 import tempfile
 from dataclasses import asdict
@@ -10,7 +10,7 @@ import click
 from service.cli.options import write_csv
 
 if TYPE_CHECKING:
-    from service.bench.series import SeriesLine
+    from benchmarks.series import SeriesLine
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -30,7 +30,7 @@ def series(*, data: Path, out: Path | None, options: tuple[str, ...]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from service.bench.series import SeriesLine, mean_line, measure_series, read_labelled
+    from benchmarks.series import SeriesLine, mean_line, measure_series, read_labelled
     from service.runtime import quiet  # noqa: F401 - silences TensorFlow
 
     lines: list[SeriesLine] = []

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bench.commands import complaint_of
+from benchmarks.commands import complaint_of
 from service.errors import DataError, TrainingFailed
 from service.runtime.loaded_model import LoadedModel, load_version
 from service.schemas import INSTANCES, Array

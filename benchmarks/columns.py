@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bench.commands import complaint_of
+from benchmarks.commands import complaint_of
 from service.errors import DataError
 from service.store import Store, read_manifest
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bench.commands import complaint_of
+from benchmarks.commands import complaint_of
 from service.errors import DataError
 from service.runtime.loaded_model import LoadedModel, load_version
 from service.schemas import INSTANCES, POINT_ERRORS

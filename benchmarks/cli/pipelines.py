@@ -1,4 +1,4 @@
-"""``autoencoder bench pipelines``: scoring files against bare calls of the model."""
+"""``python -m benchmarks pipelines``: scoring files against bare calls of the model."""
 
 import tempfile
 from contextlib import ExitStack
@@ -21,7 +21,7 @@ def pipelines(*, rows: int, width: int, store: Path | None, folder: Path | None,
     from rich.console import Console
     from rich.table import Table
 
-    from service.bench.pipelines import measure
+    from benchmarks.pipelines import measure
 
     table = Table("", "rows/s", "of the bare call", "start s", "peak MiB", "above the model")
     with ExitStack() as stack:
