@@ -25,25 +25,25 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet instal
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-setup: $(VENV)/.installed ## Install the locked dependencies and this project into .venv (again only when they change).
+setup: $(VENV)/.installed ## Install this project with its developers' tools into .venv (again only when the locks change).
 	@:
 
-demo: setup ## Train on real digits, serve, print scores and the page to open; Ctrl-C ends it.
+demo: $(VENV)/.service ## Train on real digits, serve, print scores and the page to open; Ctrl-C ends it.
 	@$(BIN)/autoencoder demo $(ARGS)
 
-train: setup ## Train and publish a version: make train ARGS="rows.csv --model payments".
+train: $(VENV)/.service ## Train and publish a version: make train ARGS="rows.csv --model payments".
 	@$(BIN)/autoencoder train $(ARGS)
 
-serve: setup ## Serve the models in ./model_store.
+serve: $(VENV)/.service ## Serve the models in ./model_store.
 	@$(BIN)/autoencoder serve $(ARGS)
 
-clients: $(VENV)/.clients $(VENV)/.beam ## Install the clients of other servers, which tests/compat drives; without them these tests are skipped.
+clients: $(VENV)/.clients $(VENV)/.beam ## Install the clients of other servers and Beam, which some tests drive.
 	@:
 
 bench: setup ## Measure a running service: make bench ARGS="--help".
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-test: setup ## Run all tests (minutes; ARGS goes to pytest).
+test: setup clients ## Install what the tests need and run them all (minutes; ARGS goes to pytest).
 	@$(BIN)/python -m pytest --all -n 2 --dist worksteal $(ARGS)
 
 check: lint ## Static checks and the tests that need no TensorFlow (seconds).
@@ -97,8 +97,15 @@ $(BIN)/python:
 	echo "Python 3.11, 3.12 or 3.13 with its venv module is needed and was not found:" \
 		"install one, or name it with make setup PYTHON=/path/to/python3.12" >&2; exit 1
 
-$(VENV)/.locked: requirements/dev.txt | $(BIN)/python
+# What training and serving need, and nothing of the developers' tools.
+$(VENV)/.service: requirements/service.txt requirements/build.txt pyproject.toml | $(BIN)/python
 	@echo "Installing the locked dependencies into $(VENV); the first time this takes some minutes."
+	@$(PIP) --require-hashes --requirement requirements/service.txt --requirement requirements/build.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed: requirements/dev.txt $(VENV)/.service
+	@echo "Installing the developers' tools into $(VENV)."
 	@$(PIP) --require-hashes --requirement requirements/dev.txt
 	@touch $@
 
@@ -108,8 +115,4 @@ $(VENV)/.clients: requirements/compat.txt $(VENV)/.installed
 
 $(VENV)/.beam: requirements/beam.txt | $(VENV)/.installed
 	@$(PIP) --no-deps --require-hashes --upgrade --target $(VENV)/beam --requirement requirements/beam.txt
-	@touch $@
-
-$(VENV)/.installed: $(VENV)/.locked pyproject.toml
-	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -38,6 +38,25 @@ def test_documents_name_targets_that_exist(document: str) -> None:
     assert set(re.findall(r"^(?:\$ )?make ([a-z]+)\b", code, re.MULTILINE)) <= TARGETS
 
 
+def test_ci_runs_what_the_readme_says_and_installs_nothing_before_it() -> None:
+    """What a newcomer types in a fresh clone is what CI types there."""
+    readme = re.findall(r"^make ([a-z]+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    ci = re.findall(r"^\s*make (\S+)", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert readme[:2] == ["demo", "test"]
+    assert ci[0] == "test"
+
+
+def test_demo_installs_no_developers_tools() -> None:
+    """Training and serving take the locked dependencies of the service alone; a test run takes the rest."""
+    venv = "/tmp/no-such-venv"
+    demo, test = (make("--dry-run", target, f"VENV={venv}").stdout for target in ("demo", "test"))
+    assert "requirements/service.txt" in demo
+    assert "requirements/dev.txt" not in demo
+    assert {"requirements/dev.txt", "requirements/compat.txt", "requirements/beam.txt"} <= set(
+        re.findall(r"requirements/\w+\.txt", test)
+    )
+
+
 def test_make_alone_lists_every_target() -> None:
     """The list is made of the comments, so a target without one is missed here."""
     listed = set(re.findall(r"^  make ([a-z]+) ", make().stdout, re.MULTILINE))
