@@ -7,8 +7,8 @@ from pathlib import Path
 
 from benchmarks import rows, wrk
 from benchmarks.target import Target
-from service.codecs.media_types import ARROW, JSON, NPY
-from service.schemas import ANOMALY_SCORE, RECONSTRUCT, InputSchema
+from service.schemas import InputSchema
+from service.words import ANOMALY_SCORE, ARROW, JSON, NPY, RECONSTRUCT
 
 WARM_UP_S = 1.0
 

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import ConfigurationError
-from service.schemas import ANOMALY_SCORE, INSTANCES, Array
+from service.schemas import INSTANCES, Array
+from service.words import ANOMALY_SCORE
 
 MODEL: Final = "bench"
 TRAINING_ROWS: Final = 20_000

@@ -183,10 +183,11 @@ def run(tasks: Sequence[Task], *, jobs: int) -> Iterator[Measured]:
 
 def _score_ours(task: Task, divided: LabelledRows) -> tuple[NDArray[Any], tuple[float, float], FalseAlarms | None]:
     from service.runtime.loaded_model import load_version
-    from service.schemas import ANOMALY_SCORE, INSTANCES
+    from service.schemas import INSTANCES
     from service.store import Store
     from service.training.config import SplitShares, load_config
     from service.training.train import train
+    from service.words import ANOMALY_SCORE
 
     with tempfile.TemporaryDirectory() as folder:
         source, store = Path(folder) / "train.npy", Path(folder) / "store"

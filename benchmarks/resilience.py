@@ -14,10 +14,8 @@ import numpy as np
 from benchmarks import rows, wrk
 from benchmarks.target import Target
 from service.client import ServiceError
-from service.client.routes import PRODUCTION
-from service.codecs.media_types import JSON
 from service.errors import ConfigurationError
-from service.schemas import ANOMALY_SCORE
+from service.words import ANOMALY_SCORE, JSON, PRODUCTION
 
 SWAP_INTERVAL_S = 1.0
 LOAD_CONNECTIONS = 16

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from benchmarks.commands import complaint_of
 from service.errors import DataError
 from service.runtime.loaded_model import LoadedModel, load_version
-from service.schemas import INSTANCES, POINT_ERRORS
+from service.schemas import INSTANCES
 from service.store import Store
+from service.words import POINT_ERRORS
 
 LABELS = "labels.json"
 PROBATION = 0.15

@@ -13,8 +13,7 @@ import numpy as np
 from benchmarks import rows
 from benchmarks.resilience import MEMORY, beside, metrics, swapping
 from benchmarks.target import Target
-from service.codecs.media_types import JSON, NDJSON, NPY
-from service.schemas import ANOMALY_SCORE, ENCODE, RECONSTRUCT, Operation
+from service.words import ANOMALY_SCORE, ENCODE, JSON, NDJSON, NPY, RECONSTRUCT, Operation
 
 CALLERS = 3
 PAUSE_S = 0.05

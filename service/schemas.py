@@ -1,4 +1,4 @@
-"""What rows, operations and calibrations look like: the words shared by store, codecs, runtime, API and training.
+"""What rows look like: the forms shared by store, codecs, runtime, API and training.
 
 Rows of one model travel as ``Rows``: the inputs of its SavedModel signatures by name, all with the same leading
 dimension. ``instances`` holds numbers (float32, a missing value is NaN), ``categories`` the categorical columns
@@ -8,7 +8,6 @@ UTC, a missing value is the smallest int64). A model has only the inputs that it
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 
@@ -71,35 +70,6 @@ class InputSchema(Frozen):
 
     def columns_of(self, *types: ColumnType) -> tuple[Column, ...]:
         return tuple(column for column in self.columns if column.type in types)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Operation:
-    """One of the four things that the service does with rows. There is one object of each."""
-
-    name: str
-    """Name of the SavedModel signature and of the operation in metrics."""
-    path: str
-    results: tuple[tuple[str, str], ...]
-    """(name in an answer, name of the signature's output), the first one first."""
-
-
-ENCODE = Operation("encode", "encode", (("latents", "latent"),))
-RECONSTRUCT = Operation("reconstruct", "reconstruct", (("reconstructions", "reconstruction"), ("errors", "error")))
-DENOISE = Operation("denoise", "denoise", (("denoised", "denoised"),))
-ANOMALY_SCORE = Operation(
-    "anomaly_score",
-    "anomaly-score",
-    (("scores", "score"), ("p_values", "p_value"), ("is_anomaly", "is_anomaly")),
-)
-OPERATIONS = (ENCODE, RECONSTRUCT, DENOISE, ANOMALY_SCORE)
-
-EXPLAIN = "explain"
-"""Signature beside the operations. ``contribution``: (rows, *row_shape), or (rows, columns) in the order of the inputs
-and their columns; shares sum to 1. ``expected``, ``expected_categories``, ``expected_timestamps``: like the inputs."""
-
-POINT_ERRORS = "point_errors"
-"""Signature beside the operations, of series models: ``error`` of each step of a window, (rows, window)."""
 
 
 FEW_VALUES = 2**13

@@ -27,6 +27,7 @@ def imported_by(statement: str) -> set[str]:
         "service.scoring",
         "service.settings",
         "service.schemas",
+        "service.words",
         "service.batching",
         "service.telemetry",
         "service.runtime",

@@ -30,10 +30,11 @@ from service.batching import Batcher, BatchLimits
 from service.runtime import ModelManager, ModelStatus
 from service.runtime.loaded_model import LoadedModel, load_version
 from service.runtime.traffic import LiveTraffic
-from service.schemas import ANOMALY_SCORE, Results, Rows, row_count
+from service.schemas import Results, Rows, row_count
 from service.settings import Settings, load_settings
 from service.store import Store
 from service.telemetry import METRICS_CONTENT_TYPE, Telemetry, Tracing
+from service.words import ANOMALY_SCORE
 
 if TYPE_CHECKING:
     from service.api.grpc.server import GrpcServer

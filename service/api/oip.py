@@ -40,7 +40,7 @@ from service.errors import (
 )
 from service.runtime import ModelManager, ModelStatus, Target, VersionState
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import ANOMALY_SCORE
+from service.words import ANOMALY_SCORE
 
 SERVER_NAME: Final = "autoencoder-service"
 PLATFORM: Final = "tensorflow_savedmodel"

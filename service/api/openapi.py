@@ -11,7 +11,7 @@ from starlette.staticfiles import StaticFiles
 
 from service import codecs
 from service.api.errors import PROBLEM_TYPE
-from service.schemas import ANOMALY_SCORE, DENOISE, ENCODE, OPERATIONS, RECONSTRUCT, Operation
+from service.words import ANOMALY_SCORE, DENOISE, ENCODE, JSON, OPERATIONS, RECONSTRUCT, Operation
 
 Json = dict[str, Any]
 
@@ -272,13 +272,13 @@ _BINARY: Json = {"schema": {"type": "string", "format": "binary"}}
 
 
 def _request_content(operation: Operation) -> Json:
-    content: Json = {codecs.JSON: {"schema": {"$ref": f"#/components/schemas/{_request_name(operation)}"}}}
-    return content | {kind: _BINARY for kind in codecs.REQUEST_TYPES if kind != codecs.JSON}
+    content: Json = {JSON: {"schema": {"$ref": f"#/components/schemas/{_request_name(operation)}"}}}
+    return content | {kind: _BINARY for kind in codecs.REQUEST_TYPES if kind != JSON}
 
 
 def _answers(operation: Operation) -> Json:
-    content: Json = {codecs.JSON: {"schema": {"$ref": f"#/components/schemas/{_answer_name(operation)}"}}}
-    return content | {kind: _BINARY for kind in codecs.answer_types(operation) if kind != codecs.JSON}
+    content: Json = {JSON: {"schema": {"$ref": f"#/components/schemas/{_answer_name(operation)}"}}}
+    return content | {kind: _BINARY for kind in codecs.answer_types(operation) if kind != JSON}
 
 
 def _request_schema(operation: Operation) -> Json:

@@ -8,7 +8,8 @@ from service.batching import Batcher
 from service.codecs import Answer, Options
 from service.errors import InvalidOption, TooLarge
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import ANOMALY_SCORE, EXPLAIN, POINT_ERRORS, Operation, Results, Rows, row_count
+from service.schemas import Results, Rows, row_count
+from service.words import ANOMALY_SCORE, EXPLAIN, POINT_ERRORS, Operation
 
 EXPLAIN_ROW_COST = 64
 """Explaining a row calls the network once a feature and candidate."""

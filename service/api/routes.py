@@ -22,8 +22,8 @@ from service.codecs import Decoded
 from service.errors import AutoencoderError, QueueFull, Unavailable
 from service.runtime import Target
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import OPERATIONS, Operation
 from service.telemetry import request_id_of_context
+from service.words import JSON, NDJSON, OPERATIONS, PNG, Operation
 
 log = logging.getLogger(__name__)
 
@@ -136,17 +136,13 @@ class OperationRoutes:
         offered = _offered(request_type, operation, is_image=loaded.schema.kind == "image")
         answer_type = _answer_type(headers.get(b"accept", b""), offered)
         headers_out = _model_headers(loaded)
-        if request_type == codecs.NDJSON:
+        if request_type == NDJSON:
             stream = NdjsonExchange(self._serving, exchange, loaded, operation)
             await stream.answer(headers_out)
             return 200
         timeout_s = exchange.timeout_s(settings.request_timeout_ms)
         deadline = asyncio.get_running_loop().time() + timeout_s
-        limit = (
-            self._serving.settings.max_json_bytes
-            if request_type == codecs.JSON
-            else self._serving.settings.max_body_bytes
-        )
+        limit = self._serving.settings.max_json_bytes if request_type == JSON else self._serving.settings.max_body_bytes
         body = await exchange.aligned_body(limit, codecs.ARRAY_BEGINS.get(request_type, _at_once))
         with self._serving.tracing.stage("decode"):
             decoded = await self._decoded(exchange, request_type, body, loaded, operation)
@@ -246,6 +242,6 @@ def _answer_encoding(accept_encoding: bytes) -> str | None:
 @lru_cache(maxsize=64)
 def _offered(request_type: str, operation: Operation, *, is_image: bool) -> tuple[str, ...]:
     """Encodings that the answer may have; the first one where the caller does not say."""
-    if request_type == codecs.NDJSON:
-        return (codecs.NDJSON,)
-    return tuple(kind for kind in codecs.answer_types(operation) if kind != codecs.PNG or is_image)
+    if request_type == NDJSON:
+        return (NDJSON,)
+    return tuple(kind for kind in codecs.answer_types(operation) if kind != PNG or is_image)

@@ -13,8 +13,9 @@ from service.api.ops import Call, Operations
 from service.codecs import Options, options_from_json, options_from_query
 from service.errors import InvalidOption
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import ANOMALY_SCORE, EXPLAIN, OPERATIONS, Results, Rows, row_count
+from service.schemas import Results, Rows, row_count
 from service.store import TensorSpec
+from service.words import ANOMALY_SCORE, EXPLAIN, OPERATIONS
 
 SERVING_DEFAULT: Final = "serving_default"
 SCORE_PARAMETERS: Final = ("threshold", "false_alarm_rate")

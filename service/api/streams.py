@@ -18,7 +18,7 @@ from service.api.ops import Call
 from service.api.serving import Serving
 from service.errors import AutoencoderError, ModelFailed, QueueFull, RequestError
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import Operation
+from service.words import NDJSON, Operation
 
 QUEUE_RETRY_S = 0.02
 BLOCKS_AHEAD = 2
@@ -121,7 +121,7 @@ class NdjsonExchange:
     async def _send(self, lines: bytes, headers: Headers) -> None:
         if not self._started:
             self._started = True
-            await self._exchange.start_stream(codecs.NDJSON.encode(), [*headers, *self._encoding_headers()])
+            await self._exchange.start_stream(NDJSON.encode(), [*headers, *self._encoding_headers()])
         if self._compressor is not None and lines:
             lines = await self._serving.in_thread(partial(self._compressor.feed, lines))
         async with asyncio.timeout(self._stall_s):  # a caller who does not read what it asked for

@@ -17,8 +17,8 @@ from service.codecs.tensors import shown
 from service.errors import InvalidOption, ModelNotFound, NotFound, VersionNotFound, VersionNotLoaded
 from service.runtime import ModelManager, ModelStatus, Target, VersionState, VersionStatus
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import ANOMALY_SCORE
 from service.store import TensorSpec
+from service.words import ANOMALY_SCORE
 
 METHOD_NAME: Final = "tensorflow/serving/predict"
 _WHICH: Final = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"

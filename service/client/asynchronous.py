@@ -8,29 +8,16 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from service.client import routes
-from service.client.calls import (
-    ANOMALY_SCORE,
-    DENOISE,
-    ENCODE,
-    OPERATIONS,
-    RECONSTRUCT,
-    Call,
-    CallOptions,
-    Limits,
-    Operation,
-    OperationName,
-    Part,
-    ScoreOptions,
-    start_call,
-)
+from service.client.calls import KINDS, Call, CallOptions, Limits, Part, ScoreOptions, start_call
 from service.client.compression import Mode
 from service.client.errors import DeadlineExceeded, without_answer
 from service.client.exchange import Broken, Deadline, Flow, Outcome, Pause, Reply, Request, RetryPolicy, Step
 from service.client.progress import reporting
 from service.client.results import AnomalyScores, Answer, Denoised, Latents, Reconstructions, Result
-from service.client.routes import PRODUCTION, AliasChange, Model, Readiness, Route, VersionState
+from service.client.routes import AliasChange, Model, Readiness, Route, VersionState
 from service.client.rows import rows_of
 from service.client.transport import broken, connection_of, http_options, httpx, reply_of, request_arguments
+from service.words import PRODUCTION, OperationName
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Result)
@@ -75,25 +62,25 @@ class AsyncClient:
 
     async def encode(self, rows: Any, **options: Unpack[CallOptions]) -> Latents:
         """Rows to latents."""
-        return await self._run(ENCODE, rows, options)
+        return await self._run(Latents, rows, options)
 
     async def reconstruct(self, rows: Any, **options: Unpack[CallOptions]) -> Reconstructions:
         """Rows to what the model takes them for, and their reconstruction errors."""
-        return await self._run(RECONSTRUCT, rows, options)
+        return await self._run(Reconstructions, rows, options)
 
     async def denoise(self, rows: Any, **options: Unpack[CallOptions]) -> Denoised:
         """Noisy rows to clean ones. Raises Conflict when the model was not trained for it."""
-        return await self._run(DENOISE, rows, options)
+        return await self._run(Denoised, rows, options)
 
     async def anomaly_score(self, rows: Any, **options: Unpack[ScoreOptions]) -> AnomalyScores:
         """Rows to scores, p-values and flags."""
-        return await self._run(ANOMALY_SCORE, rows, options)
+        return await self._run(AnomalyScores, rows, options)
 
     async def stream(
         self, operation: OperationName, batches: Iterable[Any] | AsyncIterable[Any], **options: Any
     ) -> AsyncIterator[Any]:
         """As ``Client.stream``; ``batches`` may be asynchronous."""
-        call = start_call(OPERATIONS[operation], self._connection, options)
+        call = start_call(KINDS[operation], self._connection, options)
         with reporting(options.get("progress", False), None) as advance:
             async with aclosing(self._answers(call, batches)) as answers:
                 async for part, answer in answers:
@@ -102,8 +89,8 @@ class AsyncClient:
                     if result is not None:
                         yield result
 
-    async def _run(self, operation: Operation[R], given: Any, options: Any) -> R:
-        call = start_call(operation, self._connection, options)
+    async def _run(self, kind: type[R], given: Any, options: Any) -> R:
+        call = start_call(kind, self._connection, options)
         rows = rows_of(given)
         with reporting(options.get("progress", False), len(rows)) as advance:
             async with aclosing(self._answers(call, [rows])) as answers:

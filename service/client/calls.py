@@ -25,7 +25,8 @@ from service.client.results import (
     read_answer,
     result_of,
 )
-from service.client.rows import ARROW, BULK_ROWS, JSON, NPY, ArrayRows, ColumnRows, ListRows, Rows, has_arrow, rows_of
+from service.client.rows import BULK_ROWS, ArrayRows, ColumnRows, ListRows, Rows, has_arrow, rows_of
+from service.words import ANOMALY_SCORE, ARROW, DENOISE, ENCODE, JSON, NPY, SCORE_OPTIONS, OperationName
 
 MAX_PART_ROWS = 16_384
 MAX_PART_BYTES = 8 * 2**20
@@ -35,27 +36,11 @@ MAX_EXPLAINED_ROWS = 512
 R = TypeVar("R", bound=Result)
 
 
-@dataclass(frozen=True)
-class Operation(Generic[R]):
-    path: str
-    result: type[R]
-    results: tuple[str, ...]
-    """Names of its result arrays, the first one first."""
-
-
-ENCODE = Operation("encode", Latents, ("latents",))
-RECONSTRUCT = Operation("reconstruct", Reconstructions, ("reconstructions", "errors"))
-DENOISE = Operation("denoise", Denoised, ("denoised",))
-ANOMALY_SCORE = Operation("anomaly-score", AnomalyScores, ("scores", "p_values", "is_anomaly"))
-
-SCORE_OPTIONS = ("threshold", "false_alarm_rate", "explain")
-
-OperationName = Literal["encode", "reconstruct", "denoise", "anomaly_score"]
-OPERATIONS: Mapping[OperationName, Operation[Any]] = {
-    "encode": ENCODE,
-    "reconstruct": RECONSTRUCT,
-    "denoise": DENOISE,
-    "anomaly_score": ANOMALY_SCORE,
+KINDS: Mapping[OperationName, type[Result]] = {
+    "encode": Latents,
+    "reconstruct": Reconstructions,
+    "denoise": Denoised,
+    "anomaly_score": AnomalyScores,
 }
 
 
@@ -124,7 +109,8 @@ class Connection:
 class Call(Generic[R]):
     """One operation with its options; not for use by two threads before ``pinned`` is set."""
 
-    operation: Operation[R]
+    kind: type[R]
+    """The result, which says by which operation it is found."""
     connection: Connection
     target: tuple[str | None, int | None, str | None]
     options: Mapping[str, Any]
@@ -199,7 +185,7 @@ class Call(Generic[R]):
         headers = {"Content-Type": body.media_type, "Accept": self._accept(rows)}
         if encoding:
             headers["Content-Encoding"] = encoding
-        return Request("POST", f"{self._prefix()}/{self.operation.path}", body.query, headers, content)
+        return Request("POST", f"{self._prefix()}/{self.kind.operation.path}", body.query, headers, content)
 
     def _prefix(self) -> str:
         return prefix(*self.target) if self.pinned is None else prefix(*self.pinned, None)
@@ -210,12 +196,12 @@ class Call(Generic[R]):
             return JSON
         if isinstance(rows, ListRows | ArrayRows) and len(rows) < BULK_ROWS:
             return JSON
-        if self.operation.path == ENCODE.path or (self.operation.path == DENOISE.path and isinstance(rows, ArrayRows)):
+        if self.kind.operation is ENCODE or (self.kind.operation is DENOISE and isinstance(rows, ArrayRows)):
             return NPY
         return ARROW if has_arrow() else JSON
 
     def _read(self, reply: Reply) -> Answer:
-        answer = read_answer(reply, self.operation.results)
+        answer = read_answer(reply, [name for name, _ in self.kind.operation.results])
         found = (answer.model, answer.version)
         if self.pinned is None:
             self.pinned = found
@@ -231,7 +217,7 @@ class Call(Generic[R]):
         if not part.last:
             return None
         whole, self._found = merge(self._found), []
-        result: R = result_of(self.operation.result, whole, part.batch, passthrough=self.passthrough)
+        result: R = result_of(self.kind, whole, part.batch, passthrough=self.passthrough)
         return result
 
 
@@ -249,16 +235,16 @@ def prefix(model: str | None, version: int | None, alias: str | None) -> str:
     return path if alias is None else f"{path}/aliases/{quote(alias, safe='')}"
 
 
-def start_call(operation: Operation[R], connection: Connection, options: Mapping[str, Any]) -> Call[R]:
+def start_call(kind: type[R], connection: Connection, options: Mapping[str, Any]) -> Call[R]:
     """
     Raises:
         TypeError: an option that there is not.
         ValueError: options that contradict each other.
     """
-    known = {**CallOptions.__annotations__, **(ScoreOptions.__annotations__ if operation is ANOMALY_SCORE else {})}
+    known = {**CallOptions.__annotations__, **(ScoreOptions.__annotations__ if kind.operation is ANOMALY_SCORE else {})}
     unknown = options.keys() - known.keys()
     if unknown:
-        raise TypeError(f"{operation.path} has no option '{min(unknown)}'.")
+        raise TypeError(f"{kind.operation.path} has no option '{min(unknown)}'.")
     target = (options.get("model"), options.get("version"), options.get("alias"))
     prefix(*target)
     timeout_s = options.get("timeout_s")
@@ -267,6 +253,4 @@ def start_call(operation: Operation[R], connection: Connection, options: Mapping
     wire = {name: options[name] for name in SCORE_OPTIONS if options.get(name) is not None}
     if "threshold" in wire and "false_alarm_rate" in wire:
         raise ValueError("Give threshold or false_alarm_rate, not both.")
-    return Call(
-        operation, connection, target, wire, Deadline.after(timeout_s), passthrough=bool(options.get("passthrough"))
-    )
+    return Call(kind, connection, target, wire, Deadline.after(timeout_s), passthrough=bool(options.get("passthrough")))

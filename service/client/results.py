@@ -8,14 +8,26 @@ that the rows were given in. ``to_pandas``, ``to_polars`` and ``to_arrow`` make 
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from service.client.exchange import Reply
-from service.client.rows import ARROW, NPY, Rows
+from service.client.rows import Rows
+from service.words import (
+    ANOMALY_SCORE,
+    ARROW,
+    CONTRIBUTIONS,
+    DENOISE,
+    ENCODE,
+    ERROR_MAPS,
+    NPY,
+    RECONSTRUCT,
+    ROW_RESULTS,
+    Operation,
+)
 
 Floats = NDArray[np.float32]
 
@@ -32,6 +44,9 @@ class Contribution:
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Result:
+    operation: ClassVar[Operation]
+    """Which operation finds it."""
+
     model: str
     version: int
     """The one version that answered for all rows."""
@@ -90,6 +105,8 @@ class Result:
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Latents(Result):
+    operation = ENCODE
+
     latents: Floats
     """(rows, latent width)."""
 
@@ -99,6 +116,8 @@ class Latents(Result):
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Reconstructions(Result):
+    operation = RECONSTRUCT
+
     reconstructions: Any
     """In the form of the rows, in their own units."""
     errors: Floats
@@ -113,6 +132,8 @@ class Reconstructions(Result):
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Denoised(Result):
+    operation = DENOISE
+
     denoised: Any
     """In the form of the rows."""
 
@@ -122,6 +143,8 @@ class Denoised(Result):
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class AnomalyScores(Result):
+    operation = ANOMALY_SCORE
+
     scores: Floats
     """Higher = more anomalous."""
     p_values: Floats
@@ -136,9 +159,9 @@ class AnomalyScores(Result):
     def _own_columns(self) -> Mapping[str, Any]:
         columns: dict[str, Any] = {"scores": self.scores, "p_values": self.p_values, "is_anomaly": self.is_anomaly}
         if self.contributions is not None:
-            columns["contributions"] = [[vars(entry) for entry in row] for row in self.contributions]
+            columns[CONTRIBUTIONS] = [[vars(entry) for entry in row] for row in self.contributions]
         if self.error_maps is not None:
-            columns["error_maps"] = self.error_maps
+            columns[ERROR_MAPS] = self.error_maps
         return columns
 
 
@@ -157,8 +180,6 @@ class Answer:
 
 
 _ONCE = ("threshold", "false_alarm_rate")
-_ROW_LIKE = {"reconstructions": "reconstruction", "denoised": "denoised"}
-"""Results that are rows, with the prefix of their columns where a name is taken."""
 
 
 def read_answer(reply: Reply, results: Sequence[str]) -> Answer:
@@ -197,13 +218,13 @@ def _read_arrow(body: bytes, results: Sequence[str]) -> tuple[dict[str, Any], di
     metadata = table.schema.metadata or {}
     once = {name: float(metadata[name.encode()]) for name in _ONCE if name.encode() in metadata}
     arrays: dict[str, Any] = {}
-    for name in (*results, "error_maps"):
+    for name in (*results, ERROR_MAPS):
         if name in table.column_names and name not in arrays:
             arrays[name] = _nested(table.column(name))
     for name in results:
         if name not in arrays:  # rows of named columns: what is left
             rest = table.select([column for column in table.column_names if column not in arrays])
-            prefix = f"{_ROW_LIKE[name]}."
+            prefix = f"{ROW_RESULTS[name]}."
             names = [
                 column.removeprefix(prefix) if column.removeprefix(prefix) in arrays else column
                 for column in rest.column_names
@@ -245,7 +266,7 @@ def _joined(parts: list[Any]) -> Any:
 def result_of(kind: type[Result], answer: Answer, rows: Rows, *, passthrough: bool) -> Any:
     """The result object of a whole answer to ``rows``."""
     named = {
-        name: rows.alike(values) if name in _ROW_LIKE else tuple(values) if name == "contributions" else values
+        name: rows.alike(values) if name in ROW_RESULTS else tuple(values) if name == CONTRIBUTIONS else values
         for name, values in answer.arrays.items()
     }
     return kind(model=answer.model, version=answer.version, rows=rows, passthrough=passthrough, **named, **answer.once)

@@ -10,7 +10,6 @@ import orjson
 from service.client.exchange import Reply, Request
 
 T = TypeVar("T")
-PRODUCTION = "production"
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-JSON: Final = "application/json"
-NPY: Final = "application/x-npy"
-ARROW: Final = "application/vnd.apache.arrow.stream"
+from service.words import ARROW, JSON, NPY
 
 BULK_ROWS: Final = 64
 """From so many rows on, plain lists are worth turning into arrays or tables."""

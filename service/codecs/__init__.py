@@ -18,17 +18,7 @@ from service.codecs.compression import (
 )
 from service.codecs.images import decode_image, encode_png
 from service.codecs.json_rows import decode_json
-from service.codecs.media_types import (
-    ARROW,
-    JPEG,
-    JSON,
-    NDJSON,
-    NPY,
-    PNG,
-    REQUEST_TYPES,
-    choose_media_type,
-    request_media_type,
-)
+from service.codecs.media_types import REQUEST_TYPES, choose_media_type, request_media_type
 from service.codecs.memory import aligned_memory
 from service.codecs.ndjson import BadLine, NdjsonDecoder, RowBlock
 from service.codecs.npy import decode_npy, encode_npy
@@ -38,12 +28,6 @@ from service.codecs.rows import Limits
 __all__ = [
     "ANSWER_ENCODINGS",
     "ARRAY_BEGINS",
-    "ARROW",
-    "JPEG",
-    "JSON",
-    "NDJSON",
-    "NPY",
-    "PNG",
     "REQUEST_ENCODINGS",
     "REQUEST_TYPES",
     "Answer",

@@ -10,22 +10,9 @@ import orjson
 from numpy.typing import NDArray
 
 from service.codecs.rows import RowPlan, plan_of
-from service.schemas import (
-    ANOMALY_SCORE,
-    CATEGORIES,
-    DENOISE,
-    INSTANCES,
-    MISSING_TIMESTAMP,
-    RECONSTRUCT,
-    TIMESTAMPS,
-    Array,
-    InputSchema,
-    Operation,
-    Results,
-    Rows,
-)
+from service.schemas import CATEGORIES, INSTANCES, MISSING_TIMESTAMP, TIMESTAMPS, Array, InputSchema, Results, Rows
+from service.words import ANOMALY_SCORE, CONTRIBUTIONS, ERROR_MAPS, RESULT_COLUMNS, ROW_RESULTS, Operation
 
-_ROW_LIKE: Final = (RECONSTRUCT.results[0][1], DENOISE.results[0][1])
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -53,7 +40,7 @@ class Answer:
 
     def has_named_columns(self, output: str) -> bool:
         """Whether an output consists of rows with named columns."""
-        return bool(self.schema.columns) and output in _ROW_LIKE
+        return bool(self.schema.columns) and output in ROW_RESULTS.values()
 
 
 def encode_json(answer: Answer) -> bytes:
@@ -68,9 +55,9 @@ def encode_json(answer: Answer) -> bytes:
         body["threshold"] = answer.threshold
         body["false_alarm_rate"] = answer.false_alarm_rate
         if answer.explain == "map":
-            body["error_maps"] = error_maps(answer)
+            body[ERROR_MAPS] = error_maps(answer)
         elif answer.explain is not None:
-            body["contributions"] = list(contributions(answer))
+            body[CONTRIBUTIONS] = list(contributions(answer))
     return orjson.dumps(body, option=_NUMPY)
 
 
@@ -85,9 +72,9 @@ def rows_as_json(answer: Answer) -> list[bytes]:
         (output, _row_values_json(answer, output)) for _, output in answer.operation.results
     ]
     if answer.explain == "map":
-        parts.append(("error_map", each_json(error_maps(answer))))
+        parts.append((RESULT_COLUMNS[ERROR_MAPS], each_json(error_maps(answer))))
     elif answer.explain is not None:
-        parts.append(("contributions", [orjson.dumps(row, option=_NUMPY) for row in contributions(answer)]))
+        parts.append((CONTRIBUTIONS, [orjson.dumps(row, option=_NUMPY) for row in contributions(answer)]))
     return interleave([b'"%b":' % name.encode() for name, _ in parts], [values for _, values in parts])
 
 

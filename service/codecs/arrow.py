@@ -35,7 +35,6 @@ from service.codecs.rows import (
 )
 from service.errors import MAX_ROW_PROBLEMS, InvalidRows, MalformedInput, RowProblem, TooLarge
 from service.schemas import (
-    ANOMALY_SCORE,
     CATEGORIES,
     INSTANCES,
     MISSING_TIMESTAMP,
@@ -46,6 +45,7 @@ from service.schemas import (
     InputSchema,
     Rows,
 )
+from service.words import ANOMALY_SCORE, CONTRIBUTIONS, ERROR_MAPS
 
 _NOT_ARROW: Final = "The body is not an Arrow stream."
 _UNITS_PER_SECOND: Final = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -411,9 +411,9 @@ def answer_columns(answer: Answer, passthrough: Any = None) -> Iterator[tuple[st
         if output not in named:
             yield "result", name, nested_array(answer.results[output])
     if answer.explain == "map":
-        yield "result", "error_maps", nested_array(error_maps(answer))
+        yield "result", ERROR_MAPS, nested_array(error_maps(answer))
     elif answer.explain is not None:
-        yield "result", "contributions", _contributions(answer)
+        yield "result", CONTRIBUTIONS, _contributions(answer)
     if passthrough is not None:
         for name, values in zip(passthrough.column_names, passthrough.columns, strict=True):
             yield "input", name, values

@@ -10,12 +10,12 @@ from service.codecs.arrow_bounds import arrow_begins
 from service.codecs.compression import decompress
 from service.codecs.images import decode_image, encode_png
 from service.codecs.json_rows import decode_json
-from service.codecs.media_types import ARROW, JPEG, JSON, NDJSON, NPY, PNG
 from service.codecs.npy import decode_npy, encode_npy, npy_begins
 from service.codecs.options import Options, options_from_query
 from service.codecs.rows import Limits
 from service.errors import InvalidOption, UnsupportedMediaType
-from service.schemas import DENOISE, RECONSTRUCT, InputSchema, Operation, Rows
+from service.schemas import InputSchema, Rows
+from service.words import ARROW, DENOISE, JPEG, JSON, NDJSON, NPY, PNG, RECONSTRUCT, Operation
 
 ARRAY_BEGINS: Final[Mapping[str, Callable[[bytes], int]]] = {NPY: npy_begins, ARROW: arrow_begins}
 """Of encodings that hold numbers as memory does: where they begin in a body, from its first bytes."""

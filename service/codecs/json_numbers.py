@@ -16,9 +16,9 @@ import simdjson
 from numpy.typing import NDArray
 
 from service.codecs.memory import aligned_memory
-from service.codecs.options import SCORE_OPTIONS
 from service.codecs.rows import Limits, RowPlan
 from service.schemas import FEW_VALUES, INSTANCES
+from service.words import SCORE_OPTIONS
 
 PIECE_BYTES: Final = 2**17
 """Bodies up to this size are read whole; of larger ones, pieces of this size and the rest of a row."""

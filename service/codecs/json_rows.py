@@ -39,7 +39,8 @@ from service.codecs.rows import (
 )
 from service.codecs.series import SERIES, as_points, point_schema, windows_of
 from service.errors import InvalidOption, InvalidRows, MalformedInput, RowProblem, TooLarge
-from service.schemas import ANOMALY_SCORE, INSTANCES, ColumnType, InputSchema, Operation, Rows
+from service.schemas import INSTANCES, ColumnType, InputSchema, Rows
+from service.words import ANOMALY_SCORE, Operation
 
 _INPUTS: Final = "inputs"
 _BOM: Final = b"\xef\xbb\xbf"

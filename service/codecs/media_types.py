@@ -5,13 +5,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from service.errors import NotAcceptable, UnsupportedMediaType
+from service.words import ARROW, JPEG, JSON, NDJSON, NPY, PNG
 
-JSON: Final = "application/json"
-NPY: Final = "application/x-npy"
-ARROW: Final = "application/vnd.apache.arrow.stream"
-NDJSON: Final = "application/x-ndjson"
-PNG: Final = "image/png"
-JPEG: Final = "image/jpeg"
 REQUEST_TYPES: Final = (JSON, NPY, ARROW, NDJSON, PNG, JPEG)
 
 _TEXT_TYPES: Final = (JSON, NDJSON)

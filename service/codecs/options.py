@@ -9,7 +9,8 @@ import numpy as np
 
 from service.codecs.rows import plan_of, shown_name
 from service.errors import InvalidOption
-from service.schemas import ANOMALY_SCORE, InputSchema, Operation
+from service.schemas import InputSchema
+from service.words import ANOMALY_SCORE, SCORE_OPTIONS, Operation
 
 _DECIMAL: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
 _INTEGER: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
@@ -33,7 +34,6 @@ class Options:
 
 
 NO_OPTIONS: Final = Options()
-SCORE_OPTIONS: Final = ("threshold", "false_alarm_rate", "explain")
 
 
 def options_from_query(

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from service.client import AnomalyScores, Client, Denoised, Latents, Reconstructions, Result
+from service.client import Client, Result
 from service.codecs import nested_array, rows_table
 from service.errors import ConfigurationError, VersionNotFound
 from service.pipelines.scorer import Contract, Scorer
 from service.schemas import INSTANCES, InputSchema, Rows
+from service.words import CONTRIBUTIONS, RESULT_COLUMNS
 
 KEPT_SERVICES = 8
 
@@ -66,29 +67,20 @@ def only_model(url: str, key: str | None = None) -> str:
 
 
 def _columns_of(result: Result) -> dict[str, Any]:
+    """The results by the names of their columns in a table, as Arrow arrays; those in the form of the rows last."""
     import pyarrow as pa
 
-    if isinstance(result, AnomalyScores):
-        columns = {"anomaly_score": result.scores, "p_value": result.p_values, "is_anomaly": result.is_anomaly}
-        named = {name: pa.array(np.asarray(values)) for name, values in columns.items()}
-        if result.contributions is not None:
-            named["contributions"] = pa.array([[vars(entry) for entry in row] for row in result.contributions])
-        if result.error_maps is not None:
-            named["error_map"] = nested_array(result.error_maps)
-        return named
-    if isinstance(result, Latents):
-        return {"latent": nested_array(result.latents)}
-    if isinstance(result, Reconstructions):
-        errors = pa.array(np.asarray(result.errors))
-        return {"reconstruction_error": errors, **_rows("reconstruction", result.reconstructions)}
-    assert isinstance(result, Denoised)  # noqa: S101 - there are four operations
-    return _rows("denoised", result.denoised)
-
-
-def _rows(name: str, rows: Any) -> dict[str, Any]:
-    if isinstance(rows, np.ndarray):
-        return {name: nested_array(rows)}
-    return {f"{name}_{column}": rows[column].combine_chunks() for column in rows.column_names}
+    columns: dict[str, Any] = {}
+    named: dict[str, Any] = {}
+    for name, column in RESULT_COLUMNS.items():
+        values = getattr(result, name, None)
+        if name == CONTRIBUTIONS and values is not None:
+            columns[column] = pa.array([[vars(entry) for entry in row] for row in values])
+        elif isinstance(values, np.ndarray):
+            columns[column] = nested_array(values)
+        elif values is not None:
+            named = {f"{column}_{feature}": values[feature].combine_chunks() for feature in values.column_names}
+    return columns | named
 
 
 @lru_cache(maxsize=KEPT_SERVICES)

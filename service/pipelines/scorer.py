@@ -18,22 +18,9 @@ from service.codecs import Answer, Options, answer_columns, options_from_json, t
 from service.codecs.rows import plan_of
 from service.errors import InvalidOption, InvalidRows, InvalidVersion, OperationNotSupported, RowProblem
 from service.pipelines.tables import Table, model_columns, with_results
-from service.schemas import (
-    ANOMALY_SCORE,
-    CATEGORIES,
-    EXPLAIN,
-    INSTANCES,
-    OPERATIONS,
-    TIMESTAMPS,
-    InputSchema,
-    Operation,
-    Results,
-    Rows,
-    failure_of,
-    joined,
-    row_count,
-)
+from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, InputSchema, Results, Rows, failure_of, joined, row_count
 from service.store import Manifest, Store
+from service.words import ANOMALY_SCORE, EXPLAIN, OPERATIONS, RESULT_COLUMNS, Operation
 
 if TYPE_CHECKING:
     from service.runtime.loaded_model import LoadedModel
@@ -44,18 +31,6 @@ EXPLAIN_CALL_ROWS: Final = 64
 KEPT_MODELS: Final = 4
 PROBLEM: Final = "problem"
 """Column that says why a row has no results."""
-RESULT_COLUMNS: Final = {
-    "scores": "anomaly_score",
-    "p_values": "p_value",
-    "is_anomaly": "is_anomaly",
-    "contributions": "contributions",
-    "error_maps": "error_map",
-    "latents": "latent",
-    "reconstructions": "reconstruction",
-    "errors": "reconstruction_error",
-    "denoised": "denoised",
-}
-"""Name of a result in an HTTP answer -> its column. Rows of named columns become ``reconstruction_amount`` etc."""
 
 
 @dataclass(frozen=True)

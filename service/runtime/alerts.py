@@ -16,7 +16,8 @@ import numpy as np
 
 from service.codecs.answers import Answer, contributions
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import ANOMALY_SCORE, EXPLAIN, Results, Rows
+from service.schemas import Results, Rows
+from service.words import ANOMALY_SCORE, EXPLAIN
 
 log = logging.getLogger(__name__)
 

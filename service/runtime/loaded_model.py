@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from service.codecs.json_rows import decode_json
 from service.errors import InvalidVersion, OperationNotSupported, RequestError
 from service.runtime.signature import Signature
-from service.schemas import ANOMALY_SCORE, EXPLAIN, InputSchema, Operation, Results, Rows, row_count
+from service.schemas import InputSchema, Results, Rows, row_count
 from service.scoring import conformal_p_values, conformal_threshold, float32_threshold, is_anomaly, point_scores
 from service.store import GOLDEN_OUTPUTS, SAMPLE_REQUEST, Calibration, Manifest, check_digests, read_manifest
+from service.words import ANOMALY_SCORE, EXPLAIN, Operation
 
 WARM_UP_ROWS = (1, 32, 256)
 INLINE_S = 0.001

@@ -25,7 +25,8 @@ from service.errors import (
     VersionNotLoaded,
 )
 from service.runtime.loaded_model import LoadedModel, load_version
-from service.store import PRODUCTION, Store
+from service.store import Store
+from service.words import PRODUCTION
 
 log = logging.getLogger(__name__)
 

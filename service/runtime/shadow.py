@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 import numpy as np
 
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import ANOMALY_SCORE, Results, Rows
+from service.schemas import Results, Rows
+from service.words import ANOMALY_SCORE
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """The model store: versions, manifests, aliases and publishing. STORE.md's layout, on a local directory."""
 
-from service.store.aliases import ALIASES, PRODUCTION
+from service.store.aliases import ALIASES
 from service.store.digests import check_digests, file_digests
 from service.store.manifest import (
     ASSETS,
@@ -42,7 +42,6 @@ __all__ = [
     "MODEL_CARD",
     "MODEL_NAME_PATTERN",
     "PLOTS",
-    "PRODUCTION",
     "REPORT",
     "SAMPLE_REQUEST",
     "SCHEMA_VERSION",

@@ -19,8 +19,6 @@ from service.store.versions import NAME_PATTERN, is_name
 
 ALIASES = "aliases.json"
 HISTORY = ".alias_history.json"
-PRODUCTION = "production"
-"""The alias that is used where a caller names neither a version nor an alias."""
 MAX_EARLIER_VERSIONS = 100
 
 T = TypeVar("T")

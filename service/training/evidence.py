@@ -11,21 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import (
-    ANOMALY_SCORE,
-    CATEGORIES,
-    ENCODE,
-    INSTANCES,
-    RECONSTRUCT,
-    TIMESTAMPS,
-    ColumnType,
-    InputSchema,
-    Results,
-    Rows,
-    times_as_numbers,
-)
+from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, ColumnType, InputSchema, Results, Rows, times_as_numbers
 from service.training.exhibits import find_directions
 from service.training.gate import run_batches
+from service.words import ANOMALY_SCORE, ENCODE, RECONSTRUCT
 
 SHOWN_ROWS = 6
 """Rows drawn of the best and of the worst each."""

@@ -10,16 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.codecs.answers import label_text, time_text
-from service.schemas import (
-    ANOMALY_SCORE,
-    CATEGORIES,
-    INSTANCES,
-    TIMESTAMPS,
-    ColumnType,
-    InputSchema,
-    Rows,
-    take_rows,
-)
+from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, ColumnType, InputSchema, Rows, take_rows
 from service.store import GOLDEN_OUTPUTS, KERAS_MODEL, SAMPLE_REQUEST, Calibration, SignatureSpec, TensorSpec
 from service.training.graph import (
     ServingGraph,
@@ -30,6 +21,7 @@ from service.training.graph import (
     signatures,
 )
 from service.training.quiet import tf
+from service.words import ANOMALY_SCORE
 
 SAMPLE_ROWS = 8
 CLOSE = 1e-4

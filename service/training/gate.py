@@ -12,18 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import (
-    ANOMALY_SCORE,
-    CATEGORIES,
-    INSTANCES,
-    RECONSTRUCT,
-    TIMESTAMPS,
-    InputSchema,
-    Rows,
-    row_count,
-    times_as_numbers,
-)
+from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, InputSchema, Rows, row_count, times_as_numbers
 from service.scoring import alarm_rate, is_anomaly
+from service.words import ANOMALY_SCORE, RECONSTRUCT
 
 Promotion = Literal["auto", "always", "never"]
 """When ``production`` moves to a new version: where the gate finds it not worse, whatever it finds, or not at all."""

@@ -12,22 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.schemas import (
-    ANOMALY_SCORE,
-    CATEGORIES,
-    DENOISE,
-    ENCODE,
-    EXPLAIN,
-    INSTANCES,
-    POINT_ERRORS,
-    RECONSTRUCT,
-    TIMESTAMPS,
-    Array,
-    ColumnType,
-    InputSchema,
-    Results,
-    Rows,
-)
+from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, Array, ColumnType, InputSchema, Results, Rows
 from service.store import Calibration
 from service.training.architecture import Autoencoder, in_float64
 from service.training.explain import counterfactual_shares, error_shares
@@ -36,6 +21,7 @@ from service.training.preprocessing import Preprocessing
 from service.training.quiet import tf
 from service.training.scaling import Scaled
 from service.training.score import Passed, ReconstructionScore, Score, mean_squared_error, squared_errors
+from service.words import ANOMALY_SCORE, DENOISE, ENCODE, EXPLAIN, POINT_ERRORS, RECONSTRUCT
 
 MAX_COUNTERFACTUAL_FEATURES = 256
 QUANTILES = (0.02, 0.1, 0.25, 0.4, 0.6, 0.75, 0.9, 0.98)

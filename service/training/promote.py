@@ -7,10 +7,11 @@ from numpy.typing import NDArray
 
 from service.errors import InvalidVersion, ModelNotFound, VersionNotFound
 from service.runtime.loaded_model import LoadedModel, open_version
-from service.store import PRODUCTION, Manifest, Store
+from service.store import Manifest, Store
 from service.training.config import TrainingConfig
 from service.training.gate import Comparison, Promotion
 from service.training.split import Split, split_rows
+from service.words import PRODUCTION
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from service.schemas import take_rows
 from service.store import (
     MODEL_CARD,
     PLOTS,
-    PRODUCTION,
     REPORT,
     Calibration,
     Corruption,
@@ -40,6 +39,7 @@ from service.training.reference import feature_reference
 from service.training.report import TrainingResult, describe_rows, model_card
 from service.training.series import Windows
 from service.training.split import Split, split_rows
+from service.words import PRODUCTION
 
 if TYPE_CHECKING:
     from service.training.evaluate import Metrics

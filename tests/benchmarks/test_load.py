@@ -16,9 +16,10 @@ from benchmarks.soak import Sample, SoakReport, measure_soak
 from benchmarks.target import Target
 from service.codecs.json_rows import decode_json
 from service.errors import ConfigurationError
-from service.schemas import ANOMALY_SCORE, Column, ColumnType, InputSchema
+from service.schemas import Column, ColumnType, InputSchema
 from service.settings import Settings
 from service.store import Store
+from service.words import ANOMALY_SCORE
 from tests.fakes import load_fake, publish_fake
 from tests.live import LiveService, serve_live
 

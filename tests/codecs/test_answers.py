@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.codecs import Answer, decode_json, encode_json, encode_ndjson
-from service.schemas import ANOMALY_SCORE, DENOISE, ENCODE, MISSING_TIMESTAMP, RECONSTRUCT, InputSchema, Operation
+from service.schemas import MISSING_TIMESTAMP, InputSchema
+from service.words import ANOMALY_SCORE, DENOISE, ENCODE, RECONSTRUCT, Operation
 from tests.codecs.samples import IMAGE, MIXED, NUMBERS, VECTOR, same_rows
 
 VALUES = np.arange(12, dtype=np.float32).reshape(2, 2, 3) / 8

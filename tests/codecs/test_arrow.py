@@ -10,16 +10,8 @@ import pytest
 
 from service.codecs import Answer, Limits, decode_arrow, encode_arrow
 from service.errors import InvalidRows, MalformedInput, TooLarge
-from service.schemas import (
-    ANOMALY_SCORE,
-    ENCODE,
-    MISSING_TIMESTAMP,
-    RECONSTRUCT,
-    Array,
-    Column,
-    ColumnType,
-    InputSchema,
-)
+from service.schemas import MISSING_TIMESTAMP, Array, Column, ColumnType, InputSchema
+from service.words import ANOMALY_SCORE, ENCODE, RECONSTRUCT
 from tests.codecs.samples import GAPPY, IMAGE, MIXED, NUMBERS, SMALL, VECTOR
 
 pytestmark = pytest.mark.timeout(60)  # a bomb must not make it hang

@@ -10,23 +10,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from service.codecs import (
-    ARRAY_BEGINS,
-    ARROW,
-    JPEG,
-    JSON,
-    NDJSON,
-    NPY,
-    PNG,
-    Answer,
-    Decoded,
-    Limits,
-    answer_types,
-    decode,
-    encode,
-)
+from service.codecs import ARRAY_BEGINS, Answer, Decoded, Limits, answer_types, decode, encode
 from service.errors import InvalidOption, NotAcceptable, TooLarge, UnsupportedMediaType
-from service.schemas import ANOMALY_SCORE, DENOISE, ENCODE, OPERATIONS, RECONSTRUCT, Array, InputSchema
+from service.schemas import Array, InputSchema
+from service.words import ANOMALY_SCORE, ARROW, DENOISE, ENCODE, JPEG, JSON, NDJSON, NPY, OPERATIONS, PNG, RECONSTRUCT
 from tests.codecs.samples import IMAGE, NUMBERS, npy
 from tests.codecs.test_arrow import lists, stream
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.codecs import JPEG, PNG, Answer, Limits, decode_image, encode_png
+from service.codecs import Answer, Limits, decode_image, encode_png
 from service.errors import InvalidRows, MalformedInput, NotAcceptable, TooLarge, UnsupportedMediaType
-from service.schemas import DENOISE, RECONSTRUCT, Array, InputSchema
+from service.schemas import Array, InputSchema
+from service.words import DENOISE, JPEG, PNG, RECONSTRUCT
 from tests.codecs.samples import IMAGE, NUMBERS, VECTOR
 
 pytestmark = pytest.mark.timeout(60)  # a bomb must not make it hang

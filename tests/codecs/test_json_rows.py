@@ -15,7 +15,8 @@ from service.codecs.json_numbers import PIECE_BYTES, decode_numbers_fast
 from service.codecs.json_rows import decode_json_exactly
 from service.codecs.rows import plan_of
 from service.errors import MAX_ROW_PROBLEMS, InvalidOption, InvalidRows, MalformedInput, RequestError, TooLarge
-from service.schemas import ANOMALY_SCORE, ENCODE, MISSING_TIMESTAMP, InputSchema, Operation, Rows
+from service.schemas import MISSING_TIMESTAMP, InputSchema, Rows
+from service.words import ANOMALY_SCORE, ENCODE, Operation
 from tests.codecs.samples import GAPPY, IMAGE, MIXED, NUMBERS, SCHEMAS, SMALL, VECTOR, same_rows
 
 pytestmark = pytest.mark.timeout(60)  # a bomb must not make it hang

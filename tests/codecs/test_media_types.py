@@ -2,8 +2,9 @@
 
 import pytest
 
-from service.codecs import ARROW, JSON, NDJSON, NPY, PNG, choose_media_type, request_media_type
+from service.codecs import choose_media_type, request_media_type
 from service.errors import NotAcceptable, UnsupportedMediaType
+from service.words import ARROW, JSON, NDJSON, NPY, PNG
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from service.codecs import Answer, decode_npy, encode_npy
 from service.errors import InvalidRows, MalformedInput, NotAcceptable, TooLarge, UnsupportedMediaType
-from service.schemas import ENCODE, RECONSTRUCT
+from service.words import ENCODE, RECONSTRUCT
 from tests.codecs.samples import GAPPY, IMAGE, MIXED, NUMBERS, SMALL, VECTOR, npy
 
 pytestmark = pytest.mark.timeout(60)  # a bomb must not make it hang

@@ -6,7 +6,7 @@ import pytest
 
 from service.codecs import Options, options_from_json, options_from_query
 from service.errors import InvalidOption
-from service.schemas import ANOMALY_SCORE, ENCODE
+from service.words import ANOMALY_SCORE, ENCODE
 from tests.codecs.samples import IMAGE, MIXED
 
 

@@ -22,7 +22,8 @@ from service.errors import (
 )
 from service.pipelines import Scorer
 from service.schemas import Results
-from service.store import PRODUCTION, Store
+from service.store import Store
+from service.words import PRODUCTION
 from tests.conftest import COLUMNS, table_rows
 
 pytestmark = pytest.mark.tf

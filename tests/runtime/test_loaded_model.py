@@ -17,7 +17,7 @@ import pytest
 from service.errors import InvalidVersion, OperationNotSupported
 from service.runtime.loaded_model import LoadedModel, load_version, sample_rows
 from service.runtime.verify import main
-from service.schemas import DENOISE, INSTANCES, Results, Rows, row_count
+from service.schemas import INSTANCES, Results, Rows, row_count
 from service.store import (
     ASSETS,
     GOLDEN_OUTPUTS,
@@ -28,6 +28,7 @@ from service.store import (
     read_manifest,
     write_manifest,
 )
+from service.words import DENOISE
 from tests.api.samples import digits, payments
 
 pytestmark = pytest.mark.tf

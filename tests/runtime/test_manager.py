@@ -20,7 +20,8 @@ from service.errors import (
 )
 from service.runtime import ModelManager, ModelStatus, Target, VersionState
 from service.runtime.loaded_model import LoadedModel
-from service.store import ALIASES, PRODUCTION, Store
+from service.store import ALIASES, Store
+from service.words import PRODUCTION
 from tests.fakes import MODEL, Gate, load_fake, publish_fake
 
 

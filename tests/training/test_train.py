@@ -9,13 +9,14 @@ import pytest
 from rich.console import Console
 
 from service.errors import ConfigurationError, DataError, StoreUnavailable, TrainingFailed
-from service.store import KERAS_MODEL, MODEL_CARD, PLOTS, PRODUCTION, Store
+from service.store import KERAS_MODEL, MODEL_CARD, PLOTS, Store
 from service.training import SilentReporter, load_config, summary, train
 from service.training.gate import Comparison, Promotion
 from service.training.promote import decide, unseen_rows
 from service.training.publish import verify
 from service.training.report import TrainingResult
 from service.training.split import split_rows
+from service.words import PRODUCTION
 from tests.conftest import COLUMNS, table_rows, write_csv
 from tests.fakes import fake_manifest
 

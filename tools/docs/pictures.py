@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from service.runtime.drift import ROWS_AT_ONCE, Drift, DriftMonitor
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import ANOMALY_SCORE, DENOISE, ENCODE, INSTANCES, RECONSTRUCT
+from service.schemas import INSTANCES
 from service.scoring import conformal_p_values
 from service.training.charts import BLUE, GREEN, ORANGE, false_alarms
+from service.words import ANOMALY_SCORE, DENOISE, ENCODE, RECONSTRUCT
 
 INK, GREY = "#1d2733", "#8a94a3"
 STYLE: Any = {

@@ -14,8 +14,8 @@ from service.api.console import console_routes
 from service.api.grpc import health, oip, tfserving
 from service.api.oip import _ROUTES
 from service.api.openapi import PREFIXES
-from service.schemas import OPERATIONS
 from service.settings import Settings
+from service.words import OPERATIONS
 from tools.docs.markdown import code, codes, page, table
 
 Json = dict[str, Any]

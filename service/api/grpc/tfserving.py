@@ -28,8 +28,9 @@ from service.codecs.tensors import (
 from service.errors import InvalidOption, MalformedInput, TooLarge
 from service.runtime import ModelManager
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import ANOMALY_SCORE, Array, Results, Rows
+from service.schemas import Array, Results, Rows
 from service.store import TensorSpec
+from service.words import ANOMALY_SCORE
 
 PREDICTION_SERVICE: Final = "tensorflow.serving.PredictionService"
 MODEL_SERVICE: Final = "tensorflow.serving.ModelService"
