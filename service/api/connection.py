@@ -89,11 +89,39 @@ class GuardedProtocol(HttpToolsProtocol):
             self.waiting_since = time.monotonic()  # a body is measured from its last bytes
         if self.in_headers:
             self._header_bytes += len(data)  # 0 again once the message is complete
-        super().data_received(data)
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse(400, "This is not a valid HTTP request.")
         if self.in_headers and self._header_bytes > self.max_header_bytes:
             self._refuse(431, "The headers are too large.")
 
+    def _parse(self, rest: bytes | memoryview) -> None:
+        """Give what came to the parser. It stops at a head that asks for another protocol: RFC 9110, 7.8 lets a server
+        ignore that, so the parser gets the head once more without the question, and then what came behind it.
+        """
+        while True:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = memoryview(rest)[upgrade.args[0] :]
+            if self.parser.get_method() == b"CONNECT":
+                self._refuse(400, "This is not a proxy.")
+                return
+            line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+            fields = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+            self.parser = self._new_parser()
+            self.parser.feed_data(b"%b%b\r\n" % (line, b"".join(fields)))
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        return parser
+
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self.in_headers = False
         if self._header_bytes > self.max_header_bytes and self._size_of_headers() > self.max_header_bytes:
             self._refuse(431, "The headers are too large.")
@@ -185,8 +213,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def received_directly(self) -> None:
         """The body is complete; what comes next is for the parser, which has seen none of it."""
         self.on_message_complete()
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self.parser = self._new_parser()
         self.receive_with(self)
 
     def on_response_complete(self) -> None:
@@ -211,6 +238,8 @@ class GuardedProtocol(HttpToolsProtocol):
         return sum(len(name) + len(value) + 4 for name, value in self.headers) + len(self.url)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self.waiting_since = None
         self.in_headers = True
         self._header_bytes = 0
@@ -235,9 +264,6 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._refuse(408, "The headers did not arrive in time.")
         elif now - self.waiting_since > body_timeout_s:
             self.transport.close()
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "This is not a valid HTTP request.")
 
     def _refuse(self, status: int, detail: str) -> None:
         if not self.transport.is_closing():

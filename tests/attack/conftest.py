@@ -1,0 +1,132 @@
+"""Hostile requests against a live process: how much memory they take, and what another caller notices of them."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import psutil
+import pytest
+
+from service.store import Store
+from tests.api.processes import ServiceProcess, fakes, running
+from tests.fakes import publish_fake
+
+MAX_GROWTH_BYTES = 300 * 10**6
+MAX_LEFT_BYTES = 50 * 10**6
+RETURN_TIMEOUT_S = 20.0
+CALLER_TIMEOUT_S = 20.0
+CALLER_PAUSE_S = 0.02
+SAMPLE_INTERVAL_S = 0.02
+ROW = json.dumps({"instances": [[1.0, 2.0]]}).encode()
+JSON = {"content-type": "application/json"}
+
+
+@dataclass
+class Watch:
+    """What was seen during an attack."""
+
+    peak_bytes: int = 0
+    served: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A service in a process of its own that is attacked."""
+
+    url: str
+    process: psutil.Process
+
+    def rss(self) -> int:
+        return int(self.process.memory_info().rss)
+
+    def score(self) -> httpx.Response:
+        """The answer to one row of somebody else, on a connection of its own."""
+        return httpx.post(
+            f"{self.url}/anomaly-score", content=ROW, headers=JSON, timeout=CALLER_TIMEOUT_S, trust_env=False
+        )
+
+    def probe(self) -> httpx.Response:
+        return httpx.get(f"{self.url}/livez", timeout=CALLER_TIMEOUT_S, trust_env=False)
+
+    @contextmanager
+    def watched(self) -> Iterator[Watch]:
+        """Take the memory every few milliseconds, and let a second caller ask all the time."""
+        watch, ended = Watch(self.rss()), threading.Event()
+
+        def sample() -> None:
+            while not ended.wait(SAMPLE_INTERVAL_S):
+                watch.peak_bytes = max(watch.peak_bytes, self.rss())
+
+        def call() -> None:
+            while True:
+                for ask in (self.score, self.probe):
+                    try:
+                        answer = ask()
+                        if answer.status_code == 200:
+                            watch.served += 1
+                        else:
+                            watch.failures.append(f"{ask.__name__}: {answer.status_code} {answer.text[:200]}")
+                    except httpx.HTTPError as error:
+                        watch.failures.append(f"{ask.__name__}: {error!r}")
+                if ended.wait(CALLER_PAUSE_S):
+                    return
+
+        threads = [threading.Thread(target=sample), threading.Thread(target=call)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield watch
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+
+    @contextmanager
+    def withstands(self) -> Iterator[Watch]:
+        """Around an attack: its memory is bounded and given back, and a second caller is served meanwhile."""
+        before = self.rss()
+        with self.watched() as watch:
+            yield watch
+        assert not watch.failures, f"{len(watch.failures)} of the second caller: {watch.failures[:3]}"
+        grown = watch.peak_bytes - before
+        assert grown <= MAX_GROWTH_BYTES, f"memory grew by {grown / 1e6:.0f} MB"
+        ends = time.monotonic() + RETURN_TIMEOUT_S
+        while (left := self.rss() - before) > MAX_LEFT_BYTES:
+            assert time.monotonic() < ends, f"{left / 1e6:.0f} MB of memory were kept"
+            time.sleep(0.1)
+
+
+@contextmanager
+def attacked(store: Path, **settings: Any) -> Iterator[tuple[Target, ServiceProcess]]:
+    """A service over fakes in a process of its own, which has answered before."""
+    if not any(store.iterdir()):
+        publish_fake(Store(store))
+    with running(fakes(store, **settings)) as process:
+        target = Target(process.url, psutil.Process(process.process.pid))
+        for _ in range(20):
+            assert target.score().status_code == 200
+            assert target.probe().status_code == 200
+        yield target, process
+
+
+@pytest.fixture(scope="session")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """One service with the default settings, for attacks that leave it as it was."""
+    with attacked(tmp_path_factory.mktemp("attacked")) as (target, _):
+        yield target
+
+
+@pytest.fixture
+def attack(tmp_path: Path) -> Iterator[Callable[..., Target]]:
+    """Start services with settings of their own: ``attack(max_header_bytes=...)``."""
+    store = tmp_path / "store"
+    store.mkdir()
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(attacked(store, **settings))[0]
