@@ -21,6 +21,7 @@ from pydantic_settings import (
 ENV_PREFIX = "AUTOENCODER_"
 FILE_VARIABLE = f"{ENV_PREFIX}SETTINGS_FILE"
 
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\sA-Z]+)$")]
 KeyHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -29,6 +30,14 @@ def _listed(value: object) -> object:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address of a host is this machine's own, for whoever resolves it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.removesuffix(".").rpartition(".")[2] == "localhost"
 
 
 class SettingsError(ValueError):
@@ -111,7 +120,10 @@ class Settings(BaseSettings):
         False, description="Serve without keys although the address is not loopback, where something else guards it."
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Host names that requests may name; unset: any."
+        (), description="Host names that requests may name; unset: loopback names on loopback, elsewhere any."
+    )
+    allowed_origins: Annotated[tuple[Origin, ...], NoDecode] = Field(
+        (), description="Origins whose pages may call the service (CORS), `*` for any; unset: its own alone."
     )
 
     shadow_share: float = Field(
@@ -148,7 +160,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        lists = ("key_hashes", "admin_key_hashes", "allowed_hosts")
+        lists = ("key_hashes", "admin_key_hashes", "allowed_hosts", "allowed_origins")
         return {name: _listed(value) if name in lists else value for name, value in values.items()}
 
     @property
@@ -157,12 +169,7 @@ class Settings(BaseSettings):
 
     @property
     def on_loopback(self) -> bool:
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
     def check_access(self) -> None:
         """Refuse to serve strangers by accident.

@@ -187,8 +187,7 @@ def create_app(settings: Settings | None = None, *, load: Callable[[Path], Loade
     app = AutoencoderApp(
         OperationRoutes(service.serving),
         [TFServingRoutes(service.serving), OIPRoutes(service.serving)],
-        allowed_hosts=settings.allowed_hosts,
-        path_prefix=settings.root_path,
+        settings,
         title="Autoencoder Service",
         version=__version__,
         summary="Encode, reconstruct, denoise and score rows with a trained autoencoder.",

@@ -60,13 +60,18 @@ class OperationRoutes:
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the queue takes nothing more now."""
+        return self._serving.operations().is_full
+
     def refusal(self, method: bytes, url: bytes, headers: Headers) -> Refusal | None:
-        """What a request is refused with before its task is made, while the queue is full; None for all others.
+        """What a request is refused with before its task is made, when the queue is full; None for all others.
 
         The usual way to the same answer takes half as long again, and an overloaded service has to refuse most of the
         time.
         """
-        if method != b"POST" or not self._serving.operations().is_full:
+        if method != b"POST":
             return None
         matched = match(url.partition(b"?")[0].decode("latin-1"))
         if matched is None:

@@ -55,7 +55,7 @@ def connect(url: str, *, timeout_s: float = 30) -> Iterator[RawConnection]:
 
 def head(path: str, *, method: str = "POST", **headers: str) -> bytes:
     """Request line and headers; underscores in names stand for dashes."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: test"]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 

@@ -79,7 +79,7 @@ def test_half_sent_requests_do_not_hold_up_the_stop(fake_store: Path) -> None:
         connect(service.url) as stream,
         connect(service.url),
     ):
-        headers.send(b"POST /encode HTTP/1.1\r\nHost: te")
+        headers.send(b"POST /encode HTTP/1.1\r\nHost: loc")
         body.send(head("/encode", Content_Type="application/json", Content_Length="1000") + b'{"instances": [')
         stream.send(
             head("/encode", Content_Type="application/x-ndjson", Transfer_Encoding="chunked") + chunk(b"[1, 2]\n")
@@ -147,7 +147,7 @@ def impatient(fake_store: Path, serve: Serve) -> LiveService:
     return serve(fake_store, load=load_fake, header_timeout_s=0.3, body_timeout_s=0.3)
 
 
-@pytest.mark.parametrize("sent", [b"", b"POST /encode HT", b"POST /encode HTTP/1.1\r\nHost: test\r\nX-Header: "])
+@pytest.mark.parametrize("sent", [b"", b"POST /encode HT", b"POST /encode HTTP/1.1\r\nHost: localhost\r\nX-Header: "])
 def test_headers_that_never_end_are_408(impatient: LiveService, sent: bytes) -> None:
     """The connection is answered and closed by the deadline; others are served meanwhile."""
     with connect(impatient.url) as connection:

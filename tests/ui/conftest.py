@@ -22,6 +22,8 @@ OPTIONS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--disable-features=LocalNetworkAccessChecks",  # pages that tests fulfil count as public ones
+    "--host-resolver-rules=MAP *.example 127.0.0.1",
 )
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
