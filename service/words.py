@@ -26,6 +26,7 @@ ANOMALY_SCORE: Final = Operation(
     (("scores", "score"), ("p_values", "p_value"), ("is_anomaly", "is_anomaly")),
 )
 OPERATIONS: Final = (ENCODE, RECONSTRUCT, DENOISE, ANOMALY_SCORE)
+OPERATION_NAMED: Final = {operation.name: operation for operation in OPERATIONS}
 OperationName = Literal["encode", "reconstruct", "denoise", "anomaly_score"]
 
 ROW_RESULTS: Final = dict((*RECONSTRUCT.results[:1], *DENOISE.results))

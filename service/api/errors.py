@@ -78,6 +78,12 @@ def _detail(error: Exception) -> str:
     return str(error) if isinstance(error, AutoencoderError) else "The service failed on this request."
 
 
+def log_failure(error: Exception, status: int) -> None:
+    """Log an error that is the service's own fault; that it is unavailable for a time is none."""
+    if status >= 500 and not isinstance(error, errors.Unavailable):
+        log.error("answered %d: %s", status, type(error).__name__, exc_info=error)
+
+
 def _headers(error: Exception, status: int) -> list[tuple[bytes, bytes]]:
     if isinstance(error, QueueFull):
         return [(b"retry-after", str(max(1, round(error.retry_after_s))).encode())]
@@ -127,8 +133,7 @@ def install_error_answers(app: FastAPI) -> None:
 
 async def _on_error(_request: Request, error: Exception) -> Response:
     status, body, headers = problem(error, _request_id())
-    if status >= 500:
-        log.error("answered %d: %s", status, type(error).__name__, exc_info=error)
+    log_failure(error, status)
     named = {name.decode(): value.decode() for name, value in headers}
     return Response(body, status, headers=named, media_type=PROBLEM_TYPE)
 

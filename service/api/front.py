@@ -11,7 +11,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service.api.errors import PROBLEM_TYPE, problem_body
 from service.api.exchange import Headers, answer_headers, request_id
-from service.api.protocols import ProtocolRoutes, Reply, error_reply
+from service.api.lifecycle import Reply
+from service.api.protocols import ProtocolRoutes, error_reply
 from service.api.routes import OperationRoutes, Refusal
 from service.settings import ENV_PREFIX, Settings, is_loopback
 from service.telemetry import request_id_of_context

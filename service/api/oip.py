@@ -10,20 +10,16 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from service import __version__
 from service.api.access import Role
 from service.api.exchange import Exchange
-from service.api.protocols import MAX_CONTROL_BYTES, OCTETS, ProtocolRoutes, Reply, error_reply, json_reply
-from service.api.serving import Serving
-from service.api.signatures import (
-    SignatureCalls,
-    VersionStatistics,
-    outputs_of,
-    run_signatures,
-    score_options,
-)
+from service.api.lifecycle import Lifecycle, Reply
+from service.api.ops import Call
+from service.api.protocols import MAX_CONTROL_BYTES, OCTETS, ProtocolRoutes, error_reply, json_reply
+from service.api.signatures import Statistics, VersionStatistics, outputs_of, score_options
 from service.codecs.infer import InferAnswer, InferBody, WantedOutput, decode_infer, encode_infer
 from service.codecs.rows import plan_of
 from service.codecs.tensors import datatype_of, inputs_of, shown
@@ -154,35 +150,53 @@ def unload_model(manager: ModelManager, model: str) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Inference:
-    """What an ``infer`` request comes to."""
+async def infer(
+    life: Lifecycle,
+    statistics: Statistics,
+    loaded: LoadedModel,
+    body: InferBody,
+    *,
+    now: float,
+    timeout_s: float,
+    exchange: Exchange | None = None,
+) -> InferAnswer:
+    """Run the signatures that the outputs of a request belong to; of one that names none, ``anomaly_score``.
 
-    calls: SignatureCalls
-    signatures: tuple[str, ...]
-    outputs: tuple[WantedOutput, ...]
-
-
-def plan_inference(loaded: LoadedModel, body: InferBody, *, now: float, timeout_s: float) -> Inference:
-    """Which signatures a request needs: those that the outputs it names belong to; none: ``anomaly_score``.
+    Over HTTP, the ``exchange`` is given up when its caller leaves; gRPC sees to that itself.
 
     Raises:
         InvalidRows: an output that the version does not have, or one twice.
         InvalidOption: a parameter has a wrong value.
+        AutoencoderError: as ``Operations.run``.
     """
-    known = outputs_of(loaded)
-    for wanted in body.outputs:
-        if wanted.name not in known:
-            raise InvalidRows([], f"unexpected inference output '{shown(wanted.name)}' for model '{loaded.name}'")
-    if len({wanted.name for wanted in body.outputs}) < len(body.outputs):
-        raise InvalidRows([], f"an output of model '{loaded.name}' is requested twice")
-    outputs = body.outputs or tuple(
-        WantedOutput(name, body.all_binary) for name, (signature, _) in known.items() if signature == ANOMALY_SCORE.name
-    )
-    signatures = tuple(dict.fromkeys(known[wanted.name][0] for wanted in outputs))
-    deadline = now + min(timeout_s, _timeout_s(body.parameters))
-    options = score_options(body.parameters, loaded, signatures)
-    return Inference(SignatureCalls(loaded, body.rows, deadline, options), signatures, outputs)
+    started, known = time.perf_counter(), outputs_of(loaded)
+    try:
+        for wanted in body.outputs:
+            if wanted.name not in known:
+                raise InvalidRows([], f"unexpected inference output '{shown(wanted.name)}' for model '{loaded.name}'")
+        if len({wanted.name for wanted in body.outputs}) < len(body.outputs):
+            raise InvalidRows([], f"an output of model '{loaded.name}' is requested twice")
+        outputs = body.outputs or tuple(
+            WantedOutput(name, body.all_binary)
+            for name, (signature, _) in known.items()
+            if signature == ANOMALY_SCORE.name
+        )
+        signatures = tuple(dict.fromkeys(known[wanted.name][0] for wanted in outputs))
+        options = score_options(body.parameters, loaded, signatures)
+        deadline = now + min(timeout_s, _timeout_s(body.parameters))
+        call = Call(loaded, signatures, body.rows, options, deadline)
+        running = life.run(call)
+        answer = await (running if exchange is None else exchange.while_connected(running))
+    except Exception:
+        statistics.failed(loaded, seconds=time.perf_counter() - started)
+        raise
+    statistics.answered(call, seconds=time.perf_counter() - started)
+    parameters = {}
+    if answer.threshold is not None and answer.false_alarm_rate is not None:
+        # The shortest number that is read back as this float32.
+        parameters = {"threshold": float(str(answer.threshold)), "false_alarm_rate": float(answer.false_alarm_rate)}
+    named = [(wanted, answer.results[wanted.name]) for wanted in outputs]
+    return InferAnswer(loaded.name, loaded.version, body.id, parameters, named)
 
 
 def _timeout_s(parameters: Mapping[str, Any]) -> float:
@@ -192,18 +206,9 @@ def _timeout_s(parameters: Mapping[str, Any]) -> float:
     return given * _MICROSECONDS if given else float("inf")
 
 
-async def run_inference(serving: Serving, inference: Inference, body: InferBody) -> InferAnswer:
-    """Run what was planned; the errors are those of ``Operations.run``."""
-    calls, started = inference.calls, time.perf_counter()
-    answered = await run_signatures(serving.operations(), calls, inference.signatures)
-    serving.statistics.answered(calls, runs=len(inference.signatures), seconds=time.perf_counter() - started)
-    outputs = [(wanted, answered.results[wanted.name]) for wanted in inference.outputs]
-    return InferAnswer(calls.loaded.name, calls.loaded.version, body.id, answered.parameters, outputs)
-
-
 # --- REST -----------------------------------------------------------------------------------------------------------
 
-Answering = Callable[["OIPRoutes", Exchange, re.Match[str]], Awaitable[Reply]]
+Answering = Callable[["OIPRoutes", Exchange, re.Match[str]], Awaitable[Reply | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +225,7 @@ class OIPRoutes(ProtocolRoutes):
     def claims(self, path: str) -> bool:
         return path == "/v2" or path.startswith("/v2/")
 
-    async def reply(self, exchange: Exchange) -> Reply:
+    async def reply(self, exchange: Exchange) -> Reply | None:
         path, method = exchange.scope["path"], exchange.scope["method"]
         allowed = []
         for route in _ROUTES:
@@ -276,19 +281,11 @@ class OIPRoutes(ProtocolRoutes):
             versions = [self._loaded(found)]
         return json_reply({"model_stats": [_stats(each, self._serving.statistics.of(each)) for each in versions]})
 
-    async def infer(self, exchange: Exchange, found: re.Match[str]) -> Reply:
-        async def work(loaded: LoadedModel) -> Reply:
-            started = time.perf_counter()
-            try:
-                return await self._infer(exchange, loaded)
-            except Exception:
-                self._serving.statistics.failed(loaded, seconds=time.perf_counter() - started)
-                raise
+    async def infer(self, exchange: Exchange, found: re.Match[str]) -> None:
+        await self.serve(exchange, "infer", lambda: self._loaded(found), partial(self._infer, exchange))
 
-        return await self.measured(exchange, "infer", lambda: self._loaded(found), work)
-
-    async def _infer(self, exchange: Exchange, loaded: LoadedModel) -> Reply:
-        serving, settings = self._serving, self._serving.settings
+    async def _infer(self, exchange: Exchange, life: Lifecycle, loaded: LoadedModel) -> Reply:
+        settings, limits = self._serving.settings, self._serving.limits
         now = asyncio.get_running_loop().time()
         timeout_s = exchange.timeout_s(settings.request_timeout_ms)
         json_length = _json_length(exchange.headers.get(HEADER_LENGTH))
@@ -299,16 +296,13 @@ class OIPRoutes(ProtocolRoutes):
             content = await self.body(exchange, limit, most)
         else:
             content = await exchange.aligned_body(limit, lambda _head: json_length)
-        limits = serving.limits
-
-        def decode() -> InferBody:
-            return decode_infer(content, json_length, loaded.schema, model=loaded.name, limits=limits)
-
-        body = await self.decoded(exchange, content, decode)
-        inference = plan_inference(loaded, body, now=now, timeout_s=timeout_s)
-        with serving.tracing.stage("run"):
-            answer = await exchange.while_connected(run_inference(serving, inference, body))
-        return await self.encoded(exchange, dict(_named(answer)), lambda: _infer_reply(answer))
+        decode = partial(decode_infer, content, json_length, loaded.schema, model=loaded.name, limits=limits)
+        body = await self.decode(life, exchange, content, decode)
+        answer = await infer(
+            life, self._serving.statistics, loaded, body, now=now, timeout_s=timeout_s, exchange=exchange
+        )
+        arrays = [array for _, array in answer.outputs]
+        return await self.encode(life, exchange, arrays, lambda: _infer_reply(answer))
 
     # --- the repository ---------------------------------------------------------------------------------------------
 
@@ -336,7 +330,7 @@ def _route(method: str, pattern: str, answering: Answering, role: Role = Role.CA
 
 
 _ROUTES: Final = (
-    _route("POST", f"{_MODEL}/infer", OIPRoutes.infer, Role.ANYONE),  # ``measured`` asks for the key, and counts it
+    _route("POST", f"{_MODEL}/infer", OIPRoutes.infer, Role.ANYONE),  # its lifecycle asks for the key, and counts it
     _route("GET", "/v2/health/live", OIPRoutes.live, Role.ANYONE),
     _route("GET", "/v2/health/ready", OIPRoutes.ready, Role.ANYONE),
     _route("GET", f"{_MODEL}/ready", OIPRoutes.model_ready),
@@ -358,10 +352,6 @@ def _json_length(header: bytes | None) -> int | None:
     if not header.isdigit() or len(header) > 18:
         raise MalformedInput("Inference-Header-Content-Length must be a whole number of bytes.")
     return int(header)
-
-
-def _named(answer: InferAnswer) -> list[tuple[str, Any]]:
-    return [(wanted.name, array) for wanted, array in answer.outputs]
 
 
 def _infer_reply(answer: InferAnswer) -> Reply:

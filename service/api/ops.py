@@ -1,6 +1,9 @@
 """What the service does with rows, whatever protocol brought them. Knows no HTTP."""
 
+import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +12,7 @@ from service.codecs import Answer, Options
 from service.errors import InvalidOption, TooLarge
 from service.runtime.loaded_model import LoadedModel
 from service.schemas import Results, Rows, row_count
-from service.words import ANOMALY_SCORE, EXPLAIN, POINT_ERRORS, Operation
+from service.words import ANOMALY_SCORE, EXPLAIN, OPERATION_NAMED, POINT_ERRORS
 
 EXPLAIN_ROW_COST = 64
 """Explaining a row calls the network once a feature and candidate."""
@@ -20,10 +23,13 @@ BatchKey = tuple[LoadedModel, str]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One operation on the rows of one caller. ``deadline`` is an instant of the event loop's clock."""
+    """The rows of one caller for one or more signatures of a version, which has them.
+
+    ``deadline`` is an instant of the event loop's clock; the options are those of ``anomaly_score``.
+    """
 
     loaded: LoadedModel
-    operation: Operation
+    signatures: tuple[str, ...]
     rows: Rows
     options: Options
     deadline: float
@@ -47,42 +53,51 @@ class Operations:
     async def run(self, call: Call) -> Answer:
         """
         Raises:
-            OperationNotSupported: the version was not trained for it.
+            OperationNotSupported: points of a series are asked for, and the version was not trained on one.
             QueueFull, Draining, DeadlineExceeded, ModelFailed: as the batcher says.
             TooLarge, InvalidOption: more rows or features to explain than there may be.
         """
-        loaded, operation = call.loaded, call.operation
-        loaded.require(operation)
-        explained = await self._explain(call) if call.options.explain is not None else {}
-        signature = POINT_ERRORS if call.options.series else operation.name
-        results = await self._batcher.submit((loaded, signature), call.rows, deadline=call.deadline)
+        loaded, options, signatures = call.loaded, call.options, call.signatures
+        if options.explain == "map" and loaded.schema.kind != "image":
+            raise InvalidOption("The error map is for image models; give the number of features to explain.")
+        if (options.explain is not None or EXPLAIN in signatures) and row_count(call.rows) > self._max_explain_rows:
+            raise TooLarge(f"At most {self._max_explain_rows} rows of one request can be explained.")
+        explained = {} if options.explain is None else await self._submit(call, EXPLAIN)
+        if len(signatures) == 1:
+            results = await self._submit(call, signatures[0])
+        else:
+            results = await self._together(call)
         threshold: np.float32 | float | None = None
         false_alarm_rate: float | None = None
-        if operation is ANOMALY_SCORE:
-            judge = loaded.judge_points if call.options.series else loaded.judge
+        if ANOMALY_SCORE.name in signatures:
+            judge = loaded.judge_points if options.series else loaded.judge
             results, threshold, false_alarm_rate = judge(
-                results, threshold=call.options.threshold, false_alarm_rate=call.options.false_alarm_rate
+                results, threshold=options.threshold, false_alarm_rate=options.false_alarm_rate
             )
         return Answer(
-            operation=operation,
+            operation=OPERATION_NAMED.get(signatures[0], ANOMALY_SCORE),
             schema=loaded.schema,
             model=loaded.name,
             version=loaded.version,
             results=results,
             threshold=threshold,
             false_alarm_rate=false_alarm_rate,
-            explain=call.options.explain,
+            explain=options.explain,
             explained=explained,
             rows=call.rows,
         )
 
-    async def _explain(self, call: Call) -> Results:
-        if call.options.explain == "map" and call.loaded.schema.kind != "image":
-            raise InvalidOption("The error map is for image models; give the number of features to explain.")
-        return await self.explain(call.loaded, call.rows, deadline=call.deadline)
+    def _submit(self, call: Call, signature: str) -> Coroutine[Any, Any, Results]:
+        if call.options.series and signature == ANOMALY_SCORE.name:
+            signature = POINT_ERRORS
+        row_cost = EXPLAIN_ROW_COST if signature == EXPLAIN else 1
+        return self._batcher.submit((call.loaded, signature), call.rows, deadline=call.deadline, row_cost=row_cost)
 
-    async def explain(self, loaded: LoadedModel, rows: Rows, *, deadline: float) -> Results:
-        """The outputs of the signature ``explain``; the errors are those of ``run``."""
-        if row_count(rows) > self._max_explain_rows:
-            raise TooLarge(f"At most {self._max_explain_rows} rows of one request can be explained.")
-        return await self._batcher.submit((loaded, EXPLAIN), rows, deadline=deadline, row_cost=EXPLAIN_ROW_COST)
+    async def _together(self, call: Call) -> Results:
+        """The results of several signatures, which run side by side; the first that fails ends the others."""
+        tasks = [asyncio.create_task(self._submit(call, signature)) for signature in call.signatures]
+        try:
+            return {name: array for results in await asyncio.gather(*tasks) for name, array in results.items()}
+        finally:
+            for task in tasks:
+                task.cancel()

@@ -5,27 +5,24 @@ on to FastAPI, which also documents these routes (``openapi.py``).
 """
 
 import asyncio
-import logging
 import re
-import time
 from functools import lru_cache, partial
 
 from starlette.types import Receive, Scope, Send
 
 from service import codecs
 from service.api.errors import PROBLEM_TYPE, problem, problem_body
-from service.api.exchange import CallerLeft, Exchange, Headers, answer_headers, request_id
+from service.api.exchange import Exchange, Headers, answer_headers, request_id
+from service.api.lifecycle import Lifecycle, Reply, model_headers, serve
 from service.api.ops import Call
-from service.api.serving import INLINE_BYTES, INLINE_VALUES, LEFT, MIN_COMPRESSED_BYTES, Serving
+from service.api.serving import INLINE_BYTES, INLINE_VALUES, Serving
 from service.api.streams import NdjsonExchange
 from service.codecs import Decoded
-from service.errors import AutoencoderError, QueueFull, Unavailable
+from service.errors import AutoencoderError, QueueFull
 from service.runtime import Target
 from service.runtime.loaded_model import LoadedModel
 from service.telemetry import request_id_of_context
 from service.words import JSON, NDJSON, OPERATIONS, PNG, Operation
-
-log = logging.getLogger(__name__)
 
 Refusal = tuple[int, Headers, bytes]
 """Status, headers and body."""
@@ -76,15 +73,15 @@ class OperationRoutes:
         matched = match(url.partition(b"?")[0].decode("latin-1"))
         if matched is None:
             return None
-        started, named = time.perf_counter(), dict(headers)
+        named = dict(headers)
         try:
             self._serving.admit(named)
         except QueueFull as error:
             given = request_id(named)
-            status, body, more = problem(error, given)
-            self._serving.telemetry.refused(type(error).__name__)
             token = request_id_of_context.set(given)
-            self._finished(matched[0], None, status, started)
+            status, body, more = problem(error, given)
+            with Lifecycle(self._serving, matched[0].name, named) as life:
+                life.refused(error, status)
             request_id_of_context.reset(token)
             return status, answer_headers(body, PROBLEM_TYPE.encode(), given, more), body
         except AutoencoderError:
@@ -97,74 +94,35 @@ class OperationRoutes:
         if matched is None:
             return False
         exchange = Exchange(scope, receive, send, self._serving.reception)
-        if scope["method"] == "POST":
-            await self._serve(exchange, *matched)
-        else:
+        if scope["method"] != "POST":
             body = problem_body(405, "This route takes POST only.", exchange.request_id)
             await exchange.answer(405, body, PROBLEM_TYPE.encode(), [(b"allow", b"POST")])
+            return True
+        operation, target = matched
+        await serve(
+            exchange,
+            Lifecycle(self._serving, operation.name, exchange.headers),
+            partial(self._serving.manager.acquire, target),
+            partial(self._answer, exchange, operation),
+            partial(_refusal, exchange.request_id),
+        )
         return True
 
-    async def _serve(self, exchange: Exchange, operation: Operation, target: Target) -> None:
-        started = time.perf_counter()
-        loaded: LoadedModel | None = None
-        with self._serving.tracing.request(operation.name, exchange.headers):
-            try:
-                loaded = self._admit(exchange, target)
-                status = await self._answer(exchange, operation, loaded)
-            except CallerLeft:
-                status = LEFT
-            except Exception as error:  # noqa: BLE001 - every error becomes an answer
-                status = await self._refuse(exchange, error, loaded)
-            finally:
-                exchange.release()
-        self._finished(operation, loaded, status, started)
-
-    def _finished(self, operation: Operation, loaded: LoadedModel | None, status: int, started: float) -> None:
-        seconds = time.perf_counter() - started
-        model = "" if loaded is None else loaded.name
-        self._serving.telemetry.request_finished(operation.name, model, status, seconds)
-        if self._serving.settings.access_log:
-            version = None if loaded is None else loaded.version
-            fields = {"operation": operation.name, "model": model, "version": version, "status": status}
-            log.info("answered", extra={**fields, "ms": round(seconds * 1000, 3)})
-
-    def _admit(self, exchange: Exchange, target: Target) -> LoadedModel:
-        """The version that answers, where the caller may ask and there is room."""
-        self._serving.admit(exchange.headers)
-        return self._serving.manager.acquire(target)
-
-    async def _answer(self, exchange: Exchange, operation: Operation, loaded: LoadedModel) -> int:
-        """Answer one request; gives the status. What can be refused is, before a byte of the body is read."""
+    async def _answer(
+        self, exchange: Exchange, operation: Operation, life: Lifecycle, loaded: LoadedModel
+    ) -> Reply | None:
+        """Answer one request. What can be refused is, before a byte of the body is read."""
         loaded.require(operation)
         headers, settings = exchange.headers, self._serving.settings
         request_type = _request_type(headers.get(b"content-type", b""))
         offered = _offered(request_type, operation, is_image=loaded.schema.kind == "image")
         answer_type = _answer_type(headers.get(b"accept", b""), offered)
-        headers_out = _model_headers(loaded)
         if request_type == NDJSON:
-            stream = NdjsonExchange(self._serving, exchange, loaded, operation)
-            await stream.answer(headers_out)
-            return 200
-        timeout_s = exchange.timeout_s(settings.request_timeout_ms)
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        limit = self._serving.settings.max_json_bytes if request_type == JSON else self._serving.settings.max_body_bytes
+            await NdjsonExchange(self._serving, exchange, loaded, operation).answer(model_headers(loaded))
+            return None
+        deadline = asyncio.get_running_loop().time() + exchange.timeout_s(settings.request_timeout_ms)
+        limit = settings.max_json_bytes if request_type == JSON else settings.max_body_bytes
         body = await exchange.aligned_body(limit, codecs.ARRAY_BEGINS.get(request_type, _at_once))
-        with self._serving.tracing.stage("decode"):
-            decoded = await self._decoded(exchange, request_type, body, loaded, operation)
-        call = Call(loaded, operation, decoded.rows, decoded.options, deadline)
-        with self._serving.tracing.stage("run"):
-            answer = await exchange.while_connected(self._serving.operations().run(call))
-        with self._serving.tracing.stage("encode"):
-            content, encoding = await self._encoded(exchange, answer_type, answer, decoded)
-        if encoding is not None:
-            headers_out += [(b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding")]
-        await exchange.answer(200, content, answer_type.encode(), headers_out)
-        return 200
-
-    async def _decoded(
-        self, exchange: Exchange, request_type: str, body: bytes | memoryview, loaded: LoadedModel, operation: Operation
-    ) -> Decoded:
-        started = time.perf_counter()
         encoding = exchange.content_encoding
         decode = partial(
             codecs.decode,
@@ -176,39 +134,21 @@ class OperationRoutes:
             query=exchange.query,
             limits=self._serving.limits,
         )
-        if encoding == "identity" and len(body) <= INLINE_BYTES:
-            decoded = decode()
-        else:
-            decoded = await self._serving.in_thread(decode)
+        inline = encoding == "identity" and len(body) <= INLINE_BYTES
+        decoded = await life.decode(decode, inline=inline)
+        if not inline:
             exchange.hold(sum(array.nbytes for array in decoded.rows.values()))
-        self._serving.telemetry.stage_took("decode", time.perf_counter() - started)
-        return decoded
+        call = Call(loaded, (operation.name,), decoded.rows, decoded.options, deadline)
+        answer = await exchange.while_connected(life.run(call))
+        accepted = headers.get(b"accept-encoding")
+        coding = None if accepted is None else _answer_encoding(accepted)
+        inline = answer.explain is None and sum(array.size for array in answer.results.values()) <= INLINE_VALUES
+        return await life.encode(partial(_encode, answer_type, answer, decoded, coding), inline=inline)
 
-    async def _encoded(
-        self, exchange: Exchange, answer_type: str, answer: codecs.Answer, decoded: Decoded
-    ) -> tuple[bytes, str | None]:
-        """The answer's bytes and their content encoding."""
-        started = time.perf_counter()
-        accepted = exchange.headers.get(b"accept-encoding")
-        encoding = None if accepted is None else _answer_encoding(accepted)
-        size = sum(array.size for array in answer.results.values())
-        if size <= INLINE_VALUES and answer.explain is None:
-            encoded = _encode(answer_type, answer, decoded, encoding)
-        else:
-            encoded = await self._serving.in_thread(partial(_encode, answer_type, answer, decoded, encoding))
-        self._serving.telemetry.stage_took("encode", time.perf_counter() - started)
-        return encoded
 
-    async def _refuse(self, exchange: Exchange, error: Exception, loaded: LoadedModel | None) -> int:
-        status, body, headers = problem(error, exchange.request_id)
-        if status >= 500 and not isinstance(error, Unavailable):
-            log.error("answered %d: %s", status, type(error).__name__, exc_info=error)
-        if status in (429, 503, 504):
-            self._serving.telemetry.refused(type(error).__name__)
-        if loaded is not None:
-            headers += _model_headers(loaded)
-        await exchange.answer(status, body, PROBLEM_TYPE.encode(), headers)
-        return status
+def _refusal(given: str, error: Exception) -> Reply:
+    status, body, headers = problem(error, given)
+    return Reply(body, status, PROBLEM_TYPE.encode(), headers)
 
 
 def _at_once(_head: bytes) -> int:
@@ -216,17 +156,9 @@ def _at_once(_head: bytes) -> int:
     return 0
 
 
-def _encode(
-    answer_type: str, answer: codecs.Answer, decoded: Decoded, encoding: str | None
-) -> tuple[bytes, str | None]:
+def _encode(answer_type: str, answer: codecs.Answer, decoded: Decoded, coding: str | None) -> Reply:
     content = codecs.encode(answer_type, answer, decoded.table)
-    if encoding is None or len(content) < MIN_COMPRESSED_BYTES:
-        return content, None
-    return codecs.compress(content, encoding), encoding
-
-
-def _model_headers(loaded: LoadedModel) -> Headers:
-    return [(b"x-model-name", loaded.name.encode()), (b"x-model-version", b"%d" % loaded.version)]
+    return Reply(content, media_type=answer_type.encode()).compressed(coding)
 
 
 @lru_cache(maxsize=256)

@@ -61,10 +61,6 @@ class Serving:
     async def in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.executor, work)
 
-    async def maybe_in_thread(self, inline: bool, work: Callable[[], T]) -> T:
-        """Small work at once, large work off the event loop."""
-        return work() if inline else await self.in_thread(work)
-
 
 def codec_limits(settings: Settings) -> codecs.Limits:
     return codecs.Limits(

@@ -1,45 +1,24 @@
 """Signatures and their outputs by name, as the TensorFlow Serving and Open Inference protocols ask for them.
 
-Knows no protocol and no transport: the REST and gRPC routes of both run what they decode through here.
+Knows no protocol and no transport.
 """
 
-import asyncio
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-from service.api.ops import Call, Operations
+from service.api.ops import Call
 from service.codecs import Options, options_from_json, options_from_query
 from service.errors import InvalidOption
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import Results, Rows, row_count
+from service.schemas import row_count
 from service.store import TensorSpec
-from service.words import ANOMALY_SCORE, EXPLAIN, OPERATIONS
+from service.words import ANOMALY_SCORE, EXPLAIN, OPERATION_NAMED
 
 SERVING_DEFAULT: Final = "serving_default"
 SCORE_PARAMETERS: Final = ("threshold", "false_alarm_rate")
-_BY_NAME: Final = {operation.name: operation for operation in OPERATIONS}
-_ORDER: Final = (ANOMALY_SCORE.name, *(name for name in _BY_NAME if name != ANOMALY_SCORE.name), EXPLAIN)
-
-
-@dataclass(frozen=True, slots=True)
-class SignatureCalls:
-    """Rows of one caller for some signatures of one version. ``deadline``: an instant of the event loop's clock."""
-
-    loaded: LoadedModel
-    rows: Rows
-    deadline: float
-    options: Options = field(default_factory=Options)
-    """Of ``anomaly_score``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    results: Results
-    """Outputs of all signatures by name."""
-    parameters: Mapping[str, Any]
-    """The threshold and false-alarm rate that the flags hold for, where there are flags."""
+_ORDER: Final = (ANOMALY_SCORE.name, *(name for name in OPERATION_NAMED if name != ANOMALY_SCORE.name), EXPLAIN)
 
 
 def signature_of(name: str) -> str:
@@ -63,7 +42,7 @@ def outputs_of(loaded: LoadedModel) -> dict[str, tuple[str, TensorSpec]]:
 
 def _in_order(signature: str, outputs: Mapping[str, TensorSpec]) -> Iterable[tuple[str, TensorSpec]]:
     """The outputs that an operation is about first, in its order."""
-    known = [name for _, name in _BY_NAME[signature].results] if signature in _BY_NAME else []
+    known = [name for _, name in OPERATION_NAMED[signature].results] if signature in OPERATION_NAMED else []
     return sorted(outputs.items(), key=lambda item: known.index(item[0]) if item[0] in known else len(known))
 
 
@@ -79,39 +58,6 @@ def score_options(parameters: Mapping[str, Any], loaded: LoadedModel, signatures
     if values and all(type(value) is str for value in values.values()):  # KServe's gRPC client can send no floats
         return options_from_query(values, schema=loaded.schema, operation=ANOMALY_SCORE)
     return options_from_json(values, schema=loaded.schema, operation=ANOMALY_SCORE)
-
-
-async def run_signatures(operations: Operations, calls: SignatureCalls, signatures: Sequence[str]) -> Answered:
-    """Run each signature once, together; the errors are those of ``Operations.run``."""
-    if len(signatures) == 1:
-        return await _run(operations, calls, signatures[0])
-    tasks = [asyncio.create_task(_run(operations, calls, signature)) for signature in signatures]
-    try:
-        answers = await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-    results = {name: array for answer in answers for name, array in answer.results.items()}
-    return Answered(results, {name: value for answer in answers for name, value in answer.parameters.items()})
-
-
-def _run(operations: Operations, calls: SignatureCalls, signature: str) -> Coroutine[Any, Any, Answered]:
-    return _explain(operations, calls) if signature == EXPLAIN else _operate(operations, calls, signature)
-
-
-async def _explain(operations: Operations, calls: SignatureCalls) -> Answered:
-    return Answered(await operations.explain(calls.loaded, calls.rows, deadline=calls.deadline), {})
-
-
-async def _operate(operations: Operations, calls: SignatureCalls, signature: str) -> Answered:
-    operation = _BY_NAME[signature]
-    options = calls.options if operation is ANOMALY_SCORE else Options()
-    answer = await operations.run(Call(calls.loaded, operation, calls.rows, options, calls.deadline))
-    if answer.threshold is None or answer.false_alarm_rate is None:
-        return Answered(answer.results, {})
-    # Of a float32 the shortest number that is read back as it.
-    rate = {"threshold": float(str(answer.threshold)), "false_alarm_rate": float(answer.false_alarm_rate)}
-    return Answered(answer.results, rate)
 
 
 @dataclass(slots=True)
@@ -136,12 +82,12 @@ class Statistics:
     def __init__(self) -> None:
         self._by_version: dict[tuple[str, int], VersionStatistics] = {}
 
-    def answered(self, calls: SignatureCalls, *, runs: int, seconds: float) -> None:
-        counted = self._of(calls.loaded)
+    def answered(self, call: Call, *, seconds: float) -> None:
+        counted = self._of(call.loaded)
         counted.successes += 1
         counted.success_ns += int(seconds * 1e9)
-        counted.rows += row_count(calls.rows)
-        counted.runs += runs
+        counted.rows += row_count(call.rows)
+        counted.runs += len(call.signatures)
         counted.last_ms = int(time.time() * 1000)
 
     def failed(self, loaded: LoadedModel, *, seconds: float) -> None:

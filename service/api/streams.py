@@ -109,7 +109,7 @@ class NdjsonExchange:
         """A full queue makes a stream wait: its caller is already being answered."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
-        call = Call(self._loaded, self._operation, block.rows, self._options, deadline)
+        call = Call(self._loaded, (self._operation.name,), block.rows, self._options, deadline)
         while True:
             try:
                 return await self._serving.operations().run(call)

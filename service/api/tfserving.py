@@ -5,14 +5,18 @@ Source: TensorFlow Serving's documentation of its RESTful API, and how its serve
 
 import asyncio
 import re
+from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
 
 from service.api.access import Role
 from service.api.exchange import Exchange
-from service.api.protocols import ProtocolRoutes, Reply, error_reply, json_reply
-from service.api.signatures import SERVING_DEFAULT, SignatureCalls, run_signatures, signature_names, signature_of
-from service.codecs.predict import PredictBody, decode_predict, encode_predictions
+from service.api.lifecycle import Lifecycle, Reply
+from service.api.ops import Call
+from service.api.protocols import ProtocolRoutes, error_reply, json_reply
+from service.api.signatures import SERVING_DEFAULT, signature_names, signature_of
+from service.codecs.options import NO_OPTIONS
+from service.codecs.predict import decode_predict, encode_predictions
 from service.codecs.tensors import shown
 from service.errors import InvalidOption, ModelNotFound, NotFound, VersionNotFound, VersionNotLoaded
 from service.runtime import ModelManager, ModelStatus, Target, VersionState, VersionStatus
@@ -116,7 +120,7 @@ class TFServingRoutes(ProtocolRoutes):
     def claims(self, path: str) -> bool:
         return path.startswith("/v1/")
 
-    async def reply(self, exchange: Exchange) -> Reply:
+    async def reply(self, exchange: Exchange) -> Reply | None:
         method = exchange.scope["method"]
         path = exchange.scope.get("raw_path", exchange.scope["path"].encode()).decode("latin-1")
         found = (_RUN if method == "POST" else _SHOW).fullmatch(path) if method in ("GET", "POST") else None
@@ -124,7 +128,10 @@ class TFServingRoutes(ProtocolRoutes):
             return error_reply(400, f"Malformed request: {method[:16]} {_printable(path)}")
         choice = self._choice(found)
         if method == "POST":
-            return await self._run(exchange, choice, found["method"].lower())
+            await self.serve(
+                exchange, "predict", choice.acquire, partial(self._predict, exchange, found["method"].lower())
+            )
+            return None
         self._serving.access.check(exchange.headers, Role.CALLER)
         if found["model"] is None:
             return self._list(found)
@@ -141,38 +148,24 @@ class TFServingRoutes(ProtocolRoutes):
 
     # --- predict ----------------------------------------------------------------------------------------------------
 
-    async def _run(self, exchange: Exchange, choice: ModelChoice, method: str) -> Reply:
-        async def work(loaded: LoadedModel) -> Reply:
-            if method != "predict":
-                kind = "classification" if method == "classify" else "regression"
-                raise InvalidOption(
-                    f"Expected {kind} signature method_name to be tensorflow/serving/{method}. Was: {METHOD_NAME}"
-                )
-            return await self._predict(exchange, loaded)
-
-        return await self.measured(exchange, "predict", choice.acquire, work)
-
-    async def _predict(self, exchange: Exchange, loaded: LoadedModel) -> Reply:
-        serving, settings = self._serving, self._serving.settings
+    async def _predict(self, exchange: Exchange, method: str, life: Lifecycle, loaded: LoadedModel) -> Reply:
+        if method != "predict":
+            kind = "classification" if method == "classify" else "regression"
+            raise InvalidOption(
+                f"Expected {kind} signature method_name to be tensorflow/serving/{method}. Was: {METHOD_NAME}"
+            )
+        settings = self._serving.settings
         deadline = asyncio.get_running_loop().time() + exchange.timeout_s(settings.request_timeout_ms)
         content = await self.body(exchange, settings.max_json_bytes, settings.max_json_bytes)
-        limits = serving.limits
-
-        def decode() -> PredictBody:
-            return decode_predict(content, loaded.schema, model=loaded.name, limits=limits)
-
-        body = await self.decoded(exchange, content, decode)
+        decode = partial(decode_predict, content, loaded.schema, model=loaded.name, limits=self._serving.limits)
+        body = await self.decode(life, exchange, content, decode)
         signature = checked_signature(loaded, body.signature)
-        calls = SignatureCalls(loaded, body.rows, deadline)
-        with serving.tracing.stage("run"):
-            answered = await exchange.while_connected(run_signatures(serving.operations(), calls, [signature]))
+        answer = await exchange.while_connected(life.run(Call(loaded, (signature,), body.rows, NO_OPTIONS, deadline)))
         wanted = loaded.manifest.signatures[signature].outputs
-        results = {name: answered.results[name] for name in sorted(wanted) if name in answered.results}
-
-        def encode() -> Reply:
-            return Reply(encode_predictions(results, by_row=body.by_row))
-
-        return await self.encoded(exchange, results, encode)
+        results = {name: answer.results[name] for name in sorted(wanted) if name in answer.results}
+        return await self.encode(
+            life, exchange, results.values(), lambda: Reply(encode_predictions(results, by_row=body.by_row))
+        )
 
     # --- what there is ----------------------------------------------------------------------------------------------
 

@@ -40,8 +40,11 @@ class Health:
         return _SERVING if self._serving.not_ready_reason is None else _NOT_SERVING
 
     async def _named(self, context: Context) -> str:
-        request = parse("grpc.health.v1.HealthCheckRequest", await Incoming(self._serving, context).message())
-        return str(request.service)
+        incoming = Incoming(self._serving, context, "health")
+        try:
+            return str(parse("grpc.health.v1.HealthCheckRequest", await incoming.message()).service)
+        finally:
+            incoming.release()
 
     async def _check(self, _messages: Any, context: Context) -> bytes:
         try:

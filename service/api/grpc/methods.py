@@ -1,8 +1,6 @@
 """What every gRPC method passes: key, room, a bounded message, a deadline, and errors as status codes."""
 
 import asyncio
-import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -10,13 +8,12 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from service.api.access import Role
-from service.api.errors import protocol_refusal
+from service.api.errors import log_failure, protocol_refusal
 from service.api.exchange import request_id
-from service.api.serving import INLINE_BYTES, LEFT, Serving
-from service.errors import DeadlineExceeded, MalformedInput, Unavailable
+from service.api.lifecycle import Lifecycle
+from service.api.serving import INLINE_BYTES, Serving
+from service.errors import DeadlineExceeded, MalformedInput
 from service.telemetry import request_id_of_context
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Context = Any
@@ -40,12 +37,12 @@ CODES: Final[Mapping[int, grpc.StatusCode]] = {
 class Incoming:
     """One call being answered."""
 
-    def __init__(self, serving: Serving, context: Context) -> None:
+    def __init__(self, serving: Serving, context: Context, operation: str) -> None:
         self.serving = serving
         self.headers = _headers(context)
         self.request_id = request_id(self.headers)
         request_id_of_context.set(self.request_id)
-        self.model = ""
+        self.life = Lifecycle(serving, operation, self.headers)
         self._context = context
         self._held = 0
 
@@ -79,17 +76,17 @@ class Incoming:
         self.serving.reception.release(self._held)
         self._held = 0
 
-    async def worked(self, size: int, work: Callable[[], T]) -> T:
-        """Decode or encode ``size`` bytes, off the event loop where they are many."""
-        return await self.serving.maybe_in_thread(size <= INLINE_BYTES, work)
+    async def decode(self, size: int, work: Callable[[], T]) -> T:
+        """Make rows of a message of ``size`` bytes, off the event loop where they are many."""
+        return await self.life.decode(work, inline=size <= INLINE_BYTES)
 
-    async def refuse(self, error: Exception) -> int:
-        """End the call with an error; gives its status as HTTP has it. ``abort`` is raised through."""
+    async def encode(self, size: int, work: Callable[[], T]) -> T:
+        """Make a message of ``size`` bytes of results, off the event loop where they are many."""
+        return await self.life.encode(work, inline=size <= INLINE_BYTES)
+
+    def refuse(self, error: Exception) -> int:
+        """End the call with an error; gives its status as HTTP has it."""
         status, text, _ = protocol_refusal(error)
-        if status >= 500 and not isinstance(error, Unavailable):
-            log.error("answered %d: %s", status, type(error).__name__, exc_info=error)
-        if status in (429, 503, 504):
-            self.serving.telemetry.refused(type(error).__name__)
         self._context.set_code(CODES.get(status, grpc.StatusCode.UNKNOWN))
         self._context.set_details(text)
         return status
@@ -122,24 +119,25 @@ def _behaviour(method: Method, serving: Serving) -> Callable[[Any, Context], Awa
     before the key was looked at and there is room."""
 
     async def answer(_messages: Any, context: Context) -> bytes:
-        incoming, started = Incoming(serving, context), time.perf_counter()
+        incoming = Incoming(serving, context, method.operation or method.name)
         context.set_trailing_metadata((("x-request-id", incoming.request_id),))
-        status, name = LEFT, method.operation or method.name
-        with serving.tracing.request(name, incoming.headers):
-            try:
+        try:
+            if method.operation is None:
                 serving.access.check(incoming.headers, method.role)
-                if method.operation is not None:
+                return await method.answer(incoming)
+            with incoming.life as life:
+                try:
                     serving.admit(incoming.headers)
-                content = await method.answer(incoming)
-                status = 200
-            except Exception as error:  # noqa: BLE001 - every error becomes an answer
-                status = await incoming.refuse(error)
-                content = b""
-            finally:
-                incoming.release()
-                if method.operation is not None:
-                    seconds = time.perf_counter() - started
-                    serving.telemetry.request_finished(method.operation, incoming.model, status, seconds)
-        return content
+                    content = await method.answer(incoming)
+                    life.status = 200
+                except Exception as error:  # noqa: BLE001 - every error becomes an answer
+                    life.refused(error, incoming.refuse(error))
+                    return b""
+            return content
+        except Exception as error:  # noqa: BLE001 - every error becomes an answer
+            log_failure(error, incoming.refuse(error))
+            return b""
+        finally:
+            incoming.release()
 
     return answer

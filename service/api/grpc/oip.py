@@ -1,7 +1,6 @@
 """The Open Inference Protocol over gRPC: ``inference.GRPCInferenceService``."""
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -13,13 +12,11 @@ from service.api.grpc.messages import field, message_bytes, message_class, parse
 from service.api.grpc.methods import Incoming, Method
 from service.api.oip import (
     SERVER_NAME,
-    Inference,
     acquire,
+    infer,
     load_model,
     model_metadata,
-    plan_inference,
     repository_index,
-    run_inference,
     unload_model,
 )
 from service.codecs import Limits
@@ -141,7 +138,7 @@ async def _unload(incoming: Incoming) -> bytes:
 
 
 async def _model_infer(incoming: Incoming) -> bytes:
-    serving, started = incoming.serving, time.perf_counter()
+    serving = incoming.serving
     now, timeout_s, limits = asyncio.get_running_loop().time(), incoming.timeout_s, serving.limits
     content = await incoming.message()
 
@@ -149,18 +146,13 @@ async def _model_infer(incoming: Incoming) -> bytes:
         fields, raw = split_field(content, _RAW_INPUT)
         request = parse("inference.ModelInferRequest", fields)
         loaded = acquire(serving.manager, request.model_name, request.model_version)
-        incoming.model = loaded.name
+        incoming.life.loaded = loaded
         return loaded, _body(request, raw, loaded, limits), bool(raw)
 
-    loaded, body, is_raw = await incoming.worked(len(content), decode)
-    try:
-        inference: Inference = plan_inference(loaded, body, now=now, timeout_s=timeout_s)
-        answer = await run_inference(serving, inference, body)
-    except Exception:
-        serving.statistics.failed(loaded, seconds=time.perf_counter() - started)
-        raise
+    loaded, body, is_raw = await incoming.decode(len(content), decode)
+    answer = await infer(incoming.life, serving.statistics, loaded, body, now=now, timeout_s=timeout_s)
     size = sum(array.nbytes for _, array in answer.outputs)
-    return await incoming.worked(size, lambda: _encode(answer, is_raw=is_raw))
+    return await incoming.encode(size, lambda: _encode(answer, is_raw=is_raw))
 
 
 def _body(request: Any, raw: list[memoryview], loaded: LoadedModel, limits: Limits) -> InferBody:

@@ -9,9 +9,11 @@ import numpy as np
 
 from service.api.grpc.messages import field, message_bytes, message_class, parse
 from service.api.grpc.methods import Incoming, Method
-from service.api.signatures import SERVING_DEFAULT, SignatureCalls, run_signatures, signature_names
+from service.api.ops import Call
+from service.api.signatures import SERVING_DEFAULT, signature_names
 from service.api.tfserving import METHOD_NAME, ModelChoice, checked_signature, state_of, tensor_name, type_name
 from service.codecs import Limits
+from service.codecs.options import NO_OPTIONS
 from service.codecs.rows import plan_of
 from service.codecs.tensors import (
     BYTES,
@@ -98,19 +100,19 @@ async def _predict(incoming: Incoming) -> bytes:
     def decode() -> tuple[LoadedModel, Any, Rows]:
         request = parse("tensorflow.serving.PredictRequest", content)
         loaded = _choice(serving.manager, request).acquire()
-        incoming.model = loaded.name
+        incoming.life.loaded = loaded
         checked_signature(loaded, request.model_spec.signature_name)
         return loaded, request, _rows(request, loaded, limits)
 
-    loaded, request, rows = await incoming.worked(len(content), decode)
+    loaded, request, rows = await incoming.decode(len(content), decode)
     named = request.model_spec.signature_name
     signature = checked_signature(loaded, named)
     wanted = _wanted(loaded, signature, request.output_filter)
-    answered = await run_signatures(serving.operations(), SignatureCalls(loaded, rows, deadline), [signature])
-    results = {name: answered.results[name] for name in wanted}
+    answer = await incoming.life.run(Call(loaded, (signature,), rows, NO_OPTIONS, deadline))
+    results = {name: answer.results[name] for name in wanted}
     size = sum(array.nbytes for array in results.values())
     spec = _spec(loaded, named or _DEFAULT_SIGNATURE)
-    return await incoming.worked(size, lambda: _response(spec, results))
+    return await incoming.encode(size, lambda: _response(spec, results))
 
 
 def _wanted(loaded: LoadedModel, signature: str, output_filter: Sequence[str]) -> list[str]:
