@@ -335,6 +335,6 @@ def test_pictures_are_small() -> None:
 
 def test_make_and_ci_build_the_site() -> None:
     """``make docs`` is part of what CI runs."""
-    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    assert ci.index("make lint") < ci.index("make docs") < ci.index("make test")
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "for check in lint docs; do" in ci
     assert "mkdocs --quiet build --strict" in (ROOT / "Makefile").read_text(encoding="utf-8")

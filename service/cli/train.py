@@ -93,9 +93,7 @@ def source_arguments(source: str, options: dict[str, Any]) -> dict[str, Any]:
 
 @click.command()
 @click.argument("source", required=False)
-@click.option(
-    "--preset", default=None, help="demo, dense, conv or keras-tutorial; see the README.  [default: by kind of rows]"
-)
+@click.option("--preset", default=None, help="demo, dense, conv or keras-tutorial.  [default: by kind of rows]")
 @click.option("--model", default=None, help="Name of the model in the store.  [default: from the source]")
 @store_option
 @source_options

@@ -1,4 +1,4 @@
-"""The table in the README, the protos, and what is served are the same."""
+"""The table in docs/protocols.md, the protos, and what is served are the same."""
 
 import re
 import subprocess
@@ -20,8 +20,8 @@ from tests.live import LiveService
 ENUM, INT32 = FieldDescriptor.TYPE_ENUM, FieldDescriptor.TYPE_INT32
 ROOT = Path(__file__).parents[2]
 GRPC = ROOT / "service" / "api" / "grpc"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-TABLE = README.partition("<!-- protocols -->")[2].partition("<!-- /protocols -->")[0]
+PAGE = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
+TABLE = PAGE.partition("<!-- protocols -->")[2].partition("<!-- /protocols -->")[0]
 METHODS = {
     f"{service.rpartition('.')[2]}.{method.name}": service
     for service, methods in (
@@ -87,16 +87,14 @@ def test_settings_that_the_page_names_exist() -> None:
     """docs/protocols.md names settings by their variables."""
     from service.settings import ENV_PREFIX, Settings
 
-    page = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
-    named = {name.lower() for name in re.findall(rf"{ENV_PREFIX}([A-Z0-9_]+)", page)}
+    named = {name.lower() for name in re.findall(rf"{ENV_PREFIX}([A-Z0-9_]+)", PAGE)}
     assert named
     assert named <= set(Settings.model_fields)
 
 
 def test_outputs_that_the_page_names_exist(fakes: LiveService) -> None:
     """Its table of signatures is that of a model."""
-    page = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
-    table = page.partition("| Signature | Outputs |")[2].partition("\n## ")[0]
+    table = PAGE.partition("| Signature | Outputs |")[2].partition("\n## ")[0]
     rows = [re.findall(r"`([a-z_]+)`", cell) for line in table.splitlines()[2:] for cell in line.split("|")[1:3]]
     signatures = fakes.get("/v1/models/pumps/metadata").json()["metadata"]["signature_def"]["signature_def"]
     assert {name for names in rows[::2] for name in names} == set(signatures)

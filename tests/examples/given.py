@@ -147,6 +147,7 @@ GIVEN = {
     "docs/how-to/service-owner.md": Given(("digits",)),
     "docs/images.md": Given(("digits",), (photographs, handwriting), images_names),
     "docs/pipelines.md": Given(("payments",), (rows,)),
+    "docs/stores.md": Given(files=(payments,)),
     "docs/protocols.md": Given(names=protocols_names),
     "docs/tables.md": Given(files=(payments_with_zip, days)),
     "docs/timeseries.md": Given(files=(boiler,)),

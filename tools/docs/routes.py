@@ -20,7 +20,7 @@ from tools.docs.markdown import code, codes, page, table
 
 Json = dict[str, Any]
 
-README = Path(__file__).parents[2] / "README.md"
+PROTOCOLS = Path(__file__).parents[2] / "docs" / "protocols.md"
 _ROLES = {Role.ANYONE: "none", Role.CALLER: "any", Role.ADMIN: "admin"}
 _KINDS = {"integer": "whole number", "boolean": "true or false", "string": "text", "null": "null"}
 
@@ -184,9 +184,9 @@ def _pages() -> list[tuple[str, str]]:
 def protocol_routes() -> list[tuple[str, str, str]]:
     """Protocol, route and key of the REST routes of other servers' protocols.
 
-    Routes are those of the table in the README, which tests/compat holds against the service in both directions.
+    Routes are those of the table in docs/protocols.md, which tests/compat holds against the service in both directions.
     """
-    text = README.read_text(encoding="utf-8").partition("<!-- protocols -->")[2].partition("<!-- /protocols -->")[0]
+    text = PROTOCOLS.read_text(encoding="utf-8").partition("<!-- protocols -->")[2].partition("<!-- /protocols -->")[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.strip().splitlines()[2:]]
     return [
         (protocol, f"{method} {path}", _ROLES[_role(method, path)])
