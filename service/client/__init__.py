@@ -10,26 +10,25 @@ with Client("http://127.0.0.1:8000") as service:
 from typing import TYPE_CHECKING, Any
 
 from service.client.asynchronous import AsyncClient
-from service.client.errors import (
+from service.client.errors import ServiceError, Unreachable
+from service.client.exchange import RetryPolicy
+from service.client.results import AnomalyScores, Contribution, Denoised, Latents, Reconstructions, Result
+from service.client.synchronous import Client
+from service.errors import (
     Conflict,
     DeadlineExceeded,
     Forbidden,
     InvalidRows,
-    MalformedRequest,
+    MalformedInput,
     ModelFailed,
     NotAcceptable,
     NotFound,
     QueueFull,
-    ServiceError,
     TooLarge,
     Unauthenticated,
     Unavailable,
-    Unreachable,
     UnsupportedMediaType,
 )
-from service.client.exchange import RetryPolicy
-from service.client.results import AnomalyScores, Contribution, Denoised, Latents, Reconstructions, Result
-from service.client.synchronous import Client
 
 if TYPE_CHECKING:
     from service.client.detector import RemoteDetector
@@ -45,7 +44,7 @@ __all__ = [
     "Forbidden",
     "InvalidRows",
     "Latents",
-    "MalformedRequest",
+    "MalformedInput",
     "ModelFailed",
     "NotAcceptable",
     "NotFound",

@@ -10,13 +10,14 @@ from typing import Any, Self, TypeVar, Unpack
 from service.client import routes
 from service.client.calls import KINDS, Call, CallOptions, Limits, Part, ScoreOptions, start_call
 from service.client.compression import Mode
-from service.client.errors import DeadlineExceeded, without_answer
+from service.client.errors import without_answer
 from service.client.exchange import Broken, Deadline, Flow, Outcome, Pause, Reply, Request, RetryPolicy, Step
 from service.client.progress import reporting
 from service.client.results import AnomalyScores, Answer, Denoised, Latents, Reconstructions, Result
 from service.client.routes import AliasChange, Model, Readiness, Route, VersionState
 from service.client.rows import rows_of
 from service.client.transport import broken, connection_of, http_options, httpx, reply_of, request_arguments
+from service.errors import DeadlineExceeded
 from service.words import PRODUCTION, OperationName
 
 T = TypeVar("T")

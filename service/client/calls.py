@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote
 
 from service.client.compression import Compression
-from service.client.errors import Conflict, InvalidRows, TooLarge
+from service.client.errors import without_answer
 from service.client.exchange import NO_DEADLINE, Deadline, Flow, Reply, Request, RetryPolicy, exchange
 from service.client.progress import Progress
 from service.client.results import (
@@ -26,6 +26,7 @@ from service.client.results import (
     result_of,
 )
 from service.client.rows import BULK_ROWS, ArrayRows, ColumnRows, ListRows, Rows, has_arrow, rows_of
+from service.errors import Conflict, InvalidRows, TooLarge
 from service.words import ANOMALY_SCORE, ARROW, DENOISE, ENCODE, JSON, NPY, SCORE_OPTIONS, OperationName
 
 MAX_PART_ROWS = 16_384
@@ -164,7 +165,11 @@ class Call(Generic[R]):
         try:
             reply = yield from self.connection.exchange(self._request(part.rows), self.deadline)
         except InvalidRows as error:
-            raise error.shifted(part.first_row) from None
+            error.problems = tuple(
+                problem if problem.row is None else replace(problem, row=problem.row + part.first_row)
+                for problem in error.problems
+            )
+            raise
         except TooLarge:
             if len(part.rows) <= 1:
                 raise
@@ -206,7 +211,7 @@ class Call(Generic[R]):
         if self.pinned is None:
             self.pinned = found
         elif self.pinned != found:
-            raise Conflict(None, {"detail": "Another version than the one asked for answered."})
+            raise without_answer(Conflict, "Another version than the one asked for answered.")
         return answer
 
     # --- results ---

@@ -12,15 +12,8 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, TypeVar
 
-from service.client.errors import (
-    DeadlineExceeded,
-    QueueFull,
-    ServiceError,
-    Unavailable,
-    Unreachable,
-    error_of,
-    without_answer,
-)
+from service.client.errors import ServiceError, Unreachable, error_of, without_answer
+from service.errors import DeadlineExceeded
 
 MIN_TIMEOUT_S = 0.001
 
@@ -86,7 +79,7 @@ class RetryPolicy:
 
     def wait_s(self, error: ServiceError, attempt: int) -> float | None:
         """How long to wait after the ``attempt``-th failure (from 1); None to give up."""
-        asked = error.retry_after_s or 0.0
+        asked = error.retry_after_s
         if attempt >= self.attempts or asked > self.max_retry_after_s:
             return None
         return asked + self.random() * min(self.max_backoff_s, self.backoff_s * 2.0 ** (attempt - 1))
@@ -137,7 +130,7 @@ def _judged(outcome: Outcome, request: Request) -> tuple[ServiceError, bool]:
     """What a failed attempt means, and whether another may succeed."""
     if isinstance(outcome, Reply):
         error = error_of(outcome.status, outcome.headers, outcome.body)
-        return error, isinstance(error, QueueFull | Unavailable)
+        return error, outcome.status in (429, 503)
     if not isinstance(outcome, Broken):
         raise TypeError("A flow that sent a request must be resumed with its outcome.")
     if outcome.answering:

@@ -14,6 +14,6 @@ def test_every_error_is_in_the_table() -> None:
     """With the status that it stands for, and it can be imported."""
     table = PAGE.partition("<!-- errors -->")[2].partition("<!-- /errors -->")[0]
     listed = dict(re.findall(r"^\| `(\w+)` \| (\d+)?", table, flags=re.M))
-    by_status = {kind.__name__: str(status) for status, kind in errors._BY_STATUS.items()}
+    by_status = {kind.__name__: str(status) for status, kind in errors.BY_STATUS.items()}
     assert listed == {**by_status, "Unreachable": ""}
     assert all(getattr(package, name) for name in listed)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from service.api.access import hash_key
-from service.client import AnomalyScores, Client, Conflict, InvalidRows, NotFound, Unauthenticated
+from service.client import AnomalyScores, Client, Conflict, InvalidRows, NotFound, ServiceError, Unauthenticated
 from service.client.calls import Limits
 from service.store import Store
 from tests.api.samples import digits, in_columns, named, payments
@@ -292,6 +292,7 @@ def test_a_key_is_sent(fake_store: Path, serve: Callable[..., LiveService]) -> N
         assert client.encode(FEW).latents.shape == (2, 1)
     with Client(service.url) as stranger, pytest.raises(Unauthenticated) as refused:
         stranger.encode(FEW)
+    assert isinstance(refused.value, ServiceError)
     assert refused.value.status == 401
 
 

@@ -1,6 +1,7 @@
 """What is tried again, how long, and what a call ends with. The services are scripts."""
 
 import email.utils
+import pickle
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from service.client import (
     DeadlineExceeded,
     Forbidden,
     InvalidRows,
-    MalformedRequest,
+    MalformedInput,
     ModelFailed,
     NotAcceptable,
     NotFound,
@@ -31,6 +32,7 @@ from service.client import (
     UnsupportedMediaType,
 )
 from service.client.exchange import Broken, Deadline, Pause, Reply, Request, exchange
+from service.errors import AutoencoderError
 from tests.client.conftest import Script, breaks, refused, scored
 
 ROWS = np.ones((3, 2), np.float32)
@@ -101,7 +103,7 @@ def test_what_passes_is_tried_again(failure: Callable[[httpx.Request], httpx.Res
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (400, MalformedRequest),
+        (400, MalformedInput),
         (401, Unauthenticated),
         (403, Forbidden),
         (404, NotFound),
@@ -115,26 +117,39 @@ def test_what_passes_is_tried_again(failure: Callable[[httpx.Request], httpx.Res
         (418, ServiceError),
     ],
 )
-def test_each_refusal_has_its_class_and_is_final(status: int, kind: type[ServiceError]) -> None:
+def test_each_refusal_has_its_class_and_is_final(status: int, kind: type[AutoencoderError]) -> None:
     """One request, then the typed error with the problem."""
     script = Script(refused(status))
     with script.client() as client, pytest.raises(ServiceError) as caught:
         client.anomaly_score(ROWS[:1])
-    assert type(caught.value) is kind
+    assert isinstance(caught.value, kind)
+    assert type(caught.value).__name__ == kind.__name__
     assert (caught.value.status, caught.value.request_id, caught.value.attempts) == (status, "r1", 1)
     assert "It is so." in str(caught.value)
     assert len(script.requests) == 1
+
+
+def test_errors_can_be_sent_to_other_processes() -> None:
+    """They keep their class, problem and rows; unknown statuses too."""
+    script = Script(refused(429, Retry_After="0"), refused(418))
+    with script.client(retry=RetryPolicy(attempts=1)) as client:
+        for kind in (QueueFull, ServiceError):
+            with pytest.raises(kind) as caught:
+                client.anomaly_score(ROWS)
+            sent = pickle.loads(pickle.dumps(caught.value))
+            assert (type(sent), str(sent), vars(sent)) == (type(caught.value), str(caught.value), vars(caught.value))
 
 
 @pytest.mark.parametrize(
     ("failure", "kind"),
     [(refused(429), QueueFull), (refused(503), Unavailable), (breaks(httpx.ConnectError("no")), Unreachable)],
 )
-def test_the_last_error_is_raised(failure: Any, kind: type[ServiceError]) -> None:
+def test_the_last_error_is_raised(failure: Any, kind: type[AutoencoderError]) -> None:
     """After all attempts, saying how many."""
     script = Script(failure)
-    with script.client(retry=RetryPolicy(attempts=3, backoff_s=0.001)) as client, pytest.raises(kind) as caught:
+    with script.client(retry=RetryPolicy(attempts=3, backoff_s=0.001)) as client, pytest.raises(ServiceError) as caught:
         client.anomaly_score(ROWS)
+    assert isinstance(caught.value, kind)
     assert caught.value.attempts == len(script.requests) == 3
     assert "tried 3 times" in str(caught.value)
     if kind is Unreachable:
@@ -194,6 +209,7 @@ def test_no_answer_in_time_is_a_deadline() -> None:
     script = Script(breaks(httpx.ReadTimeout("slow")))
     with script.client() as client, pytest.raises(DeadlineExceeded, match="in time") as caught:
         client.anomaly_score(ROWS)
+    assert isinstance(caught.value, ServiceError)
     assert caught.value.status is None
     assert len(script.requests) == 1
 
