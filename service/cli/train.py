@@ -137,7 +137,7 @@ def train(
 ) -> None:
     """Train on SOURCE and publish a version.
 
-    SOURCE is a CSV, Parquet, Arrow, NPY, NPZ or IDX file, a folder of Parquet files or of PNG and JPEG images, a
+    SOURCE is a CSV, Parquet, Arrow, NPY, NPZ or IDX file, a folder of Parquet files or of images, a
     pattern such as 'days/*.parquet', or the bundled 'digits'.
     """
     from service.errors import ConfigurationError

@@ -1,21 +1,19 @@
 """PNG and JPEG: one image is one row of an image model."""
 
 import io
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.codecs.answers import Answer
+from service.codecs.pixels import open_picture
 from service.codecs.rows import Limits, check_numbers, check_row_count, plan_of, rows_from_arrays
-from service.errors import InvalidRows, MalformedInput, NotAcceptable, RequestError, TooLarge, UnsupportedMediaType
+from service.errors import InvalidRows, NotAcceptable, UnsupportedMediaType
 from service.schemas import InputSchema, Rows
 
 _FORMATS: Final = {"image/png": "PNG", "image/jpeg": "JPEG"}
-_MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}
-_SIXTEEN_BIT: Final = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+_CHANNELS: Final = (1, 3, 4)
 _DEFAULT_RANGE: Final = (0.0, 1.0)
-_NOT_AN_IMAGE: Final = "The body is not an image of this kind, or it is damaged."
 
 
 def image_size(schema: InputSchema) -> tuple[int, int, int] | None:
@@ -23,7 +21,7 @@ def image_size(schema: InputSchema) -> tuple[int, int, int] | None:
     shape = schema.row_shape if schema.kind == "image" else ()
     if len(shape) == 2:
         return shape[0], shape[1], 1
-    if len(shape) == 3 and shape[2] in _MODES:
+    if len(shape) == 3 and shape[2] in _CHANNELS:
         return shape[0], shape[1], shape[2]
     return None
 
@@ -35,12 +33,13 @@ def decode_image(
     media_type: str,
     limits: Limits = Limits(),  # noqa: B008 (frozen)
 ) -> Rows:
-    """One row of an image, its levels scaled into the model's ``value_range``, grey or colour as the model needs.
+    """One row of an image, upright as its Exif data say, scaled into the model's ``value_range``, grey or colour as the
+    model needs.
 
     Raises:
         MalformedInput: not such an image.
         InvalidRows: an image of another size than the model's.
-        TooLarge: more pixels than the limit; known before any of them is decoded.
+        TooLarge: more pixels than the limit, or more parts than any encoder makes; known before a pixel is decoded.
         UnsupportedMediaType: the model does not take images.
     """
     size = image_size(schema)
@@ -48,53 +47,17 @@ def decode_image(
         raise UnsupportedMediaType("This model does not take images.")
     plan = plan_of(schema)
     check_row_count(1, plan, limits)
-    levels = _levels(body, _FORMATS[media_type], size, limits)
+    picture = open_picture(body, (_FORMATS[media_type],), limits.max_pixels)
+    if picture.size != size[:2]:
+        height, width = picture.size
+        raise InvalidRows(
+            [], f"The image is {width} x {height} pixels (width x height); this model takes {size[1]} x {size[0]}."
+        )
+    levels = picture.levels(size[2])
     low, high = schema.value_range or _DEFAULT_RANGE
     numbers = (low + levels * (high - low)).astype(np.float32).reshape(1, *plan.row_shape)
     check_numbers(numbers, plan)
     return rows_from_arrays(numbers)
-
-
-def _levels(body: bytes, kind: str, size: tuple[int, int, int], limits: Limits) -> NDArray[np.float64]:
-    """Levels from 0 to 1 of the image's pixels."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(body), formats=(kind,)) as image:
-            _check_size(image.size, size, limits)
-            image.load()
-            return _as_levels(image, size[2])
-    except RequestError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_many_pixels(limits) from None
-    except Exception as error:
-        raise MalformedInput(_NOT_AN_IMAGE) from error
-
-
-def _too_many_pixels(limits: Limits) -> TooLarge:
-    return TooLarge(f"An image may have at most {limits.max_pixels} pixels.")
-
-
-def _check_size(found: tuple[int, int], size: tuple[int, int, int], limits: Limits) -> None:
-    width, height = found
-    if width * height > limits.max_pixels:
-        raise _too_many_pixels(limits)
-    if (height, width) != size[:2]:
-        raise InvalidRows(
-            [], f"The image is {width} x {height} pixels (width x height); this model takes {size[1]} x {size[0]}."
-        )
-
-
-def _as_levels(image: Any, channels: int) -> NDArray[np.float64]:
-    if image.mode in _SIXTEEN_BIT:
-        grey = np.asarray(image, dtype=np.float64) / 65_535
-        if channels == 1:
-            return grey
-        colour = np.repeat(grey[..., None], channels, axis=2)
-        colour[..., 3:] = 1.0
-        return colour
-    return np.asarray(image.convert(_MODES[channels]), dtype=np.float64) / 255
 
 
 def encode_png(answer: Answer) -> bytes:

@@ -9,6 +9,7 @@ from service.words import ARROW, JPEG, JSON, NDJSON, NPY, PNG
 
 REQUEST_TYPES: Final = (JSON, NPY, ARROW, NDJSON, PNG, JPEG)
 
+_ALIASES: Final = {"image/jpg": JPEG}
 _TEXT_TYPES: Final = (JSON, NDJSON)
 _UTF8: Final = ("utf-8", "utf8", "us-ascii")
 _QUALITY: Final = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?|\.[0-9]{1,3})", re.ASCII)
@@ -24,6 +25,7 @@ def request_media_type(content_type: str | None, *, default: str = JSON) -> str:
     if content_type is None or not content_type.strip():
         return default
     media_type, *parameters = (part.strip().lower() for part in content_type.split(";"))
+    media_type = _ALIASES.get(media_type, media_type)
     if media_type not in REQUEST_TYPES:
         raise UnsupportedMediaType(f"Content-Type must be one of {', '.join(REQUEST_TYPES)}.")
     for name, _, value in (parameter.partition("=") for parameter in parameters):

@@ -94,8 +94,8 @@ def read_dataset(
         return check_dataset(Dataset(table.rows, table.schema, name, "", total, table.notes))
     _refuse_names(selection)
     if paths[0].is_dir():
-        instances, schema = read_pictures(paths[0], resize=resize)
-        return check_dataset(_sampled(instances, schema, name, max_rows=max_rows, seed=seed))
+        instances, schema, notes = read_pictures(paths[0], resize=resize)
+        return check_dataset(replace(_sampled(instances, schema, name, max_rows=max_rows, seed=seed), notes=notes))
     array = {"npy": read_npy, "npz": read_npz, "idx": read_idx}[_kind_of(paths[0])](paths[0])
     array, total = _part_of(array, max_rows=max_rows, seed=seed)
     instances, schema = check_array(array if resize is None else resized(array, resize))

@@ -1,30 +1,45 @@
-"""Images from a folder of PNG and JPEG files, its subfolders included: one file is one row."""
+"""Images from a folder of image files, its subfolders included: one file is one row."""
 
 import os
-import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import DataError
+from service.codecs.pixels import Picture, open_picture
+from service.errors import DataError, MalformedInput, TooLarge
 from service.schemas import Array, InputSchema
 
-SUFFIXES = {".png", ".jpg", ".jpeg"}
-FORMATS = ("PNG", "JPEG")
+SUFFIXES = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+    ".pgm": "PPM",
+    ".ppm": "PPM",
+}
+"""Endings of the files that are read, and Pillow's name of their format."""
+FORMATS = tuple(dict.fromkeys(SUFFIXES.values()))
 MAX_PIXELS = 2**24
 """Of one file: what claims more is not decoded, as a few kilobytes may claim gigabytes."""
-SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-GREY = ("1", "L", "LA", *SIXTEEN_BIT)
+MAX_NAMED = 3
+"""Files of each ending that a note names."""
 EIGHT_BIT = (0.0, 255.0)
 
 
-def read_pictures(folder: Path, *, resize: tuple[int, int] | None = None) -> tuple[NDArray[np.float32], InputSchema]:
-    """Pixels of 0 to 255, (rows, height, width) where all images are grey, else (rows, height, width, 3).
+def read_pictures(
+    folder: Path, *, resize: tuple[int, int] | None = None
+) -> tuple[NDArray[np.float32], InputSchema, tuple[str, ...]]:
+    """Pixels of 0 to 255, (rows, height, width) where all images are grey, else (rows, height, width, 3), and notes.
 
-    Files are taken in the order of their names. Transparency is dropped, as the service does with what it is sent.
+    Files are taken in the order of their names, turned upright as their Exif data say; of several frames the first one.
+    Transparency is dropped, and levels of 16 bits keep their fractions, as the service does with what it is sent.
 
     Args:
         resize: height and width that every image is brought to; without it they must all have one size.
@@ -32,17 +47,25 @@ def read_pictures(folder: Path, *, resize: tuple[int, int] | None = None) -> tup
     Raises:
         DataError: there are none, one cannot be read or is too large, or their sizes differ; names the file.
     """
-    paths = sorted(_find(folder))
+    found = sorted(_files(folder))
+    paths = [path for path in found if path.suffix.lower() in SUFFIXES]
     if not paths:
-        raise DataError(f"The folder {folder.name} holds no PNG or JPEG files.")
-    heads = [_head(path, folder) for path in paths]
-    size = resize or _common_size([size for size, _ in heads], paths, folder)
-    is_grey = all(mode in GREY for _, mode in heads)
+        raise DataError(f"The folder {folder.name} holds no images ({', '.join(FORMATS)}).")
+    sizes, is_grey = [], True
+    for path in paths:
+        picture = _opened(path, folder)
+        sizes.append(picture.size)
+        is_grey = is_grey and picture.is_grey
+    size = resize or _common_size(sizes, paths, folder)
     shape = size if is_grey else (*size, 3)
     pixels = np.empty((len(paths), *shape), np.float32)
     for row, path in enumerate(paths):
-        pixels[row] = _pixels(path, folder, size=size, is_grey=is_grey)
-    return pixels, InputSchema(kind="image", row_shape=shape, value_range=EIGHT_BIT)
+        try:
+            pixels[row] = _opened(path, folder).levels(1 if is_grey else 3, size) * 255
+        except MalformedInput as error:
+            raise _unreadable(path, folder) from error
+    notes = _left_out([path for path in found if path.suffix.lower() not in SUFFIXES], folder)
+    return pixels, InputSchema(kind="image", row_shape=shape, value_range=EIGHT_BIT), notes
 
 
 def resized(images: Array, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -60,47 +83,34 @@ def resized(images: Array, size: tuple[int, int]) -> NDArray[np.uint8]:
     return np.stack(done).reshape(len(images), *size, *images.shape[3:])
 
 
-def _find(folder: Path) -> Iterator[Path]:
+def _files(folder: Path) -> Iterator[Path]:
     for parent, _, names in os.walk(folder):
         # Files that begin with a dot belong to file managers, not to the user.
-        yield from (Path(parent, name) for name in names if _is_picture(name))
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
-def _is_picture(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+def _left_out(paths: list[Path], folder: Path) -> tuple[str, ...]:
+    """A sentence that counts the files that are not read, by their endings, and names some."""
+    if not paths:
+        return ()
+    counts = Counter(path.suffix.lower() or "no ending" for path in paths)
+    listed = ", ".join(f"{count} {ending}" for ending, count in counts.most_common(MAX_NAMED))
+    named = ", ".join(str(path.relative_to(folder)) for path in paths[:MAX_NAMED])
+    number = "1 file of other kinds was" if len(paths) == 1 else f"{len(paths)} files of other kinds were"
+    return (f"In {folder.name} {number} left out ({listed}), such as {named}.",)
 
 
-def _head(path: Path, folder: Path) -> tuple[tuple[int, int], str]:
-    """Height, width and mode, without decoding the pixels."""
-    with _opened(path, folder) as image:
-        width, height = image.size
-        return (height, width), image.mode
-
-
-def _opened(path: Path, folder: Path) -> Any:
-    from PIL import Image
-
+def _opened(path: Path, folder: Path) -> Picture:
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from its own limit on; ours is below it.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise _too_large(path, folder) from None
-    except (OSError, ValueError, SyntaxError) as error:
+        return open_picture(path.read_bytes(), FORMATS, MAX_PIXELS)
+    except TooLarge as error:
+        raise DataError(f"{path.relative_to(folder)}: {error} Make it smaller or leave it out.") from error
+    except (OSError, MalformedInput) as error:
         raise _unreadable(path, folder) from error
-    if image.width * image.height > MAX_PIXELS:
-        image.close()
-        raise _too_large(path, folder)
-    return image
-
-
-def _too_large(path: Path, folder: Path) -> DataError:
-    return DataError(f"{path.relative_to(folder)} has more than {MAX_PIXELS} pixels; make it smaller or leave it out.")
 
 
 def _unreadable(path: Path, folder: Path) -> DataError:
-    return DataError(f"{path.relative_to(folder)} is not a PNG or JPEG image, or it is damaged; leave it out.")
+    return DataError(f"{path.relative_to(folder)} is not an image that can be read, or it is damaged; leave it out.")
 
 
 def _common_size(sizes: list[tuple[int, int]], paths: list[Path], folder: Path) -> tuple[int, int]:
@@ -112,22 +122,3 @@ def _common_size(sizes: list[tuple[int, int]], paths: list[Path], folder: Path) 
                 f"{paths[0].relative_to(folder)} is {height} x {width}; --resize {height}x{width} makes them one size."
             )
     return height, width
-
-
-def _pixels(path: Path, folder: Path, *, size: tuple[int, int], is_grey: bool) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    with _opened(path, folder) as image:
-        try:
-            image.load()
-        except (OSError, ValueError, SyntaxError) as error:
-            raise _unreadable(path, folder) from error
-        if image.mode in SIXTEEN_BIT:
-            levels = np.asarray(image, np.float64) * (255 / 65_535)
-            flat = Image.fromarray(np.rint(levels).clip(0, 255).astype(np.uint8))
-        else:
-            flat = image
-        flat = flat.convert("L" if is_grey else "RGB")
-        if (flat.height, flat.width) != size:
-            flat = flat.resize(size[::-1], Image.Resampling.LANCZOS)
-        return np.asarray(flat)

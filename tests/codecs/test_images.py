@@ -2,12 +2,13 @@
 
 import io
 import struct
+import time
 import zlib
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from service.codecs import Answer, Limits, decode_image, encode_png
 from service.errors import InvalidRows, MalformedInput, NotAcceptable, TooLarge, UnsupportedMediaType
@@ -61,6 +62,44 @@ def test_jpeg_is_read() -> None:
     np.testing.assert_allclose(rows, 100 / 255, atol=0.02)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("kind", "media_type"), [("PNG", PNG), ("JPEG", JPEG)])
+def test_images_are_turned_upright(orientation: int, kind: str, media_type: str) -> None:
+    """As their Exif data say, whose height and width are those before."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    side = Image.fromarray(np.kron(GREY, np.ones((8, 8), np.uint8)))
+    sink = io.BytesIO()
+    side.save(sink, kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {}))
+    upright = ImageOps.exif_transpose(Image.open(sink))
+    schema = InputSchema(kind="image", row_shape=(upright.height, upright.width), value_range=(0.0, 255.0))
+    rows = decode_image(sink.getvalue(), schema, media_type=media_type)["instances"]
+    np.testing.assert_array_equal(rows[0], np.asarray(upright))
+
+
+def test_exif_data_that_are_damaged_turn_nothing() -> None:
+    """Neither cut short nor with an orientation that there is not."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 9
+    whole = exif.tobytes()
+    flat = np.full((2, 3), 100, np.uint8)
+    for damaged in (whole, whole[:14], whole[:18], b"Exif\0\0", b"Exif\0\0XX" + whole[8:]):
+        rows = decode_image(picture(flat, "JPEG", exif=damaged), IMAGE, media_type=JPEG)["instances"]
+        np.testing.assert_allclose(rows, 100 / 255, atol=0.02)
+
+
+def test_metadata_cost_nothing() -> None:
+    """60 MiB of comments and profiles are not looked into, whether or not they are what they say."""
+    pixels = picture(GREY)
+    junk = [_chunk(kind, b"x" * 2**24) for kind in (b"iCCP", b"zTXt", b"iTXt", b"juNk")]
+    body = pixels[:33] + b"".join(junk) + pixels[33:]
+    np.testing.assert_allclose(decode_image(body, IMAGE, media_type=PNG)["instances"], GREY[None] / 255, rtol=1e-6)
+    segment = b"\xff\xe2\xff\xff" + b"ICC_PROFILE\0\1\1".ljust(65_533, b"x")
+    plain = picture(GREY, "JPEG")
+    rows = decode_image(plain[:2] + segment * 900 + plain[2:], IMAGE, media_type=JPEG)["instances"]
+    np.testing.assert_array_equal(rows, decode_image(plain, IMAGE, media_type=JPEG)["instances"])
+
+
 def test_another_size_is_invalid() -> None:
     """The error says both sizes."""
     with pytest.raises(InvalidRows, match=r"2 x 3 pixels \(width x height\); this model takes 3 x 2"):
@@ -76,6 +115,29 @@ def _png(width: int, height: int, pixels: bytes) -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(pixels)) + _chunk(b"IEND", b"")
     )
+
+
+def _countless(name: str) -> tuple[bytes, str]:
+    """An image with millions of parts beside its pixels, and its media type."""
+    png, jpeg = picture(GREY), picture(GREY, "JPEG")
+    if name == "scans":
+        progressive = picture(GREY, "JPEG", progressive=True)
+        scan = progressive.rindex(b"\xff\xda")
+        return progressive[:scan] + progressive[scan:-2] * 100_000 + progressive[-2:], JPEG
+    segment = {"segments": b"\xff\xe1\0\2", "comments": b"\xff\xfe\0\2", "tables": b"\xff\xdb\0\2", "fill": b"\xff"}
+    if name in segment:
+        return jpeg[:2] + segment[name] * (60 * 2**20 // len(segment[name])) + jpeg[2:], JPEG
+    return png[:33] + _chunk(name.encode(), b"") * (5 * 2**20) + png[33:], PNG
+
+
+@pytest.mark.parametrize("name", ["segments", "comments", "tables", "fill", "scans", "iCCP", "juNk", "IDAT", "PLTE"])
+def test_images_of_countless_parts_are_refused(name: str) -> None:
+    """Before Pillow reads them one by one, in seconds to a minute."""
+    body, media_type = _countless(name)
+    started = time.process_time()
+    with pytest.raises(TooLarge, match="may have at most"):
+        decode_image(body, IMAGE, media_type=media_type)
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("side", [5_000, 12_000, 60_000, 2**31 - 1])

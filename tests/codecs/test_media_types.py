@@ -4,14 +4,15 @@ import pytest
 
 from service.codecs import choose_media_type, request_media_type
 from service.errors import NotAcceptable, UnsupportedMediaType
-from service.words import ARROW, JSON, NDJSON, NPY, PNG
+from service.words import ARROW, JPEG, JSON, NDJSON, NPY, PNG
 
 
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
         (None, JSON), ("", JSON), ("application/json", JSON), ("Application/JSON; charset=UTF-8", JSON),
-        ('application/x-ndjson; charset="utf-8"', NDJSON), ("image/png", PNG), ("application/x-npy;v=1", NPY),
+        ('application/x-ndjson; charset="utf-8"', NDJSON), ("image/png", PNG),
+        ("application/x-npy;v=1", NPY), ("image/JPG", JPEG),
     ],
 )  # fmt: skip
 def test_content_types_are_read(header: str | None, expected: str) -> None:

@@ -277,7 +277,7 @@ def test_sources_that_are_no_file(folder: Path) -> None:
     """A path that is not there, and a folder without images."""
     with pytest.raises(DataError, match=r"There is no file none\.csv"):
         read_dataset(str(folder / "none.csv"))
-    with pytest.raises(DataError, match="holds no PNG or JPEG files"):
+    with pytest.raises(DataError, match="holds no images"):
         read_dataset(str(folder))
 
 

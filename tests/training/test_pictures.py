@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
+from service.codecs import decode_image
 from service.errors import DataError
+from service.schemas import INSTANCES
 from service.training.data import read_dataset
 from service.training.pictures import read_pictures
+from service.words import JPEG, PNG
 
 
 def fill(folder: Path, count: int, *, size: tuple[int, int] = (12, 9), mode: str = "L", suffix: str = "png") -> Path:
@@ -41,7 +44,7 @@ def test_one_colour_image_makes_all_colour(tmp_path: Path) -> None:
     fill(tmp_path, 3, mode="RGB")
     grey = np.full((12, 9), 77, np.uint8)
     Image.fromarray(grey).save(tmp_path / "zz.png")
-    pixels, schema = read_pictures(tmp_path)
+    pixels, schema, _ = read_pictures(tmp_path)
     assert schema.row_shape == (12, 9, 3)
     assert (pixels[-1] == 77).all()
 
@@ -51,7 +54,7 @@ def test_jpeg_sixteen_bits_and_transparency(tmp_path: Path) -> None:
     fill(tmp_path, 2, suffix="JPG")
     Image.fromarray(np.full((12, 9), 65_535, np.uint16)).save(tmp_path / "y.png")
     Image.new("LA", (9, 12), (120, 0)).save(tmp_path / "z.png")
-    pixels, schema = read_pictures(tmp_path)
+    pixels, schema, _ = read_pictures(tmp_path)
     assert schema.row_shape == (12, 9)
     assert (pixels[-2] == 255).all()
     assert (pixels[-1] == 120).all()
@@ -63,7 +66,7 @@ def test_sizes_must_agree_or_be_brought_to_one(tmp_path: Path) -> None:
     Image.new("L", (20, 30)).save(tmp_path / "zz.png")
     with pytest.raises(DataError, match=r"zz\.png is 30 x 20 .* even/000\.png is 12 x 9; --resize 12x9"):
         read_pictures(tmp_path)
-    pixels, _ = read_pictures(tmp_path, resize=(16, 8))
+    pixels, _, _ = read_pictures(tmp_path, resize=(16, 8))
     assert pixels.shape == (3, 16, 8)
 
 
@@ -80,7 +83,7 @@ def test_decompression_bombs_are_not_decoded(tmp_path: Path, side: int) -> None:
     """A small file that claims many pixels is refused by its head, whatever Pillow's own limit says."""
     fill(tmp_path, 1)
     (tmp_path / "bomb.png").write_bytes(png_that_claims(side, side))
-    with pytest.raises(DataError, match=r"bomb\.png has more than 16777216 pixels"):
+    with pytest.raises(DataError, match=r"bomb\.png: An image may have at most 16777216 pixels"):
         read_pictures(tmp_path)
 
 
@@ -89,7 +92,7 @@ def test_files_that_are_no_images_are_named(tmp_path: Path, content: bytes) -> N
     """Whatever the name promises, the content is looked at."""
     fill(tmp_path, 1)
     (tmp_path / "broken.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"broken\.png is not a PNG or JPEG image"):
+    with pytest.raises(DataError, match=r"broken\.png is not an image that can be read"):
         read_pictures(tmp_path)
 
 
@@ -98,14 +101,14 @@ def test_an_image_cut_short_is_named(tmp_path: Path) -> None:
     fill(tmp_path, 2, size=(64, 64))
     whole = (tmp_path / "odd/001.png").read_bytes()
     (tmp_path / "odd/001.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"odd/001\.png is not a PNG or JPEG image, or it is damaged"):
+    with pytest.raises(DataError, match=r"odd/001\.png is not an image that can be read, or it is damaged"):
         read_pictures(tmp_path)
 
 
 def test_a_folder_without_images(tmp_path: Path) -> None:
     """An empty folder, or one of other files, is said to be that."""
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="holds no PNG or JPEG files"):
+    with pytest.raises(DataError, match="holds no images"):
         read_dataset(str(tmp_path))
 
 
@@ -117,3 +120,52 @@ def test_arrays_are_resized_too(tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(20, 4)))
     with pytest.raises(DataError, match="Only images of 8 bits"):
         read_dataset(str(tmp_path / "rows.npy"), resize=(4, 4))
+
+
+def test_a_file_is_the_same_picture_in_training_and_in_a_request(tmp_path: Path) -> None:
+    """Levels of 16 bits keep their fractions in both, and both turn an image upright."""
+    random = np.random.default_rng(0)
+    Image.fromarray(random.integers(0, 4096, (12, 9), dtype=np.uint16)).save(tmp_path / "a.png")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(random.integers(0, 256, (9, 12), dtype=np.uint8)).save(tmp_path / "b.jpg", exif=exif)
+    Image.fromarray(random.integers(0, 256, (12, 9), dtype=np.uint8)).save(tmp_path / "c.png")
+    pixels, schema, _ = read_pictures(tmp_path)
+    assert schema.row_shape == (12, 9)
+    assert len(np.unique(pixels[0])) > 80
+    for row, (name, media_type) in enumerate([("a.png", PNG), ("b.jpg", JPEG), ("c.png", PNG)]):
+        sent = decode_image((tmp_path / name).read_bytes(), schema, media_type=media_type)[INSTANCES]
+        np.testing.assert_array_equal(sent[0], pixels[row])
+
+
+def test_images_of_sixteen_bits_are_resized(tmp_path: Path) -> None:
+    """Their fractions stay."""
+    Image.fromarray(np.full((12, 9), 1000, np.uint16)).save(tmp_path / "a.png")
+    pixels, _, _ = read_pictures(tmp_path, resize=(6, 4))
+    np.testing.assert_allclose(pixels, 1000 / 257, rtol=1e-5)
+
+
+def test_other_formats_are_read_or_named(tmp_path: Path) -> None:
+    """Whatever Pillow reads without loss of the first frame; a note counts the rest."""
+    grey = np.random.default_rng(0).integers(0, 256, (12, 9), dtype=np.uint8)
+    for ending in ("png", "bmp", "tif", "pgm"):
+        Image.fromarray(grey).save(tmp_path / f"one.{ending}")
+    for name in ("b.heic", "a.heic", "notes.txt", "README"):
+        (tmp_path / name).write_text("not an image")
+    pixels, schema, notes = read_pictures(tmp_path)
+    assert schema.row_shape == (12, 9)
+    assert (pixels == grey).all()
+    assert len(pixels) == 4
+    (note,) = notes
+    assert "4 files of other kinds were left out (2 .heic, 1 no ending, 1 .txt), such as README, a.heic," in note
+    Image.fromarray(grey).save(tmp_path / "two.gif")
+    Image.fromarray(np.stack([grey] * 3, axis=2)).save(tmp_path / "three.webp", lossless=True)
+    assert (read_pictures(tmp_path)[0] == grey[..., None]).all()
+
+
+def test_the_notes_reach_the_data_set(tmp_path: Path) -> None:
+    """And from there the summary, the model card and the console."""
+    fill(tmp_path, 12)
+    (tmp_path / "notes.txt").write_text("not an image")
+    (note,) = read_dataset(str(tmp_path)).notes
+    assert "1 file of other kinds was left out (1 .txt), such as notes.txt." in note
