@@ -177,25 +177,16 @@ def train_and_publish(
     checkpoints: Any = None,
     tensorboard: Path | None = None,
 ) -> None:
-    """Train with progress on the terminal and print what came of it. A worker that is not the chief only helps."""
+    """Train with progress on the terminal and print what came of it."""
     from rich.console import Console
 
     from service.store import Store
-    from service.training.data import read_dataset
-    from service.training.labels import take_labels
-    from service.training.place import own_place
     from service.training.progress import terminal_reporter
     from service.training.report import summary
     from service.training.tensorboard import TensorBoardReporter
-    from service.training.train import help_train, train
+    from service.training.train import train
 
     with terminal_reporter() as terminal:
-        if not own_place().is_chief:
-            terminal.stage("Reading rows")
-            dataset = read_dataset(**rows, max_rows=config.max_rows, seed=config.seed)
-            dataset = take_labels(dataset, labels)[0] if labels else dataset
-            help_train(dataset, config, reporter=terminal, checkpoints=checkpoints)
-            return
         Store(store).create()
         reporter = TensorBoardReporter(terminal, tensorboard) if tensorboard else terminal
         result = train(

@@ -5,8 +5,9 @@ and noise depend on the seed and the number of the epoch only.
 """
 
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -22,12 +23,13 @@ from service.training.layout import Layout
 from service.training.preprocessing import Preprocessing, ScaledRows
 from service.training.progress import Epoch, Reporter
 from service.training.quiet import keras, tf
-from service.training.workers import Alone, Workers
 
 Loss: TypeAlias = Callable[[Any, Any], Any]
 """Targets with NaN where nothing is to be reconstructed, and reconstructions, to a scalar."""
 
 VALIDATION_BATCH_ROWS = 1024
+ROWS_A_DEVICE = 256
+"""With fewer rows a step, moving gradients between devices takes longer than computing them."""
 LEAST_PROBABILITY = 1e-7
 WARM_UP_PART = 30
 """The learning rate rises for this part of all steps: Adam's first steps are long ones."""
@@ -49,6 +51,20 @@ def make_reproducible(seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
+def use_devices() -> str:
+    """The name of what the run computes on. GPUs are told to take memory only as it is needed."""
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        try:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError:  # it is in use already, by an earlier run of this process
+            continue
+    if not gpus:
+        return f"CPU ({os.cpu_count()} cores)"
+    name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)
+    return f"GPU ({f'{len(gpus)} x ' if len(gpus) > 1 else ''}{name})"
+
+
 def limits_of(rows: ScaledRows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Least and greatest scaled value of each feature."""
     return rows.inputs.min(axis=0), rows.inputs.max(axis=0)
@@ -63,25 +79,26 @@ def fit(
     validation: ScaledRows,
     reporter: Reporter,
     checkpoint: Checkpoint | None = None,
-    workers: Workers | None = None,
+    devices: Sequence[str] | None = None,
 ) -> History:
     """Fit in place. With a patience, the weights are those of the epoch with the least validation loss.
 
     Args:
         checkpoint: where the run is kept, so that it can go on after a kill with the very same result.
-        workers: the processes that share the work; all of them call this.
+        devices: share the rows of a large batch; by default the GPUs of this machine.
 
     Raises:
         TrainingFailed: the loss is not finite any more.
         ConfigurationError, StoreError: as of ``Checkpoint``.
     """
-    network, workers = autoencoder.network, workers or Alone()
+    network = autoencoder.network
+    devices = [gpu.name for gpu in tf.config.list_logical_devices("GPU")] if devices is None else devices
     loss = row_loss(config, preprocessing.layout)
     corruptor = Corruptor(config, preprocessing.scaling, limits=limits_of(train))
     steps = math.ceil(len(train.inputs) / batch_rows(config, len(train.inputs), train.inputs[0].size))
     optimizer = _optimizer(config, steps=config.epochs * steps)
     optimizer.build(network.trainable_variables)
-    fit_epoch = _epoch_function(network, optimizer, config, loss, corruptor=corruptor, rows=train, workers=workers)
+    fit_epoch = _epoch_function(network, optimizer, config, loss, corruptor=corruptor, rows=train, devices=devices)
     validate = _validation_function(network, corruptor, config, validation, loss)
     variables = [*network.variables, *optimizer.variables]
     start_weights, start_loss = network.get_weights(), validate()
@@ -92,7 +109,7 @@ def fit(
         epoch = Epoch(state.epoch, config.epochs, state.train_losses[-1], state.validation_losses[-1])
         reporter.epoch(replace(epoch, learning_rate=float(optimizer.learning_rate)))
         state.seconds = time.monotonic() - started
-        if checkpoint and workers.index == 0:
+        if checkpoint:
             checkpoint.save_if_due(state, lambda: [keras.ops.convert_to_numpy(variable) for variable in variables])
     if config.patience is not None and start_loss <= state.best_loss:
         # It started as PCA, and got no better than that.
@@ -123,24 +140,26 @@ def _epoch_function(
     *,
     corruptor: Corruptor,
     rows: ScaledRows,
-    workers: Workers,
+    devices: Sequence[str],
 ) -> Callable[[int], float]:
     """A function that fits one epoch, given its number, and returns the mean loss."""
     inputs, targets = _constants(rows)
     count, variables = len(rows.inputs), network.trainable_variables
     size = batch_rows(config, count, rows.inputs[0].size)
 
-    def gradients(batch: Any, noisy: Any) -> list[Any]:
-        """Of this worker's rows of the batch, in proportion to their number: summed, those of the batch."""
-        own = workers.share(batch)
-        with tf.GradientTape() as tape:
-            loss = loss_of(tf.gather(targets, own), network(workers.share(noisy), training=True))
+    shares = max(1, min(len(devices), size // ROWS_A_DEVICE))
+
+    def gradients(batch: Any, noisy: Any, share: int) -> list[Any]:
+        """Loss and gradients of one share of the batch, weighted so that those of all shares add up to the batch's."""
+        own = batch[share::shares]
+        with tf.device(devices[share] if devices else None), tf.GradientTape() as tape:
+            loss = loss_of(tf.gather(targets, own), network(noisy[share::shares], training=True))
             loss *= tf.cast(tf.size(own) / tf.size(batch), tf.float32)
-        return [loss, *tape.gradient(loss, variables)]
+            return [loss, *tape.gradient(loss, variables)]
 
     def step(batch: Any, noise_seed: Any) -> Any:
         noisy = corruptor.corrupt(tf.gather(inputs, batch), noise_seed)
-        loss, *summed = workers.summed(lambda: gradients(batch, noisy))
+        loss, *summed = map(tf.add_n, zip(*(gradients(batch, noisy, share) for share in range(shares)), strict=True))
         optimizer.apply(summed, variables)
         return loss * tf.cast(tf.size(batch), tf.float32)
 

@@ -16,7 +16,6 @@ from service.training.fit import fit
 from service.training.preprocessing import Preprocessing, ScaledRows
 from service.training.progress import Epoch, Reporter, SilentReporter
 from service.training.quiet import keras
-from service.training.workers import Workers
 
 REFINING_STEPS = 2000
 """Of the optimizer; never more passes over the rows than the autoencoder was given."""
@@ -53,7 +52,6 @@ def fit_refiner(
     train: ScaledRows,
     validation: ScaledRows,
     reporter: Reporter,
-    workers: Workers,
 ) -> Autoencoder:
     """The autoencoder with a refiner, fitted on rows with the noise of its own training; its weights stay as they are.
 
@@ -79,6 +77,6 @@ def fit_refiner(
     network.trainable = False
     denoiser = keras.Model(network.input, refiner([network.input, network.output]), name="denoiser")
     whole = replace(autoencoder, network=denoiser)
-    fit(whole, preprocessing, own, train=train, validation=validation, reporter=Notes(reporter), workers=workers)
+    fit(whole, preprocessing, own, train=train, validation=validation, reporter=Notes(reporter))
     network.trainable = True
     return replace(autoencoder, refiner=refiner)

@@ -31,7 +31,6 @@ from service.training.data import Dataset, read_dataset
 from service.training.gate import Comparison, Promotion, compare
 from service.training.labels import take_labels
 from service.training.latent import settle_latent
-from service.training.place import Place, own_place
 from service.training.progress import Reporter, SilentReporter
 from service.training.promote import decide, hold_production, in_production, open_production, unseen_rows
 from service.training.publish import check_target, verify
@@ -155,35 +154,24 @@ def train(
     )
 
 
-def help_train(
-    dataset: Dataset, config: TrainingConfig, *, reporter: Reporter, checkpoints: Checkpoints | None = None
-) -> None:
-    """What the workers but the chief do with the rows that it reads too: compute their share, and write nothing."""
-    train_model(dataset, config, reporter, checkpoints=checkpoints)
-    reporter.stage("Done; the chief publishes")
-
-
 def train_model(
     dataset: Dataset, config: TrainingConfig, reporter: Reporter, *, checkpoints: Checkpoints | None = None
 ) -> TrainedModel:
     """Split, fit, calibrate and measure. Writes nothing. Errors as of ``train``."""
     split = split_rows(len(dataset), config, blocks=dataset.blocks)
     config = settle(config, dataset.schema, rows=len(split.train))
-    place = own_place()
     reporter.stage("Starting TensorFlow")
     from service.training.architecture import build_autoencoder, start_as_pca
     from service.training.calibrate import calibrate, calibrate_points
     from service.training.evaluate import evaluate, find_warnings, scale_splits
-    from service.training.fit import fit, make_reproducible
+    from service.training.fit import fit, make_reproducible, use_devices
     from service.training.graph import build_graph, needs_float64
     from service.training.preprocessing import fit_preprocessing
     from service.training.refine import fit_refiner, is_refined
     from service.training.scores import fit_score, takes_distances
-    from service.training.workers import join_workers, use_devices
 
     device = use_devices()
-    workers = join_workers(place)
-    reporter.stage(f"Fitting {len(split.train)} rows on {device}{_beside(place)}")
+    reporter.stage(f"Fitting {len(split.train)} rows on {device}")
     make_reproducible(config.seed)
     train_rows = take_rows(dataset.rows, split.train)
     preprocessing = fit_preprocessing(train_rows, dataset.schema, config)
@@ -199,8 +187,7 @@ def train_model(
         train=fitted,
         validation=validation,
         reporter=reporter,
-        checkpoint=checkpoints.of(_identity(dataset, config, place)) if checkpoints else None,
-        workers=workers,
+        checkpoint=checkpoints.of(_identity(dataset, config)) if checkpoints else None,
     )
     if is_refined(dataset.schema, config):
         reporter.stage("Fitting what corrects denoised rows")
@@ -212,7 +199,6 @@ def train_model(
             train=fitted,
             validation=validation,
             reporter=reporter,
-            workers=workers,
         )
     distances = takes_distances(dataset.schema, config)
     precise = needs_float64(autoencoder, validation.inputs, dataset.schema, distances=distances)
@@ -232,14 +218,9 @@ def train_model(
     return TrainedModel(dataset, config, split, graph, history, calibration, points, metrics, reference, warnings)
 
 
-def _beside(place: Place) -> str:
-    return "" if place.count == 1 else f", worker {place.index + 1} of {place.count}"
-
-
-def _identity(dataset: Dataset, config: TrainingConfig, place: Place) -> dict[str, Any]:
+def _identity(dataset: Dataset, config: TrainingConfig) -> dict[str, Any]:
     """What must be the same for a run to go on with the same result."""
-    settings = config.model_dump(mode="json")
-    return {**settings, "rows": dataset.sha256, "workers": place.count, "libraries": _libraries()}
+    return {**config.model_dump(mode="json"), "rows": dataset.sha256, "libraries": _libraries()}
 
 
 def publish_model(

@@ -254,10 +254,9 @@ class Search:
         Raises:
             ConfigurationError: nothing is left to search.
         """
-        from service.training.fit import make_reproducible
+        from service.training.fit import make_reproducible, use_devices
         from service.training.latent import settle_latent
         from service.training.preprocessing import fit_preprocessing
-        from service.training.workers import use_devices
 
         self._made_of = dataset, config, fixed
         self._given, self._schema = config, dataset.schema

@@ -151,12 +151,6 @@ ELSEWHERE = (
         "needs a bucket",
         "tests/store/test_objects.py::test_train_into_a_bucket_and_serve_from_it",
     ),
-    Elsewhere(
-        "docs/training.md",
-        "export TF_CONFIG",
-        "needs two machines",
-        "tests/training/test_workers.py::test_two_processes_give_what_one_gives",
-    ),
 )
 
 

@@ -1,5 +1,7 @@
 """The fit loop: reproducible, stopped in time, untroubled by gaps."""
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,3 +139,41 @@ def test_starts_as_pca_and_keeps_it_where_nothing_is_better() -> None:
     better = fit_small(hopeless.model_copy(update={"learning_rate": 3e-3, "epochs": 30}), rows=curved)
     assert better.history.best_epoch > 0
     assert better.metrics.autoencoder.test < better.metrics.pca.test
+
+
+TWO_DEVICES = """
+import sys
+from pathlib import Path
+import numpy as np
+from service.training.quiet import tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from service.training import SilentReporter, load_config
+from service.training.architecture import build_autoencoder
+from service.training.fit import fit, make_reproducible
+from service.training.preprocessing import fit_preprocessing
+from tests.conftest import table_rows
+from tests.training.conftest import table_dataset
+
+dataset = table_dataset(table_rows(1537, seed=0))
+config = load_config("dense", latent_dim=2, hidden=(16,), epochs=3, batch_size=512, corruption="gaussian")
+preprocessing = fit_preprocessing(dataset.rows, dataset.schema, config)
+rows = preprocessing.scale_all(dataset.rows)
+weights = []
+for devices in ((), ("CPU:0", "CPU:1")):
+    make_reproducible(config.seed)
+    network = build_autoencoder(dataset.schema, config, preprocessing.layout)
+    fit(network, preprocessing, config, train=rows, validation=rows, reporter=SilentReporter(), devices=devices)
+    weights.append(network.network.get_weights())
+assert any(np.any(one != other) for one, other in zip(*weights)), "the second device had no share"
+for one, other in zip(*weights):
+    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+"""
+
+
+def test_two_devices_of_one_machine_give_what_one_gives() -> None:
+    """The gradients of their shares add up to those of each batch, the last one included, which is of one row."""
+    ended = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ended.returncode == 0, ended.stderr

@@ -61,7 +61,6 @@ def test_the_autoencoder_is_left_as_it_is(denoiser: "TrainedModel") -> None:
     """Fitting the refiner changes no weight of the network, and leaves it trainable."""
     from service.training.evaluate import scale_splits
     from service.training.refine import fit_refiner
-    from service.training.workers import Alone
 
     graph = denoiser.graph
     splits = scale_splits(denoiser.dataset, denoiser.split, graph.preprocessing)
@@ -74,7 +73,6 @@ def test_the_autoencoder_is_left_as_it_is(denoiser: "TrainedModel") -> None:
         train=splits["train"].scaled,
         validation=splits["validation"].scaled,
         reporter=SilentReporter(),
-        workers=Alone(),
     )
     assert all(np.array_equal(one, other) for one, other in zip(before, again.network.get_weights(), strict=True))
     assert again.network.trainable_variables
