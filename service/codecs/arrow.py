@@ -18,6 +18,7 @@ from service.codecs.rows import (
     NOT_A_NUMBER,
     NOT_A_STRING,
     NOT_A_TIME,
+    NOT_SECONDS,
     UNKNOWN_COLUMN,
     Limits,
     RowPlan,
@@ -29,6 +30,7 @@ from service.codecs.rows import (
     no_rows,
     number_problems,
     plan_of,
+    probably_seconds,
     shape_words,
     shown_name,
     to_float32,
@@ -50,6 +52,8 @@ from service.words import ANOMALY_SCORE, CONTRIBUTIONS, ERROR_MAPS
 _NOT_ARROW: Final = "The body is not an Arrow stream."
 _UNITS_PER_SECOND: Final = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 _VIEW_BYTES: Final = 16
+_SECONDS: Final = LATEST_MS + 2
+"""Stands for a number that is probably seconds until its row is named."""
 _UNBOUNDED: Final = Limits(max_rows=2**62, max_decoded_bytes=2**62)
 
 
@@ -336,7 +340,8 @@ def _value_problems(rows: Rows, plan: RowPlan) -> Iterator[RowProblem]:
         times = rows[TIMESTAMPS][:, at]
         if not column.may_be_missing:
             yield from _problems(times == MISSING_TIMESTAMP, column, MISSING)
-        yield from _problems(times > LATEST_MS, column, NOT_A_TIME)
+        yield from _problems(times == _SECONDS, column, NOT_SECONDS)
+        yield from _problems((times > LATEST_MS) & (times != _SECONDS), column, NOT_A_TIME)
 
 
 def _problems(bad: Array, column: Column, problem: str) -> Iterator[RowProblem]:
@@ -363,6 +368,8 @@ def _column_times(chunk: Any, column: Column, limits: Limits) -> Array:
     times = np.clip(values, -(10**15), 10**15) * 1000 if in_seconds else values // (per_second // 1000)
     out_of_range = (times < EARLIEST_MS) | (times > LATEST_MS)
     times = np.where(out_of_range, LATEST_MS + 1, times)
+    if kind == pa.int64():
+        times = np.where(probably_seconds(times, column), _SECONDS, times)
     return np.where(nulls, MISSING_TIMESTAMP, times)
 
 

@@ -37,11 +37,14 @@ NOT_A_BOOLEAN: Final = "must be true or false"
 NOT_A_STRING: Final = "must be a string"
 NOT_UNICODE: Final = "must be valid Unicode"
 NOT_A_TIME: Final = "must be an ISO 8601 time or whole milliseconds since 1970, in the years 1 to 9999"
+NOT_SECONDS: Final = "must be milliseconds since 1970, not seconds, or an ISO 8601 time"
 UNKNOWN_COLUMN: Final = "is not a column of this model"
 ABSENT_COLUMN: Final = "is missing"
 
 EARLIEST_MS: Final = -62_135_596_800_000
 LATEST_MS: Final = 253_402_300_799_999
+SECONDS_BELOW: Final = 10**11
+"""Numbers below it, as milliseconds, would be before 1973: they are probably seconds."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _BOOLEANS: Final = frozenset((0, 1, None))
@@ -393,9 +396,18 @@ def epoch_ms(value: object, column: Column) -> int:
         return MISSING_TIMESTAMP
     if type(value) is str:
         value = _parse_time(value)
+    elif type(value) is int and probably_seconds(value, column):
+        raise Unfit
     if type(value) is not int or not EARLIEST_MS <= value <= LATEST_MS:
         raise Unfit
     return value
+
+
+def probably_seconds(times: Any, column: Column) -> Any:
+    """Whether a number, or which of an array of them, is a time in seconds: training had no milliseconds that low."""
+    if column.minimum is None or column.minimum < SECONDS_BELOW:
+        return np.zeros(np.shape(times), np.bool_)
+    return (times != 0) & (times > -SECONDS_BELOW) & (times < SECONDS_BELOW)
 
 
 def _parse_time(text: str) -> int:
@@ -411,9 +423,16 @@ def _cell_problems(row_number: int, row: Sequence[Any], plan: RowPlan) -> Iterat
         yield RowProblem(row_number, None, f"must have {len(plan.columns)} values")
         return
     for column, value in zip(plan.columns, row, strict=True):
-        problem = cell_problem(value, column.type, may_be_missing=column.may_be_missing)
+        problem = column_problem(value, column)
         if problem:
             yield RowProblem(row_number, column.name, problem)
+
+
+def column_problem(value: object, column: Column) -> str | None:
+    """What is wrong with one value of a column, in words that do not contain it."""
+    if column.type is ColumnType.TIMESTAMP and type(value) is int and probably_seconds(value, column):
+        return NOT_SECONDS
+    return cell_problem(value, column.type, may_be_missing=column.may_be_missing)
 
 
 def cell_problem(value: object, kind: ColumnType, *, may_be_missing: bool) -> str | None:

@@ -21,12 +21,14 @@ from service.codecs.rows import (
     LATEST_MS,
     MISSING,
     NOT_A_TIME,
+    NOT_SECONDS,
     NOT_UNICODE,
     Limits,
     RowPlan,
     check_numbers,
     check_row_count,
     invalid_rows,
+    probably_seconds,
     to_float32,
 )
 from service.errors import InvalidRows, MalformedInput, RowProblem
@@ -207,11 +209,12 @@ def _times(tensor: Tensor, plan: RowPlan) -> Array:
     times = np.require(tensor.values, dtype=np.int64, requirements=["C", "A"])
     missing = times == MISSING_TIMESTAMP
     refused = missing & ~np.array([column.may_be_missing for column in plan.timestamps], dtype=np.bool_)
-    bad = refused | (~missing & ((times < EARLIEST_MS) | (times > LATEST_MS)))
+    seconds = np.stack([probably_seconds(times[:, at], c) for at, c in enumerate(plan.timestamps)], axis=1)
+    bad = refused | seconds | (~missing & ((times < EARLIEST_MS) | (times > LATEST_MS)))
     if bad.any():
+        words = np.where(missing, MISSING, np.where(seconds, NOT_SECONDS, NOT_A_TIME))
         raise invalid_rows(
-            RowProblem(int(row), plan.timestamps[at].name, MISSING if missing[row, at] else NOT_A_TIME)
-            for row, at in np.argwhere(bad)
+            RowProblem(int(row), plan.timestamps[at].name, str(words[row, at])) for row, at in np.argwhere(bad)
         )
     return times
 

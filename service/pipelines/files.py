@@ -20,21 +20,10 @@ import orjson
 
 from service.codecs.rows import plan_of
 from service.errors import ConfigurationError, DataError, InvalidRows
-from service.pipelines.scorer import Scorer
-from service.pipelines.sinks import Sink, join_files, whole_file
-from service.pipelines.sources import (
-    CSV,
-    STDIO,
-    Chunk,
-    Part,
-    compression_of,
-    find_files,
-    format_of,
-    plan_parts,
-    read_part,
-    row_number,
-    shown,
-)
+from service.pipelines.chunks import Chunk, read_chunks
+from service.pipelines.scorer import PROBLEM, Scorer
+from service.tables.files import CSV, STDIO, Part, compression_of, find_files, format_of, plan_parts, row_number, shown
+from service.tables.writing import Sink, join_files, whole_file
 
 RUN_FILE: Final = "_run.json"
 BATCH_ROWS: Final = 32_768
@@ -244,13 +233,15 @@ def _finish(plan: Plan) -> None:
 def score_parts(plan: Plan, parts: Sequence[Part], scorer: Scorer, progress: Progress) -> int:
     """Score parts into a file each; the number of rows. The model does not pause between parts."""
     rows = 0
-    stream = iter(_scored(plan, parts, scorer))
+    stream = _scored(plan, parts, scorer)
+    if len(parts) == len(plan.parts):
+        stream = _with_a_result(stream, scorer)
     scored = next(stream, None)
     while scored is not None:
         part = scored[0].part
         with whole_file(str(plan.part_path(part))) as file, _sink(plan, file, part) as sink:
             while scored is not None and scored[0].part is part:
-                sink.write(*scored)
+                sink.write(scored[0].kept, scored[1], scored[0].lines)
                 rows += scored[0].rows
                 progress.rows_done(scored[0].rows)
                 scored = next(stream, None)
@@ -261,8 +252,8 @@ def score_parts(plan: Plan, parts: Sequence[Part], scorer: Scorer, progress: Pro
 def _score_into_one(plan: Plan, scorer: Scorer, progress: Progress) -> int:
     rows = 0
     with whole_file(plan.job.target) as file, _sink(plan, file, plan.parts[0]) as sink:
-        for chunk, results in _scored(plan, plan.parts, scorer):
-            sink.write(chunk, results)
+        for chunk, results in _with_a_result(_scored(plan, plan.parts, scorer), scorer):
+            sink.write(chunk.kept, results, chunk.lines)
             rows += chunk.rows
             progress.rows_done(chunk.rows)
     return rows
@@ -281,7 +272,7 @@ def _scored(plan: Plan, parts: Sequence[Part], scorer: Scorer) -> Iterator[tuple
 
     def chunks() -> Iterator[Chunk]:
         for part in parts:
-            yield from read_part(
+            yield from read_chunks(
                 part, plan_of_rows, batch_rows=plan.job.batch_rows, columns=scorer.columns, as_text=as_text
             )
 
@@ -293,6 +284,18 @@ def _scored(plan: Plan, parts: Sequence[Part], scorer: Scorer) -> Iterator[tuple
             raise _placed(error, chunk) from error
 
     return in_order(chunks(), score, threads=plan.job.threads or os.cpu_count() or 1)
+
+
+def _with_a_result(scored: Iterator[tuple[Chunk, Any]], scorer: Scorer) -> Iterator[tuple[Chunk, Any]]:
+    """The same. Raises DataError behind the last where there are rows and none of them has a result."""
+    name, first, good = scorer.prefix + PROBLEM, "", False
+    for chunk, results in scored:
+        yield chunk, results
+        if chunk.rows and not good:
+            good = name not in results.column_names or results[name].null_count > 0
+            first = first or ("" if good else f"{shown(chunk.part.file)}: {results[name][0].as_py()}")
+    if first and not good:
+        raise DataError(f"No row has a result; the first one, of {first}.")
 
 
 def _placed(error: InvalidRows, chunk: Chunk) -> DataError:

@@ -11,8 +11,8 @@ from typing import Any
 from service.errors import AutoencoderError, DataError
 from service.pipelines.files import Engine, Plan, Progress, Silent, score_parts
 from service.pipelines.scorer import Scorer
-from service.pipelines.sources import Part
 from service.runtime.ray import Connection, connected, import_ray
+from service.tables.files import Part
 
 Batch = dict[str, Any]
 

@@ -17,9 +17,9 @@ import numpy as np
 from service.codecs import Answer, Options, answer_columns, options_from_json, table_rows
 from service.codecs.rows import plan_of
 from service.errors import InvalidOption, InvalidRows, InvalidVersion, OperationNotSupported, RowProblem
-from service.pipelines.tables import Table, model_columns, with_results
 from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, InputSchema, Results, Rows, failure_of, joined, row_count
 from service.store import Manifest, Store
+from service.tables.frames import Table, model_columns, with_results
 from service.words import ANOMALY_SCORE, EXPLAIN, OPERATIONS, RESULT_COLUMNS, Operation
 
 if TYPE_CHECKING:

@@ -1,9 +1,7 @@
 """The rows to train on, and what they are: from a file of any format that we read, or from a bundled set."""
 
-import gzip
 import hashlib
 import math
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +11,13 @@ from numpy.typing import NDArray
 
 from service.errors import DataError
 from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, Array, InputSchema, Rows, row_count
+from service.tables.files import IDX, NPY, NPZ, TABLES, find_files, kind_of
+from service.tables.reading import MAX_SAMPLE_BYTES, Progress, read_table
+from service.tables.selection import Selection, make_selection
+from service.tables.typed import TableFiles
 from service.training.arrays import check_array, load_digits, read_idx, read_npy, read_npz
 from service.training.pictures import read_pictures, resized
-from service.training.selection import Selection, make_selection
 from service.training.series import Series, Windows, read_series
-from service.training.table_files import ArrowFile, CsvFile, ParquetFiles, TableFile, choose_files
-from service.training.tables import MAX_SAMPLE_BYTES, Progress, read_table
 
 DIGITS = "digits"
 MIN_ROWS = 10
@@ -83,20 +82,24 @@ def read_dataset(
         if where or schema_file:
             raise DataError("Rows of a series cannot be chosen by their values, nor its columns be described.")
         return _series_dataset(Path(source), windows, columns=columns, drop=drop, max_rows=max_rows, seed=seed)
-    paths = _paths_of(source)
     name = Path(source.rstrip("/")).name
-    file = _table_file(paths)
-    if file is not None:
+    paths = [Path(source)] if Path(source).is_dir() else list(map(Path, find_files(source)))
+    if paths[0].is_dir():
+        paths = sorted(paths[0].rglob("*.parquet")) or paths
+    kind = "pictures" if paths[0].is_dir() else kind_of(paths[0])
+    if kind in TABLES:
         if resize is not None:
             raise DataError("A table has no images to resize.")
-        table = read_table(file, selection, max_rows=max_rows, seed=seed, progress=progress)
+        table = read_table(TableFiles(paths), selection, max_rows=max_rows, seed=seed, progress=progress)
         total = table.total if table.total > row_count(table.rows) else None
         return check_dataset(Dataset(table.rows, table.schema, name, "", total, table.notes))
     _refuse_names(selection)
-    if paths[0].is_dir():
+    if kind == "pictures":
         instances, schema, notes = read_pictures(paths[0], resize=resize)
         return check_dataset(replace(_sampled(instances, schema, name, max_rows=max_rows, seed=seed), notes=notes))
-    array = {"npy": read_npy, "npz": read_npz, "idx": read_idx}[_kind_of(paths[0])](paths[0])
+    if len(paths) > 1:
+        raise DataError("Several files can be read together when all are tables of one format.")
+    array = {NPY: read_npy, NPZ: read_npz, IDX: read_idx}[kind](paths[0])
     array, total = _part_of(array, max_rows=max_rows, seed=seed)
     instances, schema = check_array(array if resize is None else resized(array, resize))
     return check_dataset(Dataset({INSTANCES: instances}, schema, name, "", total))
@@ -176,47 +179,6 @@ def _spread(column: NDArray[np.float32]) -> float:
     return float(np.subtract(present.max(), present.min(), dtype=np.float64)) if len(present) else 0.0
 
 
-def _paths_of(source: str) -> list[Path]:
-    """The files of a source: itself, those that a pattern names, or the Parquet files of a folder."""
-    path = Path(source)
-    if path.is_dir():
-        return sorted(path.rglob("*.parquet")) or [path]
-    return [path] if path.exists() or not any(mark in source for mark in "*?[") else choose_files(source)
-
-
-def _table_file(paths: Sequence[Path]) -> TableFile | None:
-    """The table in the files; None where it is none."""
-    kinds = {"picture folder" if path.is_dir() else _kind_of(path) for path in paths}
-    if len(paths) > 1 and kinds != {"parquet"}:
-        raise DataError("Several files can be read together when all are Parquet files.")
-    kind = kinds.pop()
-    if kind == "parquet":
-        return ParquetFiles(paths)
-    if kind == "csv":
-        return CsvFile(paths[0])
-    return ArrowFile(paths[0]) if kind == "arrow" else None
-
-
-def _kind_of(path: Path) -> str:
-    """By the first bytes, whatever the name; what is nothing else is taken for CSV."""
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(8)
-        if start.startswith(b"\x1f\x8b"):
-            with gzip.open(path) as unzipped:
-                start = unzipped.read(8)
-    except FileNotFoundError:
-        raise DataError(f"There is no file {path.name}; the bundled set is called {DIGITS}.") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path.name} cannot be read.") from error
-    if not start:
-        raise DataError("The file is empty.")
-    marks = {b"PAR1": "parquet", b"\x93NUMPY": "npy", b"PK\x03\x04": "npz", b"PK\x05\x06": "npz"}
-    marks |= {b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow"}
-    named = next((kind for mark, kind in marks.items() if start.startswith(mark)), None)
-    return named or ("idx" if start[:2] == b"\0\0" else "csv")
-
-
 def _refuse_names(selection: Selection) -> None:
     if selection:
-        raise DataError("Columns and rows can be chosen in CSV, Parquet and Arrow files only; this has no names.")
+        raise DataError("Columns and rows can be chosen in tables only; this has no names.")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from service.errors import DataError
 from service.schemas import InputSchema
-from service.training.selection import Selection
+from service.tables.selection import Selection
 
 MIN_WINDOW = 4
 MAX_WINDOW = 512

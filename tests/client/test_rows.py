@@ -13,7 +13,7 @@ for library in ("pandas", "polars"):
 """
 USES = {
     "client": "from service.client.rows import rows_of; print(rows_of(np.zeros((2, 3))) is not None)",
-    "tables": "from service.pipelines.tables import _kind_of; print(_kind_of({'a': [1]}) is not None)",
+    "tables": "from service.tables.frames import _kind_of; print(_kind_of({'a': [1]}) is not None)",
 }
 
 

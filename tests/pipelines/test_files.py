@@ -19,7 +19,7 @@ from service.cli import app
 from service.errors import ConfigurationError, DataError
 from service.pipelines import Scorer
 from service.pipelines.files import Job, Silent, run
-from service.pipelines.sources import Part
+from service.tables.files import Part
 from tests.conftest import COLUMNS, table_rows
 from tests.live import LiveService
 

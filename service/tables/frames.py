@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from service.codecs import nested_array
-from service.codecs.rows import RowPlan, cell_problem, shown_name
+from service.codecs.rows import RowPlan, column_problem, shown_name
 from service.errors import InvalidOption, InvalidRows, RowProblem
 from service.schemas import INSTANCES, Array, Column, ColumnType
 
@@ -136,13 +136,35 @@ def arrow_column(values: Any, column: Column, problems: dict[int, RowProblem]) -
 def _to_arrow(values: Any) -> Any:
     import pyarrow as pa
 
-    if isinstance(values, pa.Array | pa.ChunkedArray):
-        return values
     if isinstance(values, np.ndarray) and values.ndim > 1:
         return nested_array(values)
     if hasattr(values, "to_arrow"):
-        return values.to_arrow()
-    return pa.array(values, from_pandas=True)
+        values = values.to_arrow()
+    return _plain_column(
+        values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, from_pandas=True)
+    )
+
+
+def plain(table: Any) -> Any:
+    """A ``pyarrow.Table`` whose text is of a type that every reader and writer knows: no views, as polars has them."""
+    import pyarrow as pa
+
+    columns = [_plain_column(column) for column in table.columns]
+    return pa.table(columns, names=table.column_names)
+
+
+def _plain_column(column: Any) -> Any:
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_dictionary(kind) and pa.types.is_string_view(kind.value_type):
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        parts = [pa.DictionaryArray.from_arrays(c.indices, c.dictionary.cast(pa.large_string())) for c in chunks]
+        decoded = [part.dictionary_decode() for part in parts]
+        return pa.chunked_array(decoded, pa.large_string()) if isinstance(column, pa.ChunkedArray) else decoded[0]
+    if pa.types.is_string_view(kind):
+        return column.cast(pa.large_string())
+    return column.cast(pa.large_binary()) if pa.types.is_binary_view(kind) else column
 
 
 _ARROW_TYPES = {ColumnType.NUMERIC: "float64", ColumnType.BOOLEAN: "bool_", ColumnType.CATEGORICAL: "string"}
@@ -154,7 +176,7 @@ def _value_by_value(values: list[Any], column: Column, problems: dict[int, RowPr
     kept = []
     for row, value in enumerate(values):
         plain = None if value is None or value != value else value.item() if isinstance(value, np.generic) else value  # noqa: PLR0124
-        problem = cell_problem(plain, column.type, may_be_missing=column.may_be_missing)
+        problem = column_problem(plain, column)
         if problem:
             problems.setdefault(row, RowProblem(row, column.name, problem))
         kept.append(None if problem or plain is None else _PLAIN[column.type](plain))

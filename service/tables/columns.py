@@ -3,17 +3,16 @@
 Types are taken from the file, or inferred where it has text only; what the user says goes before both.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.codecs.csv_head import NUMBER
-from service.codecs.rows import EARLIEST_MS, LATEST_MS, Unfit, epoch_ms
+from service.codecs.rows import EARLIEST_MS, LATEST_MS, SECONDS_BELOW
 from service.errors import DataError
 from service.schemas import MISSING_TIMESTAMP, Array, Column, ColumnType
+from service.tables.values import GROUP_MARKS, read_numbers, read_times, time_of
 
 MAX_LABELS = 100_000
 """A column with more different texts is none of labels."""
@@ -23,10 +22,6 @@ FEW_LABELS = 20
 """... unless there are as few as these."""
 LABELS_SHOWN = 100
 LOOKED_AT = 100
-LATEST_SECONDS = 10**11
-"""Numbers below it, as milliseconds, would all be before 1973: they are probably seconds."""
-TIME = re.compile(r"\d{4}-?\d\d-?\d\d([T ]|$)")
-_ANY_TIME = Column(name="time", type=ColumnType.TIMESTAMP, may_be_missing=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +84,32 @@ def reader_of(name: str, type_: Any, wanted: ColumnType | None) -> ColumnReader:
     return TimeReader(name)
 
 
+MIN_STEPS = 1_000
+"""Numbers that span fewer steps of float32 have lost something worth a note."""
+
+
 class NumberReader:
     is_number: ClassVar[bool] = True
 
     def __init__(self, name: str, *, is_boolean: bool) -> None:
         self.name, self._is_boolean = name, is_boolean
+        self._low, self._high = np.inf, -np.inf
 
     def read(self, chunk: Any) -> Array:
         """Float32, NaN where there is none, infinite where float32 is too small."""
         import pyarrow as pa
+        from pyarrow import compute
 
         if pa.types.is_dictionary(chunk.type):
             chunk = chunk.dictionary_decode()
         if pa.types.is_decimal(chunk.type):
             chunk = chunk.cast(pa.float64(), safe=False)
-        numbers: Array = chunk.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+        wide = chunk.cast(pa.float64(), safe=False)
+        ends = compute.min_max(wide)
+        if ends["min"].is_valid:
+            self._low = min(self._low, ends["min"].as_py())
+            self._high = max(self._high, ends["max"].as_py())
+        numbers: Array = wide.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
         return numbers
 
     def finish(self, values: Array, rows: NDArray[np.int64]) -> Found:
@@ -123,7 +129,17 @@ class NumberReader:
             minimum=float(np.nanmin(values)),
             maximum=float(np.nanmax(values)),
         )
-        return Found(column, values)
+        return Found(column, values, self._lost())
+
+    def _lost(self) -> str:
+        """A note where float32 makes one number of many: they are far from 0 and close to each other."""
+        spread, step = self._high - self._low, float(np.spacing(np.float32(max(abs(self._low), abs(self._high)))))
+        if not 0 < spread < MIN_STEPS * step:
+            return ""
+        return (
+            f'Column "{self.name}" holds large numbers that lie close together: differences below {step:g} are lost '
+            f"in float32. Subtract {self._low:.0f} from it, in requests too, or {_drop(self.name)}."
+        )
 
 
 class LabelReader:
@@ -183,25 +199,31 @@ class LabelReader:
         return Found(column, by_code[np.where(values < 0, -1, values)])
 
     def _as_numbers(self, values: Array, rows: NDArray[np.int64], labels: dict[int, str]) -> Found:
-        texts = {code for code, label in labels.items() if not NUMBER.fullmatch(label.strip())}
-        if texts:
-            raise DataError(
-                f'Column "{self.name}" holds text, first in row {_first(values, texts, rows)}; {_drop(self.name)}.'
-            )
+        import pyarrow as pa
+
+        found, bad = read_numbers(pa.array(labels.values()))
+        codes = np.fromiter(labels, np.int64)
+        if bad.any():
+            row = _first(values, set(codes[bad].tolist()), rows)
+            raise DataError(f'Column "{self.name}" holds text, first in row {row}; {_drop(self.name)}.')
         numbers = np.full(max(labels) + 2, np.nan, np.float32)
-        for code, label in labels.items():
-            numbers[code] = float(label)
+        numbers[codes] = found.cast("float32", safe=False).to_numpy(zero_copy_only=False)
         return NumberReader(self.name, is_boolean=False).finish(numbers[np.where(values < 0, -1, values)], rows)
 
     def _refuse_mixture(
         self, values: Array, rows: NDArray[np.int64], labels: dict[int, str], counts: NDArray[np.intp]
     ) -> None:
         """Numbers with some text between them are more likely a mistake than labels."""
-        texts = {code for code, label in labels.items() if not NUMBER.fullmatch(label.strip())}
-        numbers = sum(count for code, count in zip(labels, counts.tolist(), strict=True) if code not in texts)
-        if texts and numbers > counts.sum() / 2:
+        import pyarrow as pa
+
+        texts = pa.array(labels.values())
+        read = [read_numbers(texts, decimal=mark) for mark in GROUP_MARKS]
+        bad = np.logical_and.reduce([wrong for _, wrong in read])
+        missing = np.logical_and.reduce([found.is_null().to_numpy(zero_copy_only=False) for found, _ in read])
+        if bad.any() and counts[~missing].sum() > counts.sum() / 2:
+            row = _first(values, set(np.fromiter(labels, np.int64)[bad].tolist()), rows)
             raise DataError(
-                f'Column "{self.name}" holds text between its numbers, first in row {_first(values, texts, rows)}; '
+                f'Column "{self.name}" holds text between its numbers, first in row {row}; '
                 f"correct it, {_drop(self.name)}, or call it categorical in a schema file (--schema)."
             )
 
@@ -238,7 +260,7 @@ class TextReader:
     def _choose(self, chunk: Any) -> None:
         cells = [cell for cell in chunk.drop_null().slice(0, LOOKED_AT).to_pylist() if cell]
         if cells:
-            times = sum(isinstance(cell, str) and _time_of(cell) is not None for cell in cells)
+            times = sum(isinstance(cell, str) and time_of(cell) is not None for cell in cells)
             # Times with some other text between them are more likely a mistake than labels.
             self._chosen = self._times if times > len(cells) / 2 else self._labels
 
@@ -258,18 +280,8 @@ class TimeReader:
             zone = getattr(chunk.type, "tz", None)
             times = chunk.cast(pa.timestamp("ms", tz=zone), safe=False).cast(pa.int64())
             return np.asarray(times.fill_null(MISSING))
-        encoded = chunk.dictionary_encode() if not pa.types.is_dictionary(chunk.type) else chunk
-        known = [self._value(text) for text in encoded.dictionary.to_pylist()]
-        places = np.asarray(encoded.indices.fill_null(len(known)))
-        milliseconds: Array = np.array([*known, MISSING], np.int64)[places]
-        return milliseconds
-
-    @staticmethod
-    def _value(text: str) -> int:
-        if not text:
-            return MISSING
-        time = _time_of(text)
-        return _UNREADABLE if time is None else time
+        times, wrong = read_times(chunk)
+        return np.where(wrong, _UNREADABLE, times)
 
     def finish(self, values: Array, rows: NDArray[np.int64]) -> Found:
         present = values[values != MISSING]
@@ -295,7 +307,7 @@ class EpochReader(TimeReader):
 
     def finish(self, values: Array, rows: NDArray[np.int64]) -> Found:
         present = values[values != MISSING]
-        if len(present) and 0 < np.abs(present).max() < LATEST_SECONDS:
+        if len(present) and 0 < np.abs(present).max() < SECONDS_BELOW:
             raise DataError(
                 f'The numbers of column "{self.name}" would be times before 1973; they are probably seconds. '
                 "Make milliseconds since 1970 or ISO 8601 text of them."
@@ -305,16 +317,6 @@ class EpochReader(TimeReader):
 
 MISSING = MISSING_TIMESTAMP
 _UNREADABLE = MISSING_TIMESTAMP + 1
-
-
-def _time_of(text: str) -> int | None:
-    """None where it is not a time. A bare year or number is none either, though ISO 8601 has such forms."""
-    if not TIME.match(text.strip()):
-        return None
-    try:
-        return epoch_ms(text.strip(), _ANY_TIME)
-    except Unfit:
-        return None
 
 
 def _no_values(name: str) -> Found:

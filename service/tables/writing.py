@@ -12,8 +12,9 @@ from typing import Any, BinaryIO, Final, Self
 import orjson
 
 from service.codecs.answers import each_json, interleave
-from service.pipelines.sources import ARROW, CSV, NDJSON, PARQUET, STDIO, Chunk, compression_of
-from service.pipelines.tables import check_no_clash
+from service.errors import DataError
+from service.tables.files import ARROW, CSV, NDJSON, PARQUET, STDIO, compression_of
+from service.tables.frames import check_no_clash
 
 ROW_GROUP_ROWS: Final = 262_144
 COPY_BYTES: Final = 2**20
@@ -31,12 +32,12 @@ class Sink:
         self._waiting: list[Any] = []
         self._waiting_rows = 0
 
-    def write(self, chunk: Chunk, results: Any) -> None:
-        check_no_clash(chunk.kept.column_names, results.column_names)
+    def write(self, table: Any, results: Any, lines: Sequence[bytes] | None = None) -> None:
+        """Append rows with their results; ``lines``: the rows as they stood in an NDJSON file."""
+        check_no_clash(table.column_names, results.column_names)
         if self._kind == NDJSON:
-            self._file.write(b"".join(_json_lines(chunk, results)))
+            self._file.write(b"".join(_json_lines(table, results, lines)))
             return
-        table = chunk.kept
         for name in results.column_names:
             table = table.append_column(name, results[name])
         self.write_table(table)
@@ -49,7 +50,7 @@ class Sink:
         if self._writer is None:
             self._writer = _open(self._file, self._kind, table.schema)
         elif table.schema != self._writer.schema:
-            table = table.cast(self._writer.schema)
+            table = _same_types(table, self._writer.schema)
         if self._kind == PARQUET:
             self._gather(table)
         else:
@@ -78,6 +79,19 @@ class Sink:
         if kind is None:
             self._write_gathered()
         self._writer.close()
+
+
+def _same_types(table: Any, schema: Any) -> Any:
+    import pyarrow as pa
+
+    for name, column, field in zip(table.column_names, table.columns, schema, strict=True):
+        try:
+            column.cast(field.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise DataError(
+                f'Column "{name}" has another type than in the rows before, and would lose values: write CSV or NDJSON.'
+            ) from error
+    return table.cast(schema)
 
 
 def _open(file: Any, kind: str, schema: Any) -> Any:
@@ -165,13 +179,13 @@ def _element(column: Any, at: int) -> Any:
     return compute.list_element(column, at)
 
 
-def _json_lines(chunk: Chunk, results: Any) -> Iterator[bytes]:
+def _json_lines(table: Any, results: Any, lines: Sequence[bytes] | None) -> Iterator[bytes]:
     added = _objects(results)
-    if chunk.lines is None:
-        for kept, result in zip(_objects(chunk.kept), added, strict=True):
+    if lines is None:
+        for kept, result in zip(_objects(table), added, strict=True):
             yield _merged(kept, result)
     else:
-        for line, result in zip(chunk.lines, added, strict=True):
+        for line, result in zip(lines, added, strict=True):
             yield _merged(line if line.startswith(b"{") else b'{"instances":' + line + b"}", result)
 
 

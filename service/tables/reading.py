@@ -1,4 +1,4 @@
-"""Tables with named columns, from files of any size: what is kept is a uniform sample that fits into memory."""
+"""Rows of a table for training, from files of any size: what is kept is a uniform sample that fits into memory."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,15 +8,17 @@ import numpy as np
 
 from service.errors import DataError
 from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, Array, ColumnType, InputSchema, Rows
-from service.training.columns import ColumnReader, Found, reader_of
-from service.training.sample import Sample
-from service.training.selection import Condition, Selection
-from service.training.table_files import CsvFile, Retype, TableFile
+from service.tables.columns import ColumnReader, Found, reader_of
+from service.tables.sample import Sample
+from service.tables.selection import Condition, Selection
+from service.tables.typed import Retype, TableFiles
 
 MAX_SAMPLE_BYTES = 512 * 2**20
 """Of the rows that are kept."""
 MIN_SAMPLE_ROWS = 1_000
 BYTES_OF_LABEL_OR_TIME = 8
+AS_TEXT = (ColumnType.CATEGORICAL, ColumnType.TIMESTAMP)
+"""Columns that are called these may look like numbers in a text file."""
 
 Progress = Callable[[int, int | None], None]
 """Is told how many rows were read so far, of how many where that is known."""
@@ -33,14 +35,14 @@ class Table:
 
 
 def read_table(
-    file: TableFile,
+    file: TableFiles,
     selection: Selection,
     *,
     max_rows: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Table:
-    """Read a file once, and again from the start where a type of a CSV column widens.
+    """Read the files once, and again from the start where a column turns out to be of another type.
 
     Raises:
         DataError: no rows, columns of a kind that cannot be used, mixed types, infinite numbers; the sentence names the
@@ -49,19 +51,17 @@ def read_table(
     while True:
         try:
             return _read(file, selection, max_rows=max_rows, seed=seed, progress=progress)
-        except Retype as retype:
-            assert isinstance(file, CsvFile)  # noqa: S101 - only these raise it
-            file.widen(retype.name)
+        except Retype:
+            continue
 
 
 def _read(
-    file: TableFile, selection: Selection, *, max_rows: int | None, seed: int, progress: Progress | None
+    file: TableFiles, selection: Selection, *, max_rows: int | None, seed: int, progress: Progress | None
 ) -> Table:
     import pyarrow as pa
 
     names = selection.names_of(file.names)
-    if isinstance(file, CsvFile):
-        file.read_as_text([name for name in names if selection.type_of(name) is ColumnType.CATEGORICAL])
+    file.read_as_text([name for name in names if selection.type_of(name) in AS_TEXT])
     needed = list(dict.fromkeys([*names, *(condition.column for condition in selection.where)]))
     types = dict(zip(needed, file.types(needed), strict=True))
     readers = [reader_of(name, types[name], selection.type_of(name)) for name in names]
@@ -78,7 +78,7 @@ def _read(
     pa.default_memory_pool().release_unused()  # Arrow keeps what the batches took, which may be as much as the rows
     if not sample.offered:
         raise DataError("The file has no rows." if not read else "No row fulfils the conditions of --where.")
-    return _table(readers, sample, selection)
+    return _table(readers, sample, selection, file.notes)
 
 
 def _most_rows(readers: Sequence[ColumnReader], max_rows: int | None) -> int:
@@ -106,7 +106,7 @@ def _values(readers: Sequence[ColumnReader], columns: dict[str, Any], chosen: Ar
     return parts
 
 
-def _table(readers: Sequence[ColumnReader], sample: Sample, selection: Selection) -> Table:
+def _table(readers: Sequence[ColumnReader], sample: Sample, selection: Selection, file_notes: Sequence[str]) -> Table:
     arrays = sample.take()
     row_numbers, numbers = arrays["row"], arrays[INSTANCES]
     found, place = list[Found](), 0
@@ -128,7 +128,7 @@ def _table(readers: Sequence[ColumnReader], sample: Sample, selection: Selection
         elif parts:
             rows[name] = np.stack([part for part in parts if part is not None], axis=1)
     width = len(schema.columns_of(*_INPUTS[INSTANCES]))
-    return Table(rows, schema.model_copy(update={"row_shape": (width,)}), sample.offered, notes)
+    return Table(rows, schema.model_copy(update={"row_shape": (width,)}), sample.offered, (*file_notes, *notes))
 
 
 _INPUTS = {
