@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service.codecs import Limits, decode_json
@@ -118,12 +118,15 @@ def test_a_row_may_be_larger_than_a_piece() -> None:
 
 LARGE = {name: large_body(SCHEMAS[name]) for name in ("vector", "image")}
 SPLINTERS = st.sampled_from(
-    ["", "[", "]", "],[", "],", "],]", ",", '"', " ", "null", "1e39", "-", "[]", "{", "}", "]}", "[1, 2, 3, 4], ", "\\",
+    ["", "7", "[", "]", "],[", "],", "],]", ",", '"', " ", "null", "1e39", "-", "[]", "{", "}", "]}", "[1, 2, 3, 4], ",
+     "\\",
      '"],["', '{"instances": [', '], "instances": [', '], "threshold": [', "\xff", "5], [5", "[[1, 2, 3], [4, 5, 6]], "]
 )  # fmt: skip
 
 
-@settings(max_examples=300)
+@settings(max_examples=40)
+@example(name="vector", near=0, offset=0, splinter="", cut=0)
+@example(name="image", near=PIECE_BYTES, offset=0, splinter="7", cut=0)
 @given(
     name=st.sampled_from(list(LARGE)),
     near=st.sampled_from([0, 15, PIECE_BYTES, 2 * PIECE_BYTES, -1]),
@@ -132,13 +135,23 @@ SPLINTERS = st.sampled_from(
     cut=st.integers(0, 12),
 )
 def test_pieces_prove_as_much_as_the_whole(name: str, near: int, offset: int, splinter: str, cut: int) -> None:
-    """A large body that was tampered with anywhere gives what the exact path makes of it."""
+    """The fast path takes a large body, tampered with anywhere, if and only if the exact one does, and gives its rows.
+
+    Only options that are no scalars are left to the exact path.
+    """
     body = LARGE[name]
     at = min(max((near if near >= 0 else len(body)) + offset, 0), len(body))
     tampered = body[:at] + splinter.encode("latin-1") + body[at + cut :]
     found = decode_numbers_fast(tampered, plan_of(SCHEMAS[name]), Limits())
-    if found is not None:
+    try:
         rows = exact_rows(tampered, SCHEMAS[name])
+    except RequestError:
+        assert found is None
+        return
+    if b'"threshold": [' in tampered:
+        assert found is None
+    else:
+        assert found is not None
         assert same_rows({"instances": found[0]}, rows)
 
 

@@ -456,19 +456,32 @@ def test_the_watcher_sees_new_versions(store: Store) -> None:
 
 
 def test_stopping_does_not_wait_for_a_load(store: Store) -> None:
-    """The watcher may be in the middle of one."""
+    """The load that the watcher is in the middle of goes on after ``stop`` has returned, and is its last."""
     gate = Gate()
+    loaded: list[int] = []
+    watchers: list[threading.Thread] = []
+    ended = threading.Event()
 
     def load(path: Path) -> LoadedModel:
-        gate()
-        return load_fake(path)
+        watchers.append(threading.current_thread())
+        try:
+            gate()
+            loaded.append(int(path.name))
+            return load_fake(path)
+        finally:
+            ended.set()
 
     manager = ModelManager(store, load=load)
     publish(store)
     manager.start(0.01)
     gate.await_call()
     manager.stop()
+    assert not ended.is_set()
+    publish(store)
     gate.opened.set()
+    watchers[0].join(30)
+    assert not watchers[0].is_alive()
+    assert loaded == [1]
 
 
 def test_two_refreshes_at_once_load_once(store: Store, loader: Loader) -> None:
