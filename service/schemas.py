@@ -7,11 +7,14 @@ UTC, a missing value is the smallest int64). A model has only the inputs that it
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
+from functools import cached_property
+from operator import itemgetter
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +23,8 @@ from service.errors import ModelFailed
 Array: TypeAlias = NDArray[Any]
 Rows: TypeAlias = dict[str, Array]
 Results: TypeAlias = dict[str, Array]
+
+Picker: TypeAlias = Callable[[Any], tuple[Any, ...]]
 
 INSTANCES = "instances"
 CATEGORIES = "categories"
@@ -63,13 +68,112 @@ class InputSchema(Frozen):
     value_range: tuple[float, float] | None = None
     """Smallest and largest value seen or possible, for images."""
 
-    @property
+    def columns_of(self, *types: ColumnType) -> tuple[Column, ...]:
+        return tuple(column for column in self.columns if column.type in types)
+
+    # What decoding and encoding look up for each request, made once for each schema.
+
+    @cached_property
+    def numbers(self) -> tuple[Column, ...]:
+        """Columns of ``instances``."""
+        return self.columns_of(ColumnType.NUMERIC, ColumnType.BOOLEAN)
+
+    @cached_property
+    def categories(self) -> tuple[Column, ...]:
+        return self.columns_of(ColumnType.CATEGORICAL)
+
+    @cached_property
+    def timestamps(self) -> tuple[Column, ...]:
+        return self.columns_of(ColumnType.TIMESTAMP)
+
+    @cached_property
+    def ordered_columns(self) -> tuple[Column, ...]:
+        """The columns in the order of the inputs: numbers and booleans, labels, times."""
+        return self.numbers + self.categories + self.timestamps
+
+    @cached_property
     def features(self) -> int:
         """Columns, or values of a row where they have no names."""
         return len(self.columns) or math.prod(self.row_shape)
 
-    def columns_of(self, *types: ColumnType) -> tuple[Column, ...]:
-        return tuple(column for column in self.columns if column.type in types)
+    @cached_property
+    def width(self) -> int:
+        """Numbers in one row of ``instances``."""
+        return math.prod(self.row_shape)
+
+    @cached_property
+    def arrays_in_row(self) -> int:
+        """Arrays that nest the numbers of a row in JSON, the row's own included."""
+        return sum(math.prod(self.row_shape[:dimension]) for dimension in range(len(self.row_shape)))
+
+    @cached_property
+    def arrays_only(self) -> bool:
+        """Whether a plain array can carry a whole row: no categories, no timestamps."""
+        return not self.categories and not self.timestamps
+
+    @cached_property
+    def boolean_at(self) -> tuple[int, ...]:
+        """Places of the boolean columns among ``numbers``."""
+        return tuple(at for at, column in enumerate(self.numbers) if column.type is ColumnType.BOOLEAN)
+
+    @cached_property
+    def missing_allowed(self) -> NDArray[np.bool_]:
+        """Which numbers of a row may be missing; broadcasts against ``(rows, *row_shape)``."""
+        return np.array([column.may_be_missing for column in self.numbers] if self.columns else [self.may_be_missing])
+
+    @cached_property
+    def any_missing_allowed(self) -> bool:
+        return bool(self.missing_allowed.any())
+
+    @cached_property
+    def optional(self) -> dict[str, None]:
+        """The columns that may be left out of an object, each as a missing value."""
+        return {column.name: None for column in self.columns if column.may_be_missing}
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        return frozenset(column.name for column in self.columns)
+
+    @cached_property
+    def json_keys(self) -> dict[str, bytes]:
+        """Each column's name as a JSON key with its colon, in the schema's order."""
+        return {column.name: orjson.dumps(column.name) + b":" for column in self.columns}
+
+    @cached_property
+    def pick_columns(self) -> Picker:
+        """An object by column name -> its values in the schema's order; KeyError or TypeError where it does not fit."""
+        return picker([column.name for column in self.columns])
+
+    @cached_property
+    def pick_numbers(self) -> Picker:
+        """A sequence in the schema's order -> the values of ``numbers``; so for the other types."""
+        return self._pick(ColumnType.NUMERIC, ColumnType.BOOLEAN)
+
+    @cached_property
+    def pick_numeric(self) -> Picker:
+        return self._pick(ColumnType.NUMERIC)
+
+    @cached_property
+    def pick_booleans(self) -> Picker:
+        return self._pick(ColumnType.BOOLEAN)
+
+    @cached_property
+    def pick_categories(self) -> Picker:
+        return self._pick(ColumnType.CATEGORICAL)
+
+    @cached_property
+    def pick_timestamps(self) -> Picker:
+        return self._pick(ColumnType.TIMESTAMP)
+
+    def _pick(self, *wanted: ColumnType) -> Picker:
+        return picker([at for at, column in enumerate(self.columns) if column.type in wanted])
+
+
+def picker(keys: Sequence[Any]) -> Picker:
+    """A function that gives the values of some keys, or of some places, as a tuple."""
+    if len(keys) > 1:
+        return itemgetter(*keys)
+    return lambda row: tuple(row[key] for key in keys)
 
 
 FEW_VALUES = 2**13
@@ -92,12 +196,6 @@ def all_finite(numbers: Array) -> bool:
     if flat.size <= FEW_VALUES and math.isfinite(np.vdot(flat, flat)):
         return True
     return all(np.isfinite(flat[start : start + _FINITE_BLOCK]).all() for start in range(0, flat.size, _FINITE_BLOCK))
-
-
-def ordered_columns(schema: InputSchema) -> tuple[Column, ...]:
-    """The columns in the order of the inputs: numbers and booleans, labels, times."""
-    numbers = schema.columns_of(ColumnType.NUMERIC, ColumnType.BOOLEAN)
-    return numbers + schema.columns_of(ColumnType.CATEGORICAL) + schema.columns_of(ColumnType.TIMESTAMP)
 
 
 def times_as_numbers(times: Array) -> NDArray[np.float64]:

@@ -21,7 +21,6 @@ from service.api.ops import Call
 from service.api.protocols import MAX_CONTROL_BYTES, OCTETS, ProtocolRoutes, error_reply, json_reply
 from service.api.signatures import Statistics, VersionStatistics, outputs_of, score_options
 from service.codecs.infer import InferAnswer, InferBody, WantedOutput, decode_infer, encode_infer
-from service.codecs.rows import plan_of
 from service.codecs.tensors import datatype_of, inputs_of, shown
 from service.errors import (
     Conflict,
@@ -91,8 +90,7 @@ def model_metadata(loaded: LoadedModel, status: ModelStatus) -> dict[str, Any]:
         "versions": [str(version) for version in sorted(status.loaded)],
         "platform": PLATFORM,
         "inputs": [
-            {"name": each.name, "datatype": each.datatype, "shape": each.shape}
-            for each in inputs_of(plan_of(loaded.schema))
+            {"name": each.name, "datatype": each.datatype, "shape": each.shape} for each in inputs_of(loaded.schema)
         ],
         "outputs": [
             {"name": name, "datatype": datatype_of(spec.dtype), "shape": [-1 if n is None else n for n in spec.shape]}

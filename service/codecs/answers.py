@@ -9,7 +9,6 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.codecs.rows import RowPlan, plan_of
 from service.schemas import CATEGORIES, INSTANCES, MISSING_TIMESTAMP, TIMESTAMPS, Array, InputSchema, Results, Rows
 from service.words import ANOMALY_SCORE, CONTRIBUTIONS, ERROR_MAPS, RESULT_COLUMNS, ROW_RESULTS, Operation
 
@@ -108,27 +107,27 @@ def interleave(keys: Sequence[bytes], columns: Sequence[Sequence[bytes]]) -> lis
 
 def _objects_json(answer: Answer, output: str) -> list[bytes]:
     columns = dict(_named_values(answer, output))
-    keys = plan_of(answer.schema).json_keys
+    keys = answer.schema.json_keys
     return interleave(
         [keys[name] for name in keys if name in columns], [columns[name] for name in keys if name in columns]
     )
 
 
 def _named_values(answer: Answer, output: str) -> Iterator[tuple[str, list[bytes]]]:
-    plan = plan_of(answer.schema)
+    schema = answer.schema
     numbers = answer.results.get(output)
     if numbers is not None:
         count, tokens = len(numbers), _tokens(numbers.T.reshape(-1))
-        for at, column in enumerate(plan.numbers):
+        for at, column in enumerate(schema.numbers):
             values = tokens[at * count : (at + 1) * count]
-            yield column.name, _booleans_json(numbers[:, at]) if at in plan.boolean_at else values
+            yield column.name, _booleans_json(numbers[:, at]) if at in schema.boolean_at else values
     labels = answer.results.get(f"{output}_{CATEGORIES}")
     if labels is not None:
-        for at, column in enumerate(plan.categories):
+        for at, column in enumerate(schema.categories):
             yield column.name, _labels_json(labels[:, at])
     times = answer.results.get(f"{output}_{TIMESTAMPS}")
     if times is not None:
-        for at, column in enumerate(plan.timestamps):
+        for at, column in enumerate(schema.timestamps):
             yield column.name, [orjson.dumps(time_text(value)) for value in times[:, at].tolist()]
 
 
@@ -166,15 +165,15 @@ def contributions(answer: Answer) -> Iterator[list[dict[str, Any]]]:
     """
     shares = _contribution(answer)
     shares = shares.reshape(len(shares), -1)
-    plan = plan_of(answer.schema)
+    schema = answer.schema
     wanted = min(int(answer.explain or 0), shares.shape[1])
     order = np.argsort(-shares, axis=1, kind="stable")[:, :wanted]  # ties in the order of the features
     for row, top in enumerate(order.tolist()):
         yield [
             {
-                "feature": _feature_name(plan, at),
-                "observed": _observed(answer.rows or {}, plan, row, at),
-                "expected": _expected(answer, plan, row, at),
+                "feature": _feature_name(schema, at),
+                "observed": _observed(answer.rows or {}, schema, row, at),
+                "expected": _expected(answer, schema, row, at),
                 "share": shares[row, at],
             }
             for at in top
@@ -187,35 +186,35 @@ def _contribution(answer: Answer) -> Array:
     return answer.explained["contribution"]
 
 
-def _feature_name(plan: RowPlan, at: int) -> str | int | list[int]:
-    if plan.columns:
-        return (plan.numbers + plan.categories + plan.timestamps)[at].name
-    if len(plan.row_shape) == 1:
+def _feature_name(schema: InputSchema, at: int) -> str | int | list[int]:
+    if schema.columns:
+        return (schema.numbers + schema.categories + schema.timestamps)[at].name
+    if len(schema.row_shape) == 1:
         return at
-    return [int(index) for index in np.unravel_index(at, plan.row_shape)]
+    return [int(index) for index in np.unravel_index(at, schema.row_shape)]
 
 
-def _observed(rows: Rows, plan: RowPlan, row: int, at: int) -> Any:
+def _observed(rows: Rows, schema: InputSchema, row: int, at: int) -> Any:
     """The value of a feature as it was sent; a missing one is None."""
-    if at < plan.width:
+    if at < schema.width:
         value = rows[INSTANCES][row].reshape(-1)[at]
         if np.isnan(value):
             return None
-        return bool(value) if at in plan.boolean_at else value
-    at -= plan.width
-    if at < len(plan.categories):
+        return bool(value) if at in schema.boolean_at else value
+    at -= schema.width
+    if at < len(schema.categories):
         return label_text(rows[CATEGORIES][row, at])
-    return time_text(int(rows[TIMESTAMPS][row, at - len(plan.categories)]))
+    return time_text(int(rows[TIMESTAMPS][row, at - len(schema.categories)]))
 
 
-def _expected(answer: Answer, plan: RowPlan, row: int, at: int) -> Any:
+def _expected(answer: Answer, schema: InputSchema, row: int, at: int) -> Any:
     """What the model expected there; a boolean is a number from 0 to 1. None where the model does not say."""
-    if at < plan.width:
+    if at < schema.width:
         numbers = answer.explained.get("expected")
         return None if numbers is None else numbers[row].reshape(-1)[at]
-    at -= plan.width
-    if at < len(plan.categories):
+    at -= schema.width
+    if at < len(schema.categories):
         labels = answer.explained.get(f"expected_{CATEGORIES}")
         return None if labels is None else label_text(labels[row, at])
     times = answer.explained.get(f"expected_{TIMESTAMPS}")
-    return None if times is None else time_text(int(times[row, at - len(plan.categories)]))
+    return None if times is None else time_text(int(times[row, at - len(schema.categories)]))

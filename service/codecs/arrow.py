@@ -21,7 +21,6 @@ from service.codecs.rows import (
     NOT_SECONDS,
     UNKNOWN_COLUMN,
     Limits,
-    RowPlan,
     Unfit,
     check_numbers,
     check_row_count,
@@ -29,7 +28,6 @@ from service.codecs.rows import (
     invalid_rows,
     no_rows,
     number_problems,
-    plan_of,
     probably_seconds,
     shape_words,
     shown_name,
@@ -74,20 +72,19 @@ def decode_arrow(
     """
     import pyarrow as pa
 
-    plan = plan_of(schema)
     try:
         with pa.ipc.open_stream(pa.py_buffer(body)) as reader:
-            as_lists = _takes_lists(reader.schema.names, plan)
+            as_lists = _takes_lists(reader.schema.names, schema)
             if not as_lists:
-                _check_names(reader.schema.names, plan)
+                _check_names(reader.schema.names, schema)
             check_stream_bounds(body, limits)
             table = reader.read_all()
         table.validate(full=True)
-        check_row_count(table.num_rows, plan, limits)
-        rows = {INSTANCES: _list_numbers(table.column(0), plan)} if as_lists else _named_rows(table, plan, limits)
+        check_row_count(table.num_rows, schema, limits)
+        rows = {INSTANCES: _list_numbers(table.column(0), schema)} if as_lists else _named_rows(table, schema, limits)
     except (pa.ArrowException, OSError, ValueError, OverflowError):
         raise MalformedInput(_NOT_ARROW) from None
-    _check_rows(rows, plan)
+    _check_rows(rows, schema)
     return rows, table
 
 
@@ -101,61 +98,62 @@ def table_rows(table: Any, schema: InputSchema) -> tuple[Rows, dict[int, RowProb
     """
     import pyarrow as pa
 
-    plan = plan_of(schema)
-    as_lists = _takes_lists(table.column_names, plan)
+    as_lists = _takes_lists(table.column_names, schema)
     if not as_lists:
-        _check_names(table.column_names, plan)
+        _check_names(table.column_names, schema)
     if table.num_rows == 0:
         raise no_rows()
     try:
-        rows = {INSTANCES: _list_numbers(table.column(0), plan)} if as_lists else _named_rows(table, plan, _UNBOUNDED)
+        rows = (
+            {INSTANCES: _list_numbers(table.column(0), schema)} if as_lists else _named_rows(table, schema, _UNBOUNDED)
+        )
     except (pa.ArrowException, ValueError, OverflowError):
         raise InvalidRows([], "The table cannot be read as rows of this model.") from None
     try:
-        _check_rows(rows, plan)
+        _check_rows(rows, schema)
     except InvalidRows:
-        found = reversed(list(_row_problems(rows, plan)))
+        found = reversed(list(_row_problems(rows, schema)))
         return rows, {problem.row: problem for problem in found if problem.row is not None}
     return rows, {}
 
 
-def _check_rows(rows: Rows, plan: RowPlan) -> None:
+def _check_rows(rows: Rows, schema: InputSchema) -> None:
     if CATEGORIES in rows or TIMESTAMPS in rows:
-        problems = list(islice(_value_problems(rows, plan), MAX_ROW_PROBLEMS))
+        problems = list(islice(_value_problems(rows, schema), MAX_ROW_PROBLEMS))
         if problems:
             raise invalid_rows(problems)
     if INSTANCES in rows:
-        check_numbers(rows[INSTANCES], plan)
+        check_numbers(rows[INSTANCES], schema)
 
 
-def _row_problems(rows: Rows, plan: RowPlan) -> Iterator[RowProblem]:
-    yield from _value_problems(rows, plan)
+def _row_problems(rows: Rows, schema: InputSchema) -> Iterator[RowProblem]:
+    yield from _value_problems(rows, schema)
     if INSTANCES in rows:
-        yield from number_problems(rows[INSTANCES], plan)
+        yield from number_problems(rows[INSTANCES], schema)
 
 
-def _takes_lists(names: Sequence[str], plan: RowPlan) -> bool:
-    if not plan.columns and list(names) != [INSTANCES]:
+def _takes_lists(names: Sequence[str], schema: InputSchema) -> bool:
+    if not schema.columns and list(names) != [INSTANCES]:
         raise InvalidRows([], f"The table must have one column '{INSTANCES}' of fixed-size lists.")
-    return not plan.columns or (list(names) == [INSTANCES] and plan.arrays_only and INSTANCES not in plan.names)
+    return not schema.columns or (list(names) == [INSTANCES] and schema.arrays_only and INSTANCES not in schema.names)
 
 
-def _check_names(names: Sequence[str], plan: RowPlan) -> None:
-    problems = list(_name_problems(names, plan))
+def _check_names(names: Sequence[str], schema: InputSchema) -> None:
+    problems = list(_name_problems(names, schema))
     if problems:
         raise InvalidRows(problems)
 
 
-def _name_problems(names: Sequence[str], plan: RowPlan) -> Iterator[RowProblem]:
+def _name_problems(names: Sequence[str], schema: InputSchema) -> Iterator[RowProblem]:
     seen: set[str] = set()
     for name in names:
-        if name not in plan.names:
+        if name not in schema.names:
             yield RowProblem(None, shown_name(name), UNKNOWN_COLUMN)
         elif name in seen:
             yield RowProblem(None, name, "is there twice")
         seen.add(name)
-    for column in plan.columns:
-        if column.name not in seen and column.name not in plan.optional:
+    for column in schema.columns:
+        if column.name not in seen and column.name not in schema.optional:
             yield RowProblem(None, column.name, ABSENT_COLUMN)
 
 
@@ -163,39 +161,39 @@ def _joined(parts: Sequence[Array]) -> Array:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _list_numbers(column: Any, plan: RowPlan) -> NDArray[np.float32]:
+def _list_numbers(column: Any, schema: InputSchema) -> NDArray[np.float32]:
     first = 0
     parts: list[Array] = []
     for chunk in column.chunks:
-        parts.append(_lists_of_chunk(chunk, plan, first))
+        parts.append(_lists_of_chunk(chunk, schema, first))
         first += len(chunk)
-    return np.ascontiguousarray(_joined(parts).reshape(-1, *plan.row_shape))
+    return np.ascontiguousarray(_joined(parts).reshape(-1, *schema.row_shape))
 
 
-def _lists_of_chunk(chunk: Any, plan: RowPlan, first: int) -> Array:
+def _lists_of_chunk(chunk: Any, schema: InputSchema, first: int) -> Array:
     """Values of one chunk of lists, nested as the row's shape is or flat in its order."""
     import pyarrow as pa
 
     values = chunk.storage if isinstance(chunk.type, pa.BaseExtensionType) else chunk
-    if isinstance(chunk.type, pa.FixedShapeTensorType) and not _is_plain_tensor(chunk.type, plan):
-        raise InvalidRows([RowProblem(None, INSTANCES, f"must be tensors: each row {shape_words(plan)}")])
+    if isinstance(chunk.type, pa.FixedShapeTensorType) and not _is_plain_tensor(chunk.type, schema):
+        raise InvalidRows([RowProblem(None, INSTANCES, f"must be tensors: each row {shape_words(schema)}")])
     flat = not _is_list(getattr(values.type, "value_type", None))
-    for size in (plan.width,) if flat else plan.row_shape:
+    for size in (schema.width,) if flat else schema.row_shape:
         if not _is_list(values.type):
-            raise InvalidRows([RowProblem(None, INSTANCES, f"must be lists: each row {shape_words(plan)}")])
-        _check_list_lengths(values, size, len(chunk), first, plan)
+            raise InvalidRows([RowProblem(None, INSTANCES, f"must be lists: each row {shape_words(schema)}")])
+        _check_list_lengths(values, size, len(chunk), first, schema)
         values = values.flatten()
     if not (_is_number(values.type) or pa.types.is_boolean(values.type)):
         raise InvalidRows([RowProblem(None, INSTANCES, "must be lists of numbers")])
     return to_float32(_numpy_numbers(values))
 
 
-def _is_plain_tensor(kind: Any, plan: RowPlan) -> bool:
+def _is_plain_tensor(kind: Any, schema: InputSchema) -> bool:
     in_order = kind.permutation is None or list(kind.permutation) == sorted(kind.permutation)
-    return in_order and tuple(kind.shape) == plan.row_shape
+    return in_order and tuple(kind.shape) == schema.row_shape
 
 
-def _check_list_lengths(lists: Any, size: int, row_count: int, first: int, plan: RowPlan) -> None:
+def _check_list_lengths(lists: Any, size: int, row_count: int, first: int, schema: InputSchema) -> None:
     import pyarrow as pa
     from pyarrow import compute
 
@@ -203,10 +201,10 @@ def _check_list_lengths(lists: Any, size: int, row_count: int, first: int, plan:
     if lists.null_count:
         bad, problem = np.flatnonzero(compute.is_null(lists).to_numpy(zero_copy_only=False)), MISSING
     elif pa.types.is_fixed_size_list(lists.type):
-        bad, problem = np.arange(0 if lists.type.list_size == size else len(lists)), shape_words(plan)
+        bad, problem = np.arange(0 if lists.type.list_size == size else len(lists)), shape_words(schema)
     else:
         lengths = compute.list_value_length(lists).to_numpy(zero_copy_only=False)
-        bad, problem = np.flatnonzero(lengths != size), shape_words(plan)
+        bad, problem = np.flatnonzero(lengths != size), shape_words(schema)
     if len(bad):
         raise invalid_rows(RowProblem(first + int(row), None, problem) for row in np.unique(bad // lists_in_row))
 
@@ -243,17 +241,17 @@ def _numpy_numbers(values: Any) -> Array:
     return array
 
 
-def _named_rows(table: Any, plan: RowPlan, limits: Limits) -> Rows:
+def _named_rows(table: Any, schema: InputSchema, limits: Limits) -> Rows:
     rows: Rows = {}
-    if plan.numbers:
-        rows[INSTANCES] = np.empty((table.num_rows, plan.width), dtype=np.float32)
-        _fill(rows[INSTANCES], table, plan.numbers, _column_numbers)
-    if plan.categories:
-        rows[CATEGORIES] = np.empty((table.num_rows, len(plan.categories)), dtype=object)
-        _fill(rows[CATEGORIES], table, plan.categories, lambda chunk, column: _column_labels(chunk, limits))
-    if plan.timestamps:
-        rows[TIMESTAMPS] = np.empty((table.num_rows, len(plan.timestamps)), dtype=np.int64)
-        _fill(rows[TIMESTAMPS], table, plan.timestamps, lambda chunk, column: _column_times(chunk, column, limits))
+    if schema.numbers:
+        rows[INSTANCES] = np.empty((table.num_rows, schema.width), dtype=np.float32)
+        _fill(rows[INSTANCES], table, schema.numbers, _column_numbers)
+    if schema.categories:
+        rows[CATEGORIES] = np.empty((table.num_rows, len(schema.categories)), dtype=object)
+        _fill(rows[CATEGORIES], table, schema.categories, lambda chunk, column: _column_labels(chunk, limits))
+    if schema.timestamps:
+        rows[TIMESTAMPS] = np.empty((table.num_rows, len(schema.timestamps)), dtype=np.int64)
+        _fill(rows[TIMESTAMPS], table, schema.timestamps, lambda chunk, column: _column_times(chunk, column, limits))
     return rows
 
 
@@ -331,12 +329,12 @@ def _check_view_lengths(chunk: Any, limits: Limits) -> None:
         raise TooLarge(f"The decoded rows may take at most {limits.max_decoded_bytes} bytes.")
 
 
-def _value_problems(rows: Rows, plan: RowPlan) -> Iterator[RowProblem]:
+def _value_problems(rows: Rows, schema: InputSchema) -> Iterator[RowProblem]:
     """Labels and times that do not fit, column by column."""
-    for at, column in enumerate(plan.categories):
+    for at, column in enumerate(schema.categories):
         if not column.may_be_missing:
             yield from _problems(rows[CATEGORIES][:, at] == b"", column, MISSING)
-    for at, column in enumerate(plan.timestamps):
+    for at, column in enumerate(schema.timestamps):
         times = rows[TIMESTAMPS][:, at]
         if not column.may_be_missing:
             yield from _problems(times == MISSING_TIMESTAMP, column, MISSING)
@@ -442,7 +440,7 @@ def nested_array(array: Array) -> Any:
 def _named_columns(answer: Answer, output: str) -> Iterator[tuple[str, Any]]:
     """The columns of rows that a signature gave back, in the schema's order."""
     parts = (output, f"{output}_{CATEGORIES}", f"{output}_{TIMESTAMPS}")
-    yield from _columns_of(plan_of(answer.schema), [answer.results.get(name) for name in parts])
+    yield from _columns_of(answer.schema, [answer.results.get(name) for name in parts])
 
 
 def rows_table(rows: Rows, schema: InputSchema) -> Any:
@@ -450,19 +448,19 @@ def rows_table(rows: Rows, schema: InputSchema) -> Any:
     import pyarrow as pa
 
     arrays = [rows.get(name) for name in (INSTANCES, CATEGORIES, TIMESTAMPS)]
-    return pa.table(dict(_columns_of(plan_of(schema), arrays)))
+    return pa.table(dict(_columns_of(schema, arrays)))
 
 
-def _columns_of(plan: RowPlan, arrays: Sequence[Array | None]) -> Iterator[tuple[str, Any]]:
+def _columns_of(schema: InputSchema, arrays: Sequence[Array | None]) -> Iterator[tuple[str, Any]]:
     """``arrays``: numbers, categories and timestamps."""
-    groups = zip(arrays, (plan.numbers, plan.categories, plan.timestamps), strict=True)
+    groups = zip(arrays, (schema.numbers, schema.categories, schema.timestamps), strict=True)
     made = {
         column.name: _arrow_column(array[:, at], column)
         for array, columns in groups
         if array is not None
         for at, column in enumerate(columns)
     }
-    yield from ((column.name, made[column.name]) for column in plan.columns if column.name in made)
+    yield from ((column.name, made[column.name]) for column in schema.columns if column.name in made)
 
 
 def _arrow_column(values: Array, column: Column) -> Any:
@@ -483,11 +481,11 @@ def _contributions(answer: Answer) -> Any:
     """Lists of structs. Observed and expected are numbers, or text in a model that also has other columns."""
     import pyarrow as pa
 
-    plan = plan_of(answer.schema)
-    feature = pa.string() if plan.columns else pa.int32() if len(plan.row_shape) == 1 else pa.list_(pa.int32())
-    value = pa.float32() if plan.arrays_only else pa.string()
+    schema = answer.schema
+    feature = pa.string() if schema.columns else pa.int32() if len(schema.row_shape) == 1 else pa.list_(pa.int32())
+    value = pa.float32() if schema.arrays_only else pa.string()
     kind = pa.struct([("feature", feature), ("observed", value), ("expected", value), ("share", pa.float32())])
-    as_value = _as_float if plan.arrays_only else _as_text
+    as_value = _as_float if schema.arrays_only else _as_text
     rows = [
         [entry | {"observed": as_value(entry["observed"]), "expected": as_value(entry["expected"])} for entry in row]
         for row in contributions(answer)

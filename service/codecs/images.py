@@ -7,7 +7,7 @@ import numpy as np
 
 from service.codecs.answers import Answer
 from service.codecs.pixels import open_picture
-from service.codecs.rows import Limits, check_numbers, check_row_count, plan_of, rows_from_arrays
+from service.codecs.rows import Limits, check_numbers, check_row_count, rows_from_arrays
 from service.errors import InvalidRows, NotAcceptable, UnsupportedMediaType
 from service.schemas import InputSchema, Rows
 
@@ -45,8 +45,7 @@ def decode_image(
     size = image_size(schema)
     if size is None:
         raise UnsupportedMediaType("This model does not take images.")
-    plan = plan_of(schema)
-    check_row_count(1, plan, limits)
+    check_row_count(1, schema, limits)
     picture = open_picture(body, (_FORMATS[media_type],), limits.max_pixels)
     if picture.size != size[:2]:
         height, width = picture.size
@@ -55,8 +54,8 @@ def decode_image(
         )
     levels = picture.levels(size[2])
     low, high = schema.value_range or _DEFAULT_RANGE
-    numbers = (low + levels * (high - low)).astype(np.float32).reshape(1, *plan.row_shape)
-    check_numbers(numbers, plan)
+    numbers = (low + levels * (high - low)).astype(np.float32).reshape(1, *schema.row_shape)
+    check_numbers(numbers, schema)
     return rows_from_arrays(numbers)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 import simdjson
 
-from service.codecs.rows import Limits, RowPlan, plan_of
+from service.codecs.rows import Limits
 from service.codecs.tensors import (
     BYTES,
     DATATYPES,
@@ -79,21 +79,20 @@ def decode_infer(
         InvalidOption: a parameter of the wrong type.
         TooLarge: too many rows or numbers, or too much JSON.
     """
-    plan = plan_of(schema)
     if json_length == 0:
-        return _raw_request(body, plan, model, limits)
+        return _raw_request(body, schema, model, limits)
     if json_length is None:
         json_length = len(body)
     if json_length > len(body):
         raise MalformedInput("Inference-Header-Content-Length is greater than the length of the body.")
     if json_length > limits.max_json_bytes:
         raise TooLarge(f"The JSON of a request may have at most {limits.max_json_bytes} bytes.")
-    document = _document(bytes(body[:json_length]), plan, limits)
+    document = _document(bytes(body[:json_length]), schema, limits)
     tensors = _tensors(document, memoryview(body)[json_length:], model)
     parameters = _parameters(document, "the request")
     all_binary = _flag(parameters, _ALL_BINARY, default=False)
     return InferBody(
-        rows_from_tensors(tensors, plan, model=model, limits=limits),
+        rows_from_tensors(tensors, schema, model=model, limits=limits),
         _outputs(document, all_binary=all_binary),
         _id(document),
         parameters,
@@ -101,9 +100,9 @@ def decode_infer(
     )
 
 
-def _raw_request(body: bytes | memoryview, plan: RowPlan, model: str, limits: Limits) -> InferBody:
+def _raw_request(body: bytes | memoryview, schema: InputSchema, model: str, limits: Limits) -> InferBody:
     """Nothing but the bytes of the only input: as many rows as they make."""
-    known = inputs_of(plan)
+    known = inputs_of(schema)
     if len(known) != 1:
         raise MalformedInput(f"a raw request needs a model with one input, and '{model}' has {len(known)}")
     name, datatype, row_shape = known[0].name, known[0].datatype, known[0].row_shape
@@ -112,17 +111,17 @@ def _raw_request(body: bytes | memoryview, plan: RowPlan, model: str, limits: Li
     else:
         row_bytes = math.prod(row_shape) * DTYPES[datatype].itemsize
         values = array_from_bytes(body, datatype, (len(body) // row_bytes, *row_shape), name=name, model=model)
-    rows = rows_from_tensors([Tensor(name, datatype, values)], plan, model=model, limits=limits)
+    rows = rows_from_tensors([Tensor(name, datatype, values)], schema, model=model, limits=limits)
     return InferBody(rows, all_binary=True)
 
 
 # --- the JSON -------------------------------------------------------------------------------------------------------
 
 
-def _document(content: bytes, plan: RowPlan, limits: Limits) -> dict[str, Any]:
+def _document(content: bytes, schema: InputSchema, limits: Limits) -> dict[str, Any]:
     found = _document_fast(content) if len(content) >= _FAST_BYTES else None
     if found is None:
-        found = parse_loosely(content, plan, limits)
+        found = parse_loosely(content, schema, limits)
     if type(found) is not dict:
         raise MalformedInput("The request must be a JSON object.")
     return found

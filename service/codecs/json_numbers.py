@@ -16,8 +16,8 @@ import simdjson
 from numpy.typing import NDArray
 
 from service.codecs.memory import aligned_memory
-from service.codecs.rows import Limits, RowPlan
-from service.schemas import FEW_VALUES, INSTANCES
+from service.codecs.rows import Limits
+from service.schemas import FEW_VALUES, INSTANCES, InputSchema
 from service.words import SCORE_OPTIONS
 
 PIECE_BYTES: Final = 2**17
@@ -32,10 +32,10 @@ _local = threading.local()
 
 
 def decode_numbers_fast(
-    body: bytes, plan: RowPlan, limits: Limits
+    body: bytes, schema: InputSchema, limits: Limits
 ) -> tuple[NDArray[np.float32], dict[str, Any]] | None:
     """Float32 numbers ``(rows, *row_shape)`` and the scalar options beside them, or None where that is not all."""
-    if not plan.arrays_only or (plan.columns and body.find(b"{", body.find(b"{") + 1) >= 0):
+    if not schema.arrays_only or (schema.columns and body.find(b"{", body.find(b"{") + 1) >= 0):
         return None
     try:
         document, left_out = parse_outline(body)
@@ -45,7 +45,7 @@ def decode_numbers_fast(
         option_values = {key: document[key] for key in keys if key != INSTANCES}
         if len(option_values) + 1 != len(document) or not _are_plain(option_values):
             return None
-        numbers = proven_numbers(document[INSTANCES], body, left_out, plan, limits)
+        numbers = proven_numbers(document[INSTANCES], body, left_out, schema, limits)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
         return None
     return None if numbers is None else (numbers, option_values)
@@ -86,7 +86,7 @@ def _parser_for(length: int) -> Any:
 
 
 def proven_numbers(
-    instances: Any, body: bytes, left_out: slice | None, plan: RowPlan, limits: Limits
+    instances: Any, body: bytes, left_out: slice | None, schema: InputSchema, limits: Limits
 ) -> NDArray[np.float32] | None:
     """Float32 numbers ``(rows, *row_shape)`` of an array in what ``parse_outline`` gives; None if they are not such.
 
@@ -94,50 +94,50 @@ def proven_numbers(
         ValueError, TypeError, AttributeError, RuntimeError: not an array of numbers.
     """
     # Numbers come flattened. Their nesting is proven by the lengths of all arrays and by there being no other brackets.
-    count, more = divmod(body.count(b"[") - 1, plan.arrays_in_row)
-    if more or not 0 < count <= limits.max_rows or 4 * count * plan.width > limits.max_decoded_bytes:
+    count, more = divmod(body.count(b"[") - 1, schema.arrays_in_row)
+    if more or not 0 < count <= limits.max_rows or 4 * count * schema.width > limits.max_decoded_bytes:
         return None
     if left_out is None:
         if len(instances) != count:
             return None
-        numbers = _values_of(instances, plan).astype(np.float32).reshape(count, *plan.row_shape)
+        numbers = _values_of(instances, schema).astype(np.float32).reshape(count, *schema.row_shape)
     elif isinstance(instances, simdjson.Array):
-        numbers = _read_pieces(body, left_out, count, plan)
+        numbers = _read_pieces(body, left_out, count, schema)
     else:
         return None
-    if plan.boolean_at and not np.isin(numbers[:, plan.boolean_at], (0, 1)).all():
+    if schema.boolean_at and not np.isin(numbers[:, schema.boolean_at], (0, 1)).all():
         return None
     return numbers
 
 
-def _read_pieces(body: bytes, content: slice, count: int, plan: RowPlan) -> NDArray[np.float32]:
-    numbers = aligned_memory(4 * count * plan.width).view(np.float32).reshape(count, *plan.row_shape)
-    row_end, view = _row_end(len(plan.row_shape)), memoryview(body)
+def _read_pieces(body: bytes, content: slice, count: int, schema: InputSchema) -> NDArray[np.float32]:
+    numbers = aligned_memory(4 * count * schema.width).view(np.float32).reshape(count, *schema.row_shape)
+    row_end, view = _row_end(len(schema.row_shape)), memoryview(body)
     row, start = 0, content.start
     while start <= content.stop:
         found = row_end.search(body, min(start + PIECE_BYTES, content.stop), content.stop)
         stop = found.end() - 1 if found else content.stop
-        row += _read_piece(b"".join((b"[", view[start:stop], b"]")), numbers[row:], plan)
+        row += _read_piece(b"".join((b"[", view[start:stop], b"]")), numbers[row:], schema)
         start = stop + 1
     if row != count:
         raise ValueError
     return numbers
 
 
-def _read_piece(piece: bytes, numbers: NDArray[np.float32], plan: RowPlan) -> int:
+def _read_piece(piece: bytes, numbers: NDArray[np.float32], schema: InputSchema) -> int:
     """Put the rows of a piece at the front of ``numbers``. Returns how many they are: at least one."""
     rows = _parser_for(len(piece)).parse(piece)
     count = len(rows)
     if not 0 < count <= len(numbers):
         raise ValueError
-    numbers[:count] = _values_of(rows, plan).reshape(count, *plan.row_shape)
+    numbers[:count] = _values_of(rows, schema).reshape(count, *schema.row_shape)
     return count
 
 
-def _values_of(rows: Any, plan: RowPlan) -> NDArray[np.float64]:
+def _values_of(rows: Any, schema: InputSchema) -> NDArray[np.float64]:
     """The values of rows of the right shape, flat; all of them fit into float32."""
     level = [rows]
-    for size in plan.row_shape:
+    for size in schema.row_shape:
         level = list(chain.from_iterable(level))
         if set(map(len, level)) != {size}:
             raise ValueError

@@ -23,7 +23,6 @@ from service.codecs.rows import (
     UNKNOWN_COLUMN,
     Limits,
     NonFiniteToken,
-    RowPlan,
     Unfit,
     cell_problem,
     check_row_count,
@@ -32,7 +31,6 @@ from service.codecs.rows import (
     fit_numbers,
     invalid_rows,
     place_of,
-    plan_of,
     rows_from_arrays,
     shape_words,
     shown_name,
@@ -66,21 +64,22 @@ def decode_json(
         InvalidOption: an unknown key or a wrong option.
         TooLarge: too many rows or numbers.
     """
-    plan = plan_of(schema)
-    found = decode_numbers_fast(body, plan, limits)
+    found = decode_numbers_fast(body, schema, limits)
     if found is None:
-        return decode_json_exactly(body, plan, operation=operation, limits=limits)
+        return decode_json_exactly(body, schema, operation=operation, limits=limits)
     numbers, option_values = found
     options = options_from_json(option_values, schema=schema, operation=operation) if option_values else NO_OPTIONS
     return rows_from_arrays(numbers), options
 
 
-def decode_json_exactly(body: bytes, plan: RowPlan, *, operation: Operation, limits: Limits) -> tuple[Rows, Options]:
+def decode_json_exactly(
+    body: bytes, schema: InputSchema, *, operation: Operation, limits: Limits
+) -> tuple[Rows, Options]:
     """The same as ``decode_json``, for any body, with the exact reason where it is refused."""
-    check_containers(body, plan, limits)
+    check_containers(body, schema, limits)
     document, only_json = parse_json(body)
     try:
-        rows, options = _rows_and_options(document, plan, operation, limits)
+        rows, options = _rows_and_options(document, schema, operation, limits)
     except (InvalidRows, InvalidOption):
         if _is_deep(document, body, limits):
             raise MalformedInput(_TOO_DEEP) from None
@@ -90,10 +89,10 @@ def decode_json_exactly(body: bytes, plan: RowPlan, *, operation: Operation, lim
     return rows, options
 
 
-def check_containers(body: bytes, plan: RowPlan, limits: Limits) -> None:
+def check_containers(body: bytes, schema: InputSchema, limits: Limits) -> None:
     """Refuse more arrays and objects than any rows may have, before memory is spent on each of them."""
-    rows = min(limits.max_rows, limits.max_decoded_bytes // (4 * plan.width + 1))
-    most = rows * plan.arrays_in_row + len(plan.columns) + limits.max_depth
+    rows = min(limits.max_rows, limits.max_decoded_bytes // (4 * schema.width + 1))
+    most = rows * schema.arrays_in_row + len(schema.columns) + limits.max_depth
     if body.count(b"[") + body.count(b"{") <= most:
         return
     bare = _STRING.sub(b"", body)
@@ -169,18 +168,18 @@ def _children(parent: Any) -> Any:
     return parent.values() if type(parent) is dict else parent
 
 
-def _rows_and_options(document: Any, plan: RowPlan, operation: Operation, limits: Limits) -> tuple[Rows, Options]:
+def _rows_and_options(document: Any, schema: InputSchema, operation: Operation, limits: Limits) -> tuple[Rows, Options]:
     if type(document) is not dict:
         raise InvalidRows([], "The body must be an object with 'instances' or 'inputs'.")
     option_values = {key: value for key, value in document.items() if key not in (INSTANCES, _INPUTS, SERIES)}
-    options = options_from_json(option_values, schema=plan.schema, operation=operation)
+    options = options_from_json(option_values, schema=schema, operation=operation)
     if SERIES in document:
-        return _series(document, plan.schema, operation, limits), series_options(options)
+        return _series(document, schema, operation, limits), series_options(options)
     if (INSTANCES in document) == (_INPUTS in document):
         raise InvalidRows([], "The body must have either 'instances' or 'inputs'.")
     if INSTANCES in document:
-        return decode_instances(document[INSTANCES], plan, limits), options
-    return _decode_inputs(document[_INPUTS], plan, limits), options
+        return decode_instances(document[INSTANCES], schema, limits), options
+    return _decode_inputs(document[_INPUTS], schema, limits), options
 
 
 def _series(document: dict[str, Any], schema: InputSchema, operation: Operation, limits: Limits) -> Rows:
@@ -189,12 +188,12 @@ def _series(document: dict[str, Any], schema: InputSchema, operation: Operation,
         raise InvalidRows([], "'series' is for anomaly-score of a model that was trained on a series.")
     if INSTANCES in document or _INPUTS in document:
         raise InvalidRows([], "The body must have one of 'instances', 'inputs' and 'series'.")
-    given, plan = as_points(document[SERIES], schema), plan_of(point_schema(schema))
-    points = (_decode_inputs if type(given) is dict else decode_instances)(given, plan, limits)
+    given, schema = as_points(document[SERIES], schema), point_schema(schema)
+    points = (_decode_inputs if type(given) is dict else decode_instances)(given, schema, limits)
     return windows_of(points, schema, limits)
 
 
-def decode_instances(instances: Any, plan: RowPlan, limits: Limits) -> Rows:
+def decode_instances(instances: Any, schema: InputSchema, limits: Limits) -> Rows:
     """Parsed rows: nested arrays, or objects by column name.
 
     Raises:
@@ -203,117 +202,119 @@ def decode_instances(instances: Any, plan: RowPlan, limits: Limits) -> Rows:
     """
     if type(instances) is not list:
         raise InvalidRows([], "The rows must be an array.")
-    check_row_count(len(instances), plan, limits)
-    if not plan.columns:
-        return rows_from_arrays(_checked(instances, plan, convert_nested, _nested_problems))
-    if plan.arrays_only and type(instances[0]) is list:
-        return decode_sequences(_checked(instances, plan, _all_lists, _list_problems), plan)
-    return decode_sequences(_checked(instances, plan, pick_objects, _object_problems), plan)
+    check_row_count(len(instances), schema, limits)
+    if not schema.columns:
+        return rows_from_arrays(_checked(instances, schema, convert_nested, _nested_problems))
+    if schema.arrays_only and type(instances[0]) is list:
+        return decode_sequences(_checked(instances, schema, _all_lists, _list_problems), schema)
+    return decode_sequences(_checked(instances, schema, pick_objects, _object_problems), schema)
 
 
 def _checked(
     rows: Sequence[Any],
-    plan: RowPlan,
-    convert: Callable[[Sequence[Any], RowPlan], Any],
-    explain: Callable[[int, Any, RowPlan], Iterator[RowProblem]],
+    schema: InputSchema,
+    convert: Callable[[Sequence[Any], InputSchema], Any],
+    explain: Callable[[int, Any, InputSchema], Iterator[RowProblem]],
 ) -> Any:
     try:
-        return convert(rows, plan)
+        return convert(rows, schema)
     except Unfit:
-        raise invalid_rows(find_problems(rows, 0, convert=convert, explain=explain, plan=plan)) from None
+        raise invalid_rows(find_problems(rows, 0, convert=convert, explain=explain, schema=schema)) from None
 
 
-def _decode_inputs(inputs: Any, plan: RowPlan, limits: Limits) -> Rows:
-    if not plan.columns:
-        return decode_instances(inputs, plan, limits)
+def _decode_inputs(inputs: Any, schema: InputSchema, limits: Limits) -> Rows:
+    if not schema.columns:
+        return decode_instances(inputs, schema, limits)
     if type(inputs) is not dict:
         raise InvalidRows([], "'inputs' must be an object with an array for each column.")
-    problems = list(_column_problems(inputs, plan))
+    problems = list(_column_problems(inputs, schema))
     if problems:
         raise InvalidRows(problems)
     counts = set(map(len, inputs.values()))
     if len(counts) != 1:
         raise InvalidRows([], "The columns must all have the same number of values.")
     count = counts.pop()
-    check_row_count(count, plan, limits)
+    check_row_count(count, schema, limits)
     absent = [None] * count
-    return decode_sequences(list(zip(*(inputs.get(column.name, absent) for column in plan.columns), strict=True)), plan)
+    return decode_sequences(
+        list(zip(*(inputs.get(column.name, absent) for column in schema.columns), strict=True)), schema
+    )
 
 
-def _column_problems(inputs: dict[str, Any], plan: RowPlan) -> Iterator[RowProblem]:
+def _column_problems(inputs: dict[str, Any], schema: InputSchema) -> Iterator[RowProblem]:
     for name, values in inputs.items():
-        if name not in plan.names:
+        if name not in schema.names:
             yield RowProblem(None, shown_name(name), UNKNOWN_COLUMN)
         elif type(values) is not list:
             yield RowProblem(None, name, "must be an array of values")
-    for column in plan.columns:
-        if column.name not in inputs and column.name not in plan.optional:
+    for column in schema.columns:
+        if column.name not in inputs and column.name not in schema.optional:
             yield RowProblem(None, column.name, ABSENT_COLUMN)
 
 
-def convert_nested(rows: Sequence[Any], plan: RowPlan) -> NDArray[np.float32]:
+def convert_nested(rows: Sequence[Any], schema: InputSchema) -> NDArray[np.float32]:
     """Nested lists of the row's shape as float32. Raises ``Unfit`` where any of it does not fit."""
     level = rows
-    for size in plan.row_shape:
+    for size in schema.row_shape:
         if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
             raise Unfit
         level = level[0] if len(level) == 1 else list(chain.from_iterable(level))
-    return fit_numbers(level, (len(rows), *plan.row_shape), plan)
+    return fit_numbers(level, (len(rows), *schema.row_shape), schema)
 
 
-def _nested_problems(row_number: int, row: Any, plan: RowPlan) -> Iterator[RowProblem]:
-    yield from _level_problems(row_number, row, (), plan)
+def _nested_problems(row_number: int, row: Any, schema: InputSchema) -> Iterator[RowProblem]:
+    yield from _level_problems(row_number, row, (), schema)
 
 
-def _level_problems(row_number: int, level: Any, index: tuple[int, ...], plan: RowPlan) -> Iterator[RowProblem]:
+def _level_problems(row_number: int, level: Any, index: tuple[int, ...], schema: InputSchema) -> Iterator[RowProblem]:
     depth = len(index)
-    if depth == len(plan.row_shape):
-        problem = cell_problem(level, ColumnType.NUMERIC, may_be_missing=plan.any_may_be_missing)
+    if depth == len(schema.row_shape):
+        problem = cell_problem(level, ColumnType.NUMERIC, may_be_missing=schema.any_missing_allowed)
         if problem:
-            yield RowProblem(row_number, place_of(plan, index), problem)
-    elif type(level) is not list or len(level) != plan.row_shape[depth]:
-        yield RowProblem(row_number, place_of(plan, index) if index else None, shape_words(plan))
+            yield RowProblem(row_number, place_of(schema, index), problem)
+    elif type(level) is not list or len(level) != schema.row_shape[depth]:
+        yield RowProblem(row_number, place_of(schema, index) if index else None, shape_words(schema))
     else:
         for at, part in enumerate(level):
-            yield from _level_problems(row_number, part, (*index, at), plan)
+            yield from _level_problems(row_number, part, (*index, at), schema)
 
 
-def _all_lists(rows: Sequence[Any], plan: RowPlan) -> Sequence[Any]:
-    if set(map(type, rows)) != {list} or set(map(len, rows)) != {len(plan.columns)}:
+def _all_lists(rows: Sequence[Any], schema: InputSchema) -> Sequence[Any]:
+    if set(map(type, rows)) != {list} or set(map(len, rows)) != {len(schema.columns)}:
         raise Unfit
     return rows
 
 
-def _list_problems(row_number: int, row: Any, plan: RowPlan) -> Iterator[RowProblem]:
-    if type(row) is not list or len(row) != len(plan.columns):
-        yield RowProblem(row_number, None, shape_words(plan))
+def _list_problems(row_number: int, row: Any, schema: InputSchema) -> Iterator[RowProblem]:
+    if type(row) is not list or len(row) != len(schema.columns):
+        yield RowProblem(row_number, None, shape_words(schema))
 
 
-def pick_objects(rows: Sequence[Any], plan: RowPlan) -> Sequence[tuple[Any, ...]]:
+def pick_objects(rows: Sequence[Any], schema: InputSchema) -> Sequence[tuple[Any, ...]]:
     """Objects by column name as tuples in the schema's order. Raises ``Unfit`` where one is not such an object."""
     try:
-        picked = list(map(plan.pick_columns, rows))
-        if set(map(len, rows)) == {len(plan.columns)}:
+        picked = list(map(schema.pick_columns, rows))
+        if set(map(len, rows)) == {len(schema.columns)}:
             return picked
     except (KeyError, TypeError):
         pass
-    if not plan.optional or set(map(type, rows)) != {dict}:
+    if not schema.optional or set(map(type, rows)) != {dict}:
         raise Unfit
-    filled = [plan.optional | row for row in rows]
-    if set(map(len, filled)) != {len(plan.columns)} or not all(map(plan.names.issuperset, filled)):
+    filled = [schema.optional | row for row in rows]
+    if set(map(len, filled)) != {len(schema.columns)} or not all(map(schema.names.issuperset, filled)):
         raise Unfit
-    return list(map(plan.pick_columns, filled))
+    return list(map(schema.pick_columns, filled))
 
 
-def _object_problems(row_number: int, row: Any, plan: RowPlan) -> Iterator[RowProblem]:
+def _object_problems(row_number: int, row: Any, schema: InputSchema) -> Iterator[RowProblem]:
     if type(row) is not dict:
         yield RowProblem(row_number, None, "must be an object with the model's columns")
         return
     for name in row:
-        if name not in plan.names:
+        if name not in schema.names:
             yield RowProblem(row_number, shown_name(name), UNKNOWN_COLUMN)
-    for column in plan.columns:
-        if column.name not in row and column.name not in plan.optional:
+    for column in schema.columns:
+        if column.name not in row and column.name not in schema.optional:
             yield RowProblem(row_number, column.name, ABSENT_COLUMN)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service.codecs.json_numbers import decode_numbers_fast
 from service.codecs.json_rows import decode_instances, parse_json
-from service.codecs.rows import Limits, plan_of, rows_from_arrays
+from service.codecs.rows import Limits, rows_from_arrays
 from service.errors import InvalidRows, MalformedInput, RequestError, TooLarge
 from service.schemas import InputSchema, Rows
 
@@ -64,7 +64,7 @@ class NdjsonDecoder:
         block_rows: int = _DEFAULT_BLOCK_ROWS,
         max_line_bytes: int = _DEFAULT_LINE_BYTES,
     ) -> None:
-        self._plan = plan_of(schema)
+        self._schema = schema
         self._limits = limits
         self._block_rows = block_rows
         self._max_line_bytes = max_line_bytes
@@ -127,7 +127,7 @@ class NdjsonDecoder:
         joined = b",".join(line for line in lines if line is not None)
         if b'"' in joined or b"{" in joined or b"}" in joined:
             return None
-        found = decode_numbers_fast(b'{"instances":[%b]}' % joined, self._plan, self._limits)
+        found = decode_numbers_fast(b'{"instances":[%b]}' % joined, self._schema, self._limits)
         return found[0] if found is not None and len(found[0]) == len(lines) else None
 
     def _parse(self, line: bytes | None) -> Any:
@@ -137,7 +137,7 @@ class NdjsonDecoder:
         try:
             value, only_json = parse_json(line)
             if not only_json:
-                decode_instances([value], self._plan, self._limits)
+                decode_instances([value], self._schema, self._limits)
                 return MalformedInput("The line is not valid JSON.")
         except RequestError as error:
             return error
@@ -145,7 +145,7 @@ class NdjsonDecoder:
 
     def _decode_rows(self, values: list[Any]) -> Iterator[RowBlock | BadLine]:
         try:
-            yield self._block(decode_instances(values, self._plan, self._limits), len(values))
+            yield self._block(decode_instances(values, self._schema, self._limits), len(values))
         except RequestError:
             for is_bad, group in groupby(map(self._decode_row, values), key=lambda row: isinstance(row, RequestError)):
                 if is_bad:
@@ -158,7 +158,7 @@ class NdjsonDecoder:
     def _decode_row(self, value: Any) -> Any:
         """One row, or what is wrong with it."""
         try:
-            return decode_instances([value], self._plan, self._limits)
+            return decode_instances([value], self._schema, self._limits)
         except RequestError as error:
             return error
 

@@ -13,10 +13,8 @@ import numpy as np
 from service.codecs.answers import Answer
 from service.codecs.rows import (
     Limits,
-    RowPlan,
     check_numbers,
     check_row_count,
-    plan_of,
     rows_from_arrays,
     shape_words,
     to_float32,
@@ -47,19 +45,18 @@ def decode_npy(body: bytes | memoryview, schema: InputSchema, *, limits: Limits 
         TooLarge: too many rows or numbers.
         UnsupportedMediaType: the model has columns that are not numbers.
     """
-    plan = plan_of(schema)
-    if not plan.arrays_only:
+    if not schema.arrays_only:
         raise UnsupportedMediaType("npy cannot carry the categories or times of this model; send JSON or Arrow.")
     dtype, fortran_order, shape, start = _parse_header(body)
     count = math.prod(shape)
     if count * dtype.itemsize != len(body) - start:
         raise MalformedInput("The size of the npy body is not that of its header.")
-    _check_shape(shape, plan, limits)
+    _check_shape(shape, schema, limits)
     values: Array = np.frombuffer(body, dtype=dtype, count=count, offset=start)
     if fortran_order:
         values = values.reshape(shape, order="F")
     numbers = np.require(to_float32(values), dtype=np.float32, requirements=["C", "A"]).reshape(shape)
-    check_numbers(numbers, plan)
+    check_numbers(numbers, schema)
     return rows_from_arrays(numbers)
 
 
@@ -88,10 +85,10 @@ def _parse_header(body: bytes | memoryview) -> tuple[np.dtype[np.generic], bool,
     return np.dtype("".join(descr[0])), order[0] == "True", shape, end
 
 
-def _check_shape(shape: tuple[int, ...], plan: RowPlan, limits: Limits) -> None:
-    if len(shape) != len(plan.row_shape) + 1 or shape[1:] != plan.row_shape:
-        raise InvalidRows([RowProblem(None, None, shape_words(plan).replace("must be", "each row must be", 1))])
-    check_row_count(shape[0], plan, limits)
+def _check_shape(shape: tuple[int, ...], schema: InputSchema, limits: Limits) -> None:
+    if len(shape) != len(schema.row_shape) + 1 or shape[1:] != schema.row_shape:
+        raise InvalidRows([RowProblem(None, None, shape_words(schema).replace("must be", "each row must be", 1))])
+    check_row_count(shape[0], schema, limits)
 
 
 def encode_npy(answer: Answer) -> bytes:
@@ -100,7 +97,7 @@ def encode_npy(answer: Answer) -> bytes:
     Raises:
         NotAcceptable: the answer has columns that are not numbers.
     """
-    if not plan_of(answer.schema).arrays_only and answer.has_named_columns(answer.operation.results[0][1]):
+    if not answer.schema.arrays_only and answer.has_named_columns(answer.operation.results[0][1]):
         raise NotAcceptable("npy cannot carry the categories or times of this model; ask for JSON or Arrow.")
     array = np.ascontiguousarray(answer.results[answer.operation.results[0][1]])
     header = f"{{'descr': '{array.dtype.str}', 'fortran_order': False, 'shape': {array.shape}, }}"

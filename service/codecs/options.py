@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from service.codecs.rows import plan_of, shown_name
+from service.codecs.rows import shown_name
 from service.errors import InvalidOption
 from service.schemas import InputSchema
 from service.words import ANOMALY_SCORE, SCORE_OPTIONS, Operation
@@ -124,7 +124,7 @@ def _explain(value: Any, schema: InputSchema) -> int | Literal["map"] | None:
         return None
     if value == "map" and not schema.columns:
         return "map"
-    features = plan_of(schema).features
+    features = schema.features
     if type(value) is not int or not 1 <= value <= features:
         also = "" if schema.columns else ', or "map"'
         raise InvalidOption(f"'explain' must be a whole number from 1 to {features}{also}.")

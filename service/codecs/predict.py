@@ -14,7 +14,7 @@ import orjson
 from service.codecs.answers import each_json, interleave
 from service.codecs.json_numbers import parse_outline, proven_numbers
 from service.codecs.json_rows import decode_instances
-from service.codecs.rows import Limits, RowPlan, plan_of, rows_from_arrays
+from service.codecs.rows import Limits, rows_from_arrays
 from service.codecs.tensors import (
     BYTES,
     Tensor,
@@ -50,13 +50,12 @@ def decode_predict(body: bytes, schema: InputSchema, *, model: str, limits: Limi
         InvalidOption: ``signature_name`` is not a string.
         TooLarge: too many rows or numbers.
     """
-    plan = plan_of(schema)
-    return _decode_fast(body, plan, limits) or _decode_exactly(body, plan, model, limits)
+    return _decode_fast(body, schema, limits) or _decode_exactly(body, schema, model, limits)
 
 
-def _decode_fast(body: bytes, plan: RowPlan, limits: Limits) -> PredictBody | None:
+def _decode_fast(body: bytes, schema: InputSchema, limits: Limits) -> PredictBody | None:
     """Plain numbers under ``instances`` or ``inputs``; None where there is anything else."""
-    if not plan.arrays_only:
+    if not schema.arrays_only:
         return None
     try:
         document, left_out = parse_outline(body)
@@ -67,16 +66,16 @@ def _decode_fast(body: bytes, plan: RowPlan, limits: Limits) -> PredictBody | No
         if (INSTANCES in keys) == (_INPUTS in keys) or len(set(keys)) != len(keys) or type(signature) is not str:
             return None
         by_row = INSTANCES in keys
-        numbers = proven_numbers(document[INSTANCES if by_row else _INPUTS], body, left_out, plan, limits)
+        numbers = proven_numbers(document[INSTANCES if by_row else _INPUTS], body, left_out, schema, limits)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
         return None
     return None if numbers is None else PredictBody(rows_from_arrays(numbers), signature, by_row)
 
 
-def _decode_exactly(body: bytes, plan: RowPlan, model: str, limits: Limits) -> PredictBody:
+def _decode_exactly(body: bytes, schema: InputSchema, model: str, limits: Limits) -> PredictBody:
     if not body.strip():
         raise MalformedInput("JSON Parse error: The document is empty")
-    document = parse_loosely(body, plan, limits)
+    document = parse_loosely(body, schema, limits)
     if type(document) is not dict:
         raise MalformedInput("The request must be a JSON object.")
     signature = document.get(_SIGNATURE, "")
@@ -85,33 +84,33 @@ def _decode_exactly(body: bytes, plan: RowPlan, model: str, limits: Limits) -> P
     if INSTANCES in document and _INPUTS in document:
         raise MalformedInput("The request must have either 'instances' or 'inputs', not both.")
     if INSTANCES in document:
-        return PredictBody(_rows(document[INSTANCES], plan, model, limits), signature, by_row=True)
+        return PredictBody(_rows(document[INSTANCES], schema, model, limits), signature, by_row=True)
     if _INPUTS in document:
-        return PredictBody(_columns(document[_INPUTS], plan, model, limits), signature, by_row=False)
+        return PredictBody(_columns(document[_INPUTS], schema, model, limits), signature, by_row=False)
     raise MalformedInput("Missing 'inputs' or 'instances' key")
 
 
-def _rows(instances: Any, plan: RowPlan, model: str, limits: Limits) -> Rows:
+def _rows(instances: Any, schema: InputSchema, model: str, limits: Limits) -> Rows:
     """Row format: values of the only input, or objects by name of input. Objects by column are taken as well."""
     if type(instances) is not list or not instances:
         raise InvalidRows([], "'instances' must be a non-empty array.")
-    names = [known.name for known in inputs_of(plan)]
+    names = [known.name for known in inputs_of(schema)]
     if type(instances[0]) is dict and instances[0].keys() == set(names):
         if any(type(row) is not dict or row.keys() != set(names) for row in instances):
             raise InvalidRows([], "All 'instances' must be objects with the same inputs.")
-        return _columns({name: [row[name] for row in instances] for name in names}, plan, model, limits)
+        return _columns({name: [row[name] for row in instances] for name in names}, schema, model, limits)
     if len(names) > 1 and type(instances[0]) is not dict:
         raise InvalidRows(
             [],
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
             "tensorinfo_map",
         )
-    return decode_instances(instances, plan, limits)
+    return decode_instances(instances, schema, limits)
 
 
-def _columns(inputs: Any, plan: RowPlan, model: str, limits: Limits) -> Rows:
+def _columns(inputs: Any, schema: InputSchema, model: str, limits: Limits) -> Rows:
     """Columnar format: the tensor of the only input, or tensors by name of input; further names are ignored."""
-    known = inputs_of(plan)
+    known = inputs_of(schema)
     if type(inputs) is not dict:
         if len(known) > 1:
             raise InvalidRows(
@@ -124,11 +123,11 @@ def _columns(inputs: Any, plan: RowPlan, model: str, limits: Limits) -> Rows:
         if each.name not in inputs:
             raise InvalidRows([], f"Missing named input: {each.name} in 'inputs' object.")
     if len(known) == 1 and known[0].name == INSTANCES:
-        return decode_instances(inputs[INSTANCES], plan, limits)
+        return decode_instances(inputs[INSTANCES], schema, limits)
     tensors = [
         Tensor(each.name, each.datatype, _array(inputs[each.name], each.datatype, each.name, model)) for each in known
     ]
-    return rows_from_tensors(tensors, plan, model=model, limits=limits)
+    return rows_from_tensors(tensors, schema, model=model, limits=limits)
 
 
 def _array(values: Any, datatype: str, name: str, model: str) -> Array:

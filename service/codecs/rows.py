@@ -1,19 +1,16 @@
 """Checks that every encoding shares: how many rows, which numbers, what is wrong and where.
 
-A ``RowPlan`` is a schema made ready for decoding. Named columns are decoded as sequences of values in the
+A ``InputSchema`` is a schema made ready for decoding. Named columns are decoded as sequences of values in the
 schema's order, whatever the encoding calls them; arrays of numbers are checked as arrays.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
-from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from service.errors import MAX_ROW_PROBLEMS, InvalidRows, RowProblem, TooLarge
@@ -73,103 +70,6 @@ class Limits:
     max_pixels: int = 16_777_216
 
 
-@dataclass(frozen=True, slots=True)
-class RowPlan:
-    """A schema made ready for decoding; one for each schema, see ``plan_of``."""
-
-    schema: InputSchema
-    row_shape: tuple[int, ...]
-    width: int
-    """Numbers in one row of ``instances``."""
-    arrays_in_row: int
-    """Arrays that nest them in JSON, the row's own included."""
-    columns: tuple[Column, ...]
-    numbers: tuple[Column, ...]
-    categories: tuple[Column, ...]
-    timestamps: tuple[Column, ...]
-    boolean_at: tuple[int, ...]
-    """Places of the boolean columns among ``numbers``."""
-    may_be_missing: NDArray[np.bool_]
-    """Which numbers of a row may be missing; broadcasts against ``(rows, *row_shape)``."""
-    any_may_be_missing: bool
-    arrays_only: bool
-    """Whether a plain array can carry a whole row: no categories, no timestamps."""
-    features: int
-    """Columns, or values of a row where they have no names."""
-    pick_columns: Callable[[Any], tuple[Any, ...]]
-    """An object by column name -> its values in the schema's order; KeyError or TypeError where it does not fit."""
-    pick_numbers: Callable[[Any], tuple[Any, ...]]
-    """A sequence in the schema's order -> the values of the columns of these types."""
-    pick_numeric: Callable[[Any], tuple[Any, ...]]
-    pick_booleans: Callable[[Any], tuple[Any, ...]]
-    pick_categories: Callable[[Any], tuple[Any, ...]]
-    pick_timestamps: Callable[[Any], tuple[Any, ...]]
-    optional: dict[str, None]
-    """The columns that may be left out of an object, each as a missing value."""
-    names: frozenset[str]
-    json_keys: dict[str, bytes]
-    """Each column's name as a JSON key with its colon, in the schema's order."""
-
-
-_plans: dict[int, RowPlan] = {}
-
-
-def plan_of(schema: InputSchema) -> RowPlan:
-    """The plan of a schema, made once. Keyed by identity: hashing a schema takes longer than decoding a row."""
-    plan = _plans.get(id(schema))
-    if plan is None:
-        if len(_plans) >= _MAX_PLANS:
-            _plans.clear()
-        plan = _plans[id(schema)] = _make_plan(schema)  # holds the schema, so that its id stays taken
-    return plan
-
-
-def _make_plan(schema: InputSchema) -> RowPlan:
-    columns = schema.columns
-    numbers = schema.columns_of(ColumnType.NUMERIC, ColumnType.BOOLEAN)
-    categories = schema.columns_of(ColumnType.CATEGORICAL)
-    timestamps = schema.columns_of(ColumnType.TIMESTAMP)
-    missing = [column.may_be_missing for column in numbers] if columns else [schema.may_be_missing]
-    row_shape = (len(numbers),) if columns else schema.row_shape
-    return RowPlan(
-        schema=schema,
-        row_shape=row_shape,
-        width=math.prod(row_shape),
-        arrays_in_row=sum(math.prod(row_shape[:dimension]) for dimension in range(len(row_shape))),
-        columns=columns,
-        numbers=numbers,
-        categories=categories,
-        timestamps=timestamps,
-        boolean_at=tuple(at for at, column in enumerate(numbers) if column.type is ColumnType.BOOLEAN),
-        may_be_missing=np.array(missing, dtype=np.bool_),
-        any_may_be_missing=any(missing),
-        arrays_only=not categories and not timestamps,
-        features=len(columns) or math.prod(row_shape),
-        pick_columns=_picker([column.name for column in columns]),
-        pick_numbers=_picker(_places(columns, ColumnType.NUMERIC, ColumnType.BOOLEAN)),
-        pick_numeric=_picker(_places(columns, ColumnType.NUMERIC)),
-        pick_booleans=_picker(_places(columns, ColumnType.BOOLEAN)),
-        pick_categories=_picker(_places(columns, ColumnType.CATEGORICAL)),
-        pick_timestamps=_picker(_places(columns, ColumnType.TIMESTAMP)),
-        optional={column.name: None for column in columns if column.may_be_missing},
-        names=frozenset(column.name for column in columns),
-        json_keys={column.name: orjson.dumps(column.name) + b":" for column in columns},
-    )
-
-
-def _places(columns: Sequence[Column], *wanted: ColumnType) -> list[int]:
-    return [at for at, column in enumerate(columns) if column.type in wanted]
-
-
-def _picker(keys: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]]:
-    if not keys:
-        return lambda row: ()
-    if len(keys) == 1:
-        key = keys[0]
-        return lambda row: (row[key],)
-    return itemgetter(*keys)
-
-
 def no_rows() -> InvalidRows:
     return InvalidRows([], "There are no rows.")
 
@@ -179,7 +79,7 @@ def invalid_rows(problems: Iterable[RowProblem]) -> InvalidRows:
     return InvalidRows(list(islice(problems, MAX_ROW_PROBLEMS)))
 
 
-def check_row_count(count: int, plan: RowPlan, limits: Limits) -> None:
+def check_row_count(count: int, schema: InputSchema, limits: Limits) -> None:
     """Refuse before decoding.
 
     Raises:
@@ -190,7 +90,7 @@ def check_row_count(count: int, plan: RowPlan, limits: Limits) -> None:
         raise no_rows()
     if count > limits.max_rows:
         raise TooLarge(f"A request may have at most {limits.max_rows} rows.")
-    row_bytes = 4 * plan.width + 8 * (len(plan.categories) + len(plan.timestamps))
+    row_bytes = 4 * schema.width + 8 * (len(schema.categories) + len(schema.timestamps))
     if count * row_bytes > limits.max_decoded_bytes:
         raise TooLarge(f"The decoded rows may take at most {limits.max_decoded_bytes} bytes.")
 
@@ -201,19 +101,19 @@ def shown_name(name: object) -> str | None:
     return str(name) if plain else None
 
 
-def place_of(plan: RowPlan, index: Sequence[int]) -> str | int | None:
+def place_of(schema: InputSchema, index: Sequence[int]) -> str | int | None:
     """How an error names the value at ``index`` of a row: its column, its number, or ``[i][j]`` in nested arrays."""
-    if plan.columns:
-        return plan.numbers[index[0]].name
-    if len(plan.row_shape) == 1:
+    if schema.columns:
+        return schema.numbers[index[0]].name
+    if len(schema.row_shape) == 1:
         return int(index[0])
     return "".join(f"[{at}]" for at in index) or None
 
 
-def shape_words(plan: RowPlan) -> str:
-    if len(plan.row_shape) == 1:
-        return f"must be an array of {plan.row_shape[0]} values"
-    return f"must be nested arrays of the shape {list(plan.row_shape)}"
+def shape_words(schema: InputSchema) -> str:
+    if len(schema.row_shape) == 1:
+        return f"must be an array of {schema.row_shape[0]} values"
+    return f"must be nested arrays of the shape {list(schema.row_shape)}"
 
 
 def to_float32(values: Array) -> NDArray[np.float32]:
@@ -222,62 +122,62 @@ def to_float32(values: Array) -> NDArray[np.float32]:
         return values.astype(np.float32, copy=False)
 
 
-def check_numbers(numbers: NDArray[np.float32], plan: RowPlan) -> None:
+def check_numbers(numbers: NDArray[np.float32], schema: InputSchema) -> None:
     """Check float32 numbers of shape ``(rows, *row_shape)``: finite, present where they must be, booleans 0 or 1.
 
     Raises:
         InvalidRows: with the rows and columns of the first problems.
     """
-    if not _is_complete(numbers, plan) or (plan.boolean_at and _wrong_booleans(numbers, plan).any()):
-        raise invalid_rows(number_problems(numbers, plan))
+    if not _is_complete(numbers, schema) or (schema.boolean_at and _wrong_booleans(numbers, schema).any()):
+        raise invalid_rows(number_problems(numbers, schema))
 
 
-def _is_complete(numbers: NDArray[np.float32], plan: RowPlan) -> bool:
+def _is_complete(numbers: NDArray[np.float32], schema: InputSchema) -> bool:
     if all_finite(numbers):
         return True
     missing = np.isnan(numbers)
-    return not (np.isinf(numbers).any() or (missing & ~plan.may_be_missing).any())
+    return not (np.isinf(numbers).any() or (missing & ~schema.missing_allowed).any())
 
 
-def _wrong_booleans(numbers: NDArray[np.float32], plan: RowPlan) -> NDArray[np.bool_]:
-    values = numbers[:, plan.boolean_at]
+def _wrong_booleans(numbers: NDArray[np.float32], schema: InputSchema) -> NDArray[np.bool_]:
+    values = numbers[:, schema.boolean_at]
     wrong: NDArray[np.bool_] = (values != 0) & (values != 1) & ~np.isnan(values)
     return wrong
 
 
-def number_problems(numbers: NDArray[np.float32], plan: RowPlan) -> Iterator[RowProblem]:
+def number_problems(numbers: NDArray[np.float32], schema: InputSchema) -> Iterator[RowProblem]:
     """What ``check_numbers`` refuses, row by row."""
-    missing = np.isnan(numbers) & ~plan.may_be_missing
+    missing = np.isnan(numbers) & ~schema.missing_allowed
     bad = missing | np.isinf(numbers)
-    if plan.boolean_at:
-        bad[:, plan.boolean_at] |= _wrong_booleans(numbers, plan)
+    if schema.boolean_at:
+        bad[:, schema.boolean_at] |= _wrong_booleans(numbers, schema)
     for row in np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1)):
         for index in islice(np.argwhere(bad[row]), MAX_ROW_PROBLEMS):
             place = tuple(int(at) for at in index)
-            yield RowProblem(int(row), place_of(plan, place), _number_words(numbers[row][place], place, plan))
+            yield RowProblem(int(row), place_of(schema, place), _number_words(numbers[row][place], place, schema))
 
 
-def _number_words(value: np.float32, place: tuple[int, ...], plan: RowPlan) -> str:
+def _number_words(value: np.float32, place: tuple[int, ...], schema: InputSchema) -> str:
     if np.isnan(value):
         return MISSING
-    return NOT_A_BOOLEAN if plan.columns and place[0] in plan.boolean_at else NOT_FINITE
+    return NOT_A_BOOLEAN if schema.columns and place[0] in schema.boolean_at else NOT_FINITE
 
 
 def rows_from_arrays(numbers: NDArray[np.float32]) -> Rows:
     return {INSTANCES: numbers}
 
 
-def decode_sequences(rows: Sequence[Sequence[Any]], plan: RowPlan) -> Rows:
+def decode_sequences(rows: Sequence[Sequence[Any]], schema: InputSchema) -> Rows:
     """Rows of named columns as sequences of Python values in the schema's order, ``None`` where missing.
 
     Raises:
         InvalidRows: with the rows and columns of the first problems.
     """
     try:
-        return convert_sequences(rows, plan)
+        return convert_sequences(rows, schema)
     except Unfit:
         raise invalid_rows(
-            find_problems(rows, 0, convert=convert_sequences, explain=_cell_problems, plan=plan)
+            find_problems(rows, 0, convert=convert_sequences, explain=_cell_problems, schema=schema)
         ) from None
 
 
@@ -285,34 +185,34 @@ def find_problems(
     rows: Sequence[Any],
     first: int,
     *,
-    convert: Callable[[Sequence[Any], RowPlan], object],
-    explain: Callable[[int, Any, RowPlan], Iterator[RowProblem]],
-    plan: RowPlan,
+    convert: Callable[[Sequence[Any], InputSchema], object],
+    explain: Callable[[int, Any, InputSchema], Iterator[RowProblem]],
+    schema: InputSchema,
 ) -> Iterator[RowProblem]:
     """Halve until the bad rows are found: a conversion of many rows is cheap, a look at each value is not."""
     try:
-        convert(rows, plan)
+        convert(rows, schema)
     except Unfit:
         if len(rows) <= _FEW:
             for at, row in enumerate(rows):
-                yield from explain(first + at, row, plan)
+                yield from explain(first + at, row, schema)
             return
         half = len(rows) // 2
-        yield from find_problems(rows[:half], first, convert=convert, explain=explain, plan=plan)
-        yield from find_problems(rows[half:], first + half, convert=convert, explain=explain, plan=plan)
+        yield from find_problems(rows[:half], first, convert=convert, explain=explain, schema=schema)
+        yield from find_problems(rows[half:], first + half, convert=convert, explain=explain, schema=schema)
 
 
-def convert_sequences(rows: Sequence[Sequence[Any]], plan: RowPlan) -> Rows:
+def convert_sequences(rows: Sequence[Sequence[Any]], schema: InputSchema) -> Rows:
     """All columns at once, by type. Raises ``Unfit`` where any value does not fit."""
-    if set(map(len, rows)) != {len(plan.columns)}:
+    if set(map(len, rows)) != {len(schema.columns)}:
         raise Unfit
     converted: Rows = {}
-    if plan.numbers:
-        converted[INSTANCES] = _convert_numbers(rows, plan)
-    if plan.categories:
-        converted[CATEGORIES] = _convert_categories(rows, plan)
-    if plan.timestamps:
-        converted[TIMESTAMPS] = _convert_timestamps(rows, plan)
+    if schema.numbers:
+        converted[INSTANCES] = _convert_numbers(rows, schema)
+    if schema.categories:
+        converted[CATEGORIES] = _convert_categories(rows, schema)
+    if schema.timestamps:
+        converted[TIMESTAMPS] = _convert_timestamps(rows, schema)
     return converted
 
 
@@ -320,26 +220,26 @@ def _flat(rows: Sequence[Any], pick: Callable[[Any], tuple[Any, ...]]) -> Sequen
     return pick(rows[0]) if len(rows) == 1 else list(chain.from_iterable(map(pick, rows)))
 
 
-def _convert_numbers(rows: Sequence[Sequence[Any]], plan: RowPlan) -> NDArray[np.float32]:
-    shape = (len(rows), plan.width)
-    if plan.arrays_only and not plan.boolean_at:
-        return fit_numbers(rows[0] if len(rows) == 1 else list(chain.from_iterable(rows)), shape, plan)
-    if plan.boolean_at:
-        _check_booleans(_flat(rows, plan.pick_booleans))
-        _check_number_types(_flat(rows, plan.pick_numeric), plan)
-        return _fit(np.array(_flat(rows, plan.pick_numbers), dtype=np.float64).reshape(shape), plan)
-    return fit_numbers(_flat(rows, plan.pick_numbers), shape, plan)
+def _convert_numbers(rows: Sequence[Sequence[Any]], schema: InputSchema) -> NDArray[np.float32]:
+    shape = (len(rows), schema.width)
+    if schema.arrays_only and not schema.boolean_at:
+        return fit_numbers(rows[0] if len(rows) == 1 else list(chain.from_iterable(rows)), shape, schema)
+    if schema.boolean_at:
+        _check_booleans(_flat(rows, schema.pick_booleans))
+        _check_number_types(_flat(rows, schema.pick_numeric), schema)
+        return _fit(np.array(_flat(rows, schema.pick_numbers), dtype=np.float64).reshape(shape), schema)
+    return fit_numbers(_flat(rows, schema.pick_numbers), shape, schema)
 
 
-def fit_numbers(values: Sequence[Any], shape: tuple[int, ...], plan: RowPlan) -> NDArray[np.float32]:
+def fit_numbers(values: Sequence[Any], shape: tuple[int, ...], schema: InputSchema) -> NDArray[np.float32]:
     """A flat sequence of Python numbers as float32 of ``shape``; ``None`` is missing. Raises ``Unfit``."""
-    _check_number_types(values, plan)
-    return _fit(np.array(values, dtype=np.float64).reshape(shape), plan)
+    _check_number_types(values, schema)
+    return _fit(np.array(values, dtype=np.float64).reshape(shape), schema)
 
 
-def _check_number_types(values: Sequence[Any], plan: RowPlan) -> None:
+def _check_number_types(values: Sequence[Any], schema: InputSchema) -> None:
     # The types are looked at first: numpy would read "1.5" and True as numbers.
-    if not (_OPTIONAL_NUMBER_TYPES if plan.any_may_be_missing else _NUMBER_TYPES).issuperset(map(type, values)):
+    if not (_OPTIONAL_NUMBER_TYPES if schema.any_missing_allowed else _NUMBER_TYPES).issuperset(map(type, values)):
         raise Unfit
 
 
@@ -348,18 +248,18 @@ def _check_booleans(values: Sequence[Any]) -> None:
         raise Unfit
 
 
-def _fit(values: NDArray[np.float64], plan: RowPlan) -> NDArray[np.float32]:
+def _fit(values: NDArray[np.float64], schema: InputSchema) -> NDArray[np.float32]:
     numbers = to_float32(values)
-    if not _is_complete(numbers, plan):
+    if not _is_complete(numbers, schema):
         raise Unfit
     return numbers
 
 
-def _convert_categories(rows: Sequence[Sequence[Any]], plan: RowPlan) -> Array:
+def _convert_categories(rows: Sequence[Sequence[Any]], schema: InputSchema) -> Array:
     # Objects, not fixed-width bytes: one long label would widen every cell.
-    labels = np.empty((len(rows), len(plan.categories)), dtype=object)
+    labels = np.empty((len(rows), len(schema.categories)), dtype=object)
     for at, (column, values) in enumerate(
-        zip(plan.categories, zip(*map(plan.pick_categories, rows), strict=True), strict=True)
+        zip(schema.categories, zip(*map(schema.pick_categories, rows), strict=True), strict=True)
     ):
         labels[:, at] = [label_bytes(value, column) for value in values]
     return labels
@@ -379,10 +279,10 @@ def label_bytes(value: object, column: Column) -> bytes:
         raise Unfit from None
 
 
-def _convert_timestamps(rows: Sequence[Sequence[Any]], plan: RowPlan) -> Array:
-    times = np.empty((len(rows), len(plan.timestamps)), dtype=np.int64)
+def _convert_timestamps(rows: Sequence[Sequence[Any]], schema: InputSchema) -> Array:
+    times = np.empty((len(rows), len(schema.timestamps)), dtype=np.int64)
     for at, (column, values) in enumerate(
-        zip(plan.timestamps, zip(*map(plan.pick_timestamps, rows), strict=True), strict=True)
+        zip(schema.timestamps, zip(*map(schema.pick_timestamps, rows), strict=True), strict=True)
     ):
         times[:, at] = [epoch_ms(value, column) for value in values]
     return times
@@ -418,11 +318,11 @@ def _parse_time(text: str) -> int:
     return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
 
 
-def _cell_problems(row_number: int, row: Sequence[Any], plan: RowPlan) -> Iterator[RowProblem]:
-    if len(row) != len(plan.columns):
-        yield RowProblem(row_number, None, f"must have {len(plan.columns)} values")
+def _cell_problems(row_number: int, row: Sequence[Any], schema: InputSchema) -> Iterator[RowProblem]:
+    if len(row) != len(schema.columns):
+        yield RowProblem(row_number, None, f"must have {len(schema.columns)} values")
         return
-    for column, value in zip(plan.columns, row, strict=True):
+    for column, value in zip(schema.columns, row, strict=True):
         problem = column_problem(value, column)
         if problem:
             yield RowProblem(row_number, column.name, problem)

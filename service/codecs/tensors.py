@@ -24,7 +24,6 @@ from service.codecs.rows import (
     NOT_SECONDS,
     NOT_UNICODE,
     Limits,
-    RowPlan,
     check_numbers,
     check_row_count,
     invalid_rows,
@@ -32,7 +31,7 @@ from service.codecs.rows import (
     to_float32,
 )
 from service.errors import InvalidRows, MalformedInput, RowProblem
-from service.schemas import CATEGORIES, INSTANCES, MISSING_TIMESTAMP, TIMESTAMPS, Array, Rows
+from service.schemas import CATEGORIES, INSTANCES, MISSING_TIMESTAMP, TIMESTAMPS, Array, InputSchema, Rows
 
 BYTES: Final = "BYTES"
 DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
@@ -90,15 +89,15 @@ class TensorInput:
         return [-1, *self.row_shape]
 
 
-def inputs_of(plan: RowPlan) -> tuple[TensorInput, ...]:
+def inputs_of(schema: InputSchema) -> tuple[TensorInput, ...]:
     """The inputs of a model: those that its columns need."""
     inputs = []
-    if plan.numbers or not plan.columns:
-        inputs.append(TensorInput(INSTANCES, "FP32", plan.row_shape))
-    if plan.categories:
-        inputs.append(TensorInput(CATEGORIES, BYTES, (len(plan.categories),)))
-    if plan.timestamps:
-        inputs.append(TensorInput(TIMESTAMPS, "INT64", (len(plan.timestamps),)))
+    if schema.numbers or not schema.columns:
+        inputs.append(TensorInput(INSTANCES, "FP32", schema.row_shape))
+    if schema.categories:
+        inputs.append(TensorInput(CATEGORIES, BYTES, (len(schema.categories),)))
+    if schema.timestamps:
+        inputs.append(TensorInput(TIMESTAMPS, "INT64", (len(schema.timestamps),)))
     return tuple(inputs)
 
 
@@ -124,14 +123,14 @@ def shown(name: object) -> str:
 # --- rows -----------------------------------------------------------------------------------------------------------
 
 
-def rows_from_tensors(tensors: Sequence[Tensor], plan: RowPlan, *, model: str, limits: Limits) -> Rows:
+def rows_from_tensors(tensors: Sequence[Tensor], schema: InputSchema, *, model: str, limits: Limits) -> Rows:
     """Check names, types, shapes and values of the inputs of a request.
 
     Raises:
         InvalidRows: they are not inputs of this model, or not rows of it.
         TooLarge: too many rows or numbers.
     """
-    wanted = {known.name: known for known in inputs_of(plan)}
+    wanted = {known.name: known for known in inputs_of(schema)}
     given = {tensor.name: tensor for tensor in tensors}
     _check_names([tensor.name for tensor in tensors], list(wanted), model)
     for name, known in wanted.items():
@@ -139,8 +138,8 @@ def rows_from_tensors(tensors: Sequence[Tensor], plan: RowPlan, *, model: str, l
     counts = {len(tensor.values) for tensor in tensors}
     if len(counts) > 1:
         raise InvalidRows([], f"the inputs of model '{model}' must all have the same first dimension")
-    check_row_count(counts.pop(), plan, limits)
-    return {name: _CHECKED[name](given[name], plan) for name in wanted}
+    check_row_count(counts.pop(), schema, limits)
+    return {name: _CHECKED[name](given[name], schema) for name in wanted}
 
 
 def _check_names(given: Sequence[str], wanted: Sequence[str], model: str) -> None:
@@ -173,20 +172,20 @@ def _listed(shape: Sequence[int]) -> str:
     return f"[{','.join(str(size) for size in shape[:8])}{',…' if len(shape) > 8 else ''}]"
 
 
-def _numbers(tensor: Tensor, plan: RowPlan) -> NDArray[np.float32]:
+def _numbers(tensor: Tensor, schema: InputSchema) -> NDArray[np.float32]:
     values = tensor.values
     if tensor.datatype == "BF16":
         values = (values.astype(np.uint32) << 16).view(np.float32)
     numbers = np.require(to_float32(values), dtype=np.float32, requirements=["C", "A"])
-    check_numbers(numbers, plan)
+    check_numbers(numbers, schema)
     return numbers
 
 
-def _labels(tensor: Tensor, plan: RowPlan) -> Array:
+def _labels(tensor: Tensor, schema: InputSchema) -> Array:
     """Labels as UTF-8; a missing one is empty."""
     problems = []
     for (row, at), label in np.ndenumerate(tensor.values):
-        column = plan.categories[at]
+        column = schema.categories[at]
         if not label and not column.may_be_missing:
             problems.append(RowProblem(row, column.name, MISSING))
         elif not _is_utf8(label):
@@ -204,17 +203,17 @@ def _is_utf8(label: bytes) -> bool:
     return True
 
 
-def _times(tensor: Tensor, plan: RowPlan) -> Array:
+def _times(tensor: Tensor, schema: InputSchema) -> Array:
     """Milliseconds since 1970; a missing time is the smallest int64."""
     times = np.require(tensor.values, dtype=np.int64, requirements=["C", "A"])
     missing = times == MISSING_TIMESTAMP
-    refused = missing & ~np.array([column.may_be_missing for column in plan.timestamps], dtype=np.bool_)
-    seconds = np.stack([probably_seconds(times[:, at], c) for at, c in enumerate(plan.timestamps)], axis=1)
+    refused = missing & ~np.array([column.may_be_missing for column in schema.timestamps], dtype=np.bool_)
+    seconds = np.stack([probably_seconds(times[:, at], c) for at, c in enumerate(schema.timestamps)], axis=1)
     bad = refused | seconds | (~missing & ((times < EARLIEST_MS) | (times > LATEST_MS)))
     if bad.any():
         words = np.where(missing, MISSING, np.where(seconds, NOT_SECONDS, NOT_A_TIME))
         raise invalid_rows(
-            RowProblem(int(row), plan.timestamps[at].name, str(words[row, at])) for row, at in np.argwhere(bad)
+            RowProblem(int(row), schema.timestamps[at].name, str(words[row, at])) for row, at in np.argwhere(bad)
         )
     return times
 
@@ -298,14 +297,14 @@ def checked_shape(shape: Any, name: str) -> tuple[int, ...]:
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
 
-def parse_loosely(body: bytes, plan: RowPlan, limits: Limits) -> Any:
+def parse_loosely(body: bytes, schema: InputSchema, limits: Limits) -> Any:
     """A JSON value; bare ``NaN`` and ``Infinity`` are numbers, and what follows the value is not looked at.
 
     Raises:
         MalformedInput: not JSON, not UTF-8, or nested too deeply.
         TooLarge: more arrays and objects than rows of this model can have.
     """
-    check_containers(body, plan, limits)
+    check_containers(body, schema, limits)
     try:
         return orjson.loads(body)
     except ValueError:

@@ -8,7 +8,6 @@ from typing import Any
 
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
-from service.codecs.rows import plan_of
 from service.pipelines.scorer import CALL_ROWS, Scorer
 from service.schemas import INSTANCES
 
@@ -33,7 +32,7 @@ class ScorerHandler(ModelHandler):  # type: ignore[misc, unused-ignore]
         Raises:
             InvalidRows: a row does not fit, rows counted in the batch; not with ``errors="null"``.
         """
-        names = [column.name for column in plan_of(model.schema).columns] or [INSTANCES]
+        names = [column.name for column in model.schema.columns] or [INSTANCES]
         columns = {name: [row.get(name) for row in batch] for name in model.columns or names}
         scored = model(columns)
         results = {name: scored[name] for name in scored if name not in columns}

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from service.codecs.rows import RowPlan
 from service.errors import RowProblem
-from service.schemas import INSTANCES, Column, ColumnType
+from service.schemas import INSTANCES, Column, ColumnType, InputSchema
 from service.tables.files import CSV, NDJSON, Part, read_batches
 from service.tables.frames import arrow_column
 from service.tables.values import present, typed_cells
@@ -39,7 +38,7 @@ class Chunk:
 
 
 def read_chunks(
-    part: Part, plan: RowPlan, *, batch_rows: int, columns: Sequence[str] = (), as_text: bool = False
+    part: Part, schema: InputSchema, *, batch_rows: int, columns: Sequence[str] = (), as_text: bool = False
 ) -> Iterator[Chunk]:
     """The rows of a part, at least one chunk of them even where there are none.
 
@@ -50,10 +49,10 @@ def read_chunks(
     Raises:
         DataError: the file is damaged; the sentence names it.
     """
-    wanted = columns or tuple(column.name for column in plan.columns)
-    targets = dict(zip(wanted, plan.columns, strict=True)) if len(wanted) == len(plan.columns) else {}
-    if not plan.columns:
-        targets = dict.fromkeys(columns, Column(name="value", may_be_missing=plan.any_may_be_missing))
+    wanted = columns or tuple(column.name for column in schema.columns)
+    targets = dict(zip(wanted, schema.columns, strict=True)) if len(wanted) == len(schema.columns) else {}
+    if not schema.columns:
+        targets = dict.fromkeys(columns, Column(name="value", may_be_missing=schema.any_missing_allowed))
     first_row = 0
     for table, form in read_batches(part, batch_rows=batch_rows):
         if part.format == CSV:

@@ -18,7 +18,6 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from service.codecs.rows import plan_of
 from service.errors import ConfigurationError, DataError, InvalidRows
 from service.pipelines.chunks import Chunk, read_chunks
 from service.pipelines.scorer import PROBLEM, Scorer
@@ -267,13 +266,12 @@ def _sink(plan: Plan, file: Any, part: Part) -> Sink:
 
 def _scored(plan: Plan, parts: Sequence[Part], scorer: Scorer) -> Iterator[tuple[Chunk, Any]]:
     """Every chunk of the parts in order, with its results: the next ones are read and scored meanwhile."""
-    plan_of_rows = plan_of(scorer.schema)
     as_text = plan.kind == CSV
 
     def chunks() -> Iterator[Chunk]:
         for part in parts:
             yield from read_chunks(
-                part, plan_of_rows, batch_rows=plan.job.batch_rows, columns=scorer.columns, as_text=as_text
+                part, scorer.schema, batch_rows=plan.job.batch_rows, columns=scorer.columns, as_text=as_text
             )
 
     def score(chunk: Chunk) -> Any:

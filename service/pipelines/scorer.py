@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 import numpy as np
 
 from service.codecs import Answer, Options, answer_columns, options_from_json, table_rows
-from service.codecs.rows import plan_of
 from service.errors import InvalidOption, InvalidRows, InvalidVersion, OperationNotSupported, RowProblem
 from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, InputSchema, Results, Rows, failure_of, joined, row_count
 from service.store import Manifest, Store
@@ -138,7 +137,7 @@ class Scorer:
     def model_columns(self, table: Table) -> tuple[Any, dict[int, RowProblem]]:
         """The model's columns of a table as a ``pyarrow.Table``, and what could not be converted, by row."""
         try:
-            return model_columns(table, plan_of(self.schema), self.columns)
+            return model_columns(table, self.schema, self.columns)
         except InvalidRows as error:
             raise _in_words(error) from error
 
@@ -248,14 +247,13 @@ def _places(problems: Mapping[int, RowProblem], count: int) -> Any:
 
 
 def _blank_row(schema: InputSchema) -> Rows:
-    plan = plan_of(schema)
     rows: Rows = {}
-    if plan.numbers or not plan.columns:
-        rows[INSTANCES] = np.zeros((1, *plan.row_shape), np.float32)
-    if plan.categories:
-        rows[CATEGORIES] = np.full((1, len(plan.categories)), b"", dtype=object)
-    if plan.timestamps:
-        rows[TIMESTAMPS] = np.zeros((1, len(plan.timestamps)), np.int64)
+    if schema.numbers or not schema.columns:
+        rows[INSTANCES] = np.zeros((1, *schema.row_shape), np.float32)
+    if schema.categories:
+        rows[CATEGORIES] = np.full((1, len(schema.categories)), b"", dtype=object)
+    if schema.timestamps:
+        rows[TIMESTAMPS] = np.zeros((1, len(schema.timestamps)), np.int64)
     return rows
 
 

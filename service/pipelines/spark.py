@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from service.codecs.rows import plan_of
 from service.pipelines.scorer import Scorer
 from service.schemas import Array
 
@@ -46,7 +45,7 @@ def batch_function(scorer: Scorer) -> Callable[[], Callable[..., Mapping[str, An
     scorer = _of_one_core(scorer)
 
     def make() -> Callable[..., Mapping[str, Any]]:
-        names = [column.name for column in plan_of(scorer.schema).columns]
+        names = [column.name for column in scorer.schema.columns]
         by_name = replace(scorer, columns=())
         wanted = scorer.result_schema().names
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from service.codecs import nested_array
-from service.codecs.rows import RowPlan, column_problem, shown_name
+from service.codecs.rows import column_problem, shown_name
 from service.errors import InvalidOption, InvalidRows, RowProblem
-from service.schemas import INSTANCES, Array, Column, ColumnType
+from service.schemas import INSTANCES, Array, Column, ColumnType, InputSchema
 
 Table = Any
 """A table of any kind, see above."""
@@ -30,7 +30,7 @@ class _Kind:
     """(table, ``pyarrow.Table`` of results) -> the table with the results beside its columns."""
 
 
-def model_columns(table: Table, plan: RowPlan, names: Sequence[str] = ()) -> tuple[Any, dict[int, RowProblem]]:
+def model_columns(table: Table, schema: InputSchema, names: Sequence[str] = ()) -> tuple[Any, dict[int, RowProblem]]:
     """The model's columns of a table as a ``pyarrow.Table``, and what could not even be converted, by row.
 
     Args:
@@ -41,15 +41,15 @@ def model_columns(table: Table, plan: RowPlan, names: Sequence[str] = ()) -> tup
         InvalidOption: ``names`` does not fit the model.
     """
     if isinstance(table, np.ndarray):
-        return _of_array(table, plan), {}
+        return _of_array(table, schema), {}
     kind = _kind_of(table)
     present = kind.names(table)
     for name in names:
         if name not in present:
             raise InvalidRows([RowProblem(None, shown_name(name), "is not a column of the table")])
-    if plan.columns:
-        return _named_columns(table, kind, plan, _sources(plan, present, names))
-    return _instances(table, kind, plan, names or [INSTANCES]), {}
+    if schema.columns:
+        return _named_columns(table, kind, schema, _sources(schema, present, names))
+    return _instances(table, kind, schema, names or [INSTANCES]), {}
 
 
 def with_results(table: Table, results: Any) -> Table:
@@ -72,25 +72,25 @@ def check_no_clash(present: Sequence[str], added: Sequence[str]) -> None:
         raise InvalidOption(f"The table has a column '{taken[0]}' already: give the results another name by a prefix.")
 
 
-def _of_array(rows: Array, plan: RowPlan) -> Any:
+def _of_array(rows: Array, schema: InputSchema) -> Any:
     import pyarrow as pa
 
-    if rows.ndim < 2 or not plan.arrays_only:
+    if rows.ndim < 2 or not schema.arrays_only:
         raise InvalidRows([], "Rows without names must be an array of numbers, one row each, and the model take those.")
     return pa.table({INSTANCES: nested_array(rows)})
 
 
-def _sources(plan: RowPlan, present: Sequence[str], names: Sequence[str]) -> list[tuple[Column, str]]:
+def _sources(schema: InputSchema, present: Sequence[str], names: Sequence[str]) -> list[tuple[Column, str]]:
     """Which column of the table is which of the model; those that may be missing may be left out."""
     if not names:
-        return [(column, column.name) for column in plan.columns if column.name in set(present)]
-    if len(names) != len(plan.columns):
-        raise InvalidOption(f"The model has {len(plan.columns)} columns; give as many, in its order.")
-    return list(zip(plan.columns, names, strict=True))
+        return [(column, column.name) for column in schema.columns if column.name in set(present)]
+    if len(names) != len(schema.columns):
+        raise InvalidOption(f"The model has {len(schema.columns)} columns; give as many, in its order.")
+    return list(zip(schema.columns, names, strict=True))
 
 
 def _named_columns(
-    table: Table, kind: _Kind, plan: RowPlan, sources: Sequence[tuple[Column, str]]
+    table: Table, kind: _Kind, schema: InputSchema, sources: Sequence[tuple[Column, str]]
 ) -> tuple[Any, dict[int, RowProblem]]:
     import pyarrow as pa
 
@@ -101,7 +101,7 @@ def _named_columns(
     return pa.table(columns), problems
 
 
-def _instances(table: Table, kind: _Kind, plan: RowPlan, names: Sequence[str]) -> Any:
+def _instances(table: Table, kind: _Kind, schema: InputSchema, names: Sequence[str]) -> Any:
     """Rows without names: one column of lists, or as many columns of numbers as a row has values."""
     import pyarrow as pa
 
@@ -110,8 +110,8 @@ def _instances(table: Table, kind: _Kind, plan: RowPlan, names: Sequence[str]) -
     values = [_to_arrow(kind.column(table, name)) for name in names]
     if len(values) == 1:
         return pa.table({INSTANCES: values[0]})
-    if len(values) != plan.width:
-        raise InvalidOption(f"A row of this model has {plan.width} values; name as many columns.")
+    if len(values) != schema.width:
+        raise InvalidOption(f"A row of this model has {schema.width} values; name as many columns.")
     stacked = np.stack([column.to_numpy(zero_copy_only=False) for column in map(_one_chunk, values)], axis=1)
     return pa.table({INSTANCES: nested_array(stacked)})
 

@@ -18,7 +18,6 @@ from service.schemas import (
     Array,
     InputSchema,
     Rows,
-    ordered_columns,
     times_as_numbers,
 )
 from service.store import Calibration
@@ -114,7 +113,7 @@ def _columns(rows: Rows, reconstructions: Rows, schema: InputSchema) -> Figure:
     For labels, how often each of the most frequent ones is the input and the reconstruction.
     """
     panels = list(islice(_panels(rows, reconstructions), COLUMNS))
-    names = [column.name for column in ordered_columns(schema)]
+    names = [column.name for column in schema.ordered_columns]
     wide = min(4, len(panels))
     figure = Figure(figsize=(2.6 * wide, 2.6 * -(-len(panels) // wide)), layout="constrained")
     grid = figure.subplots(-(-len(panels) // wide), wide, squeeze=False).ravel()

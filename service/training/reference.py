@@ -12,7 +12,6 @@ from service.schemas import (
     Array,
     InputSchema,
     Rows,
-    ordered_columns,
 )
 from service.store import MAX_REFERENCE_FEATURES, FeatureReference
 
@@ -30,7 +29,7 @@ def feature_reference(rows: Rows, schema: InputSchema) -> tuple[FeatureReference
 
 
 def _references(rows: Rows, schema: InputSchema) -> Iterator[FeatureReference]:
-    columns = [column.name for column in ordered_columns(schema)]
+    columns = [column.name for column in schema.ordered_columns]
     names: Iterator[str | int] = iter(columns) if columns else count()
     for values in _columns(rows.get(INSTANCES)):
         yield _of_numbers(next(names), values)

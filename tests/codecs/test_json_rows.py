@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from service.codecs import Limits, decode_json
 from service.codecs.json_numbers import PIECE_BYTES, decode_numbers_fast
 from service.codecs.json_rows import decode_json_exactly
-from service.codecs.rows import plan_of
 from service.errors import MAX_ROW_PROBLEMS, InvalidOption, InvalidRows, MalformedInput, RequestError, TooLarge
 from service.schemas import MISSING_TIMESTAMP, InputSchema, Rows
 from service.words import ANOMALY_SCORE, ENCODE, Operation
@@ -43,7 +42,7 @@ def test_nested_arrays_are_rows() -> None:
 def test_plain_numbers_take_the_fast_path() -> None:
     """What the benchmarks send is decoded in one piece, options included."""
     body = b'{"instances": [[1, 2, 3, 4]], "threshold": 1.5}'
-    found = decode_numbers_fast(body, plan_of(VECTOR), Limits())
+    found = decode_numbers_fast(body, VECTOR, Limits())
     assert found is not None
     assert found[0].tolist() == [[1, 2, 3, 4]]
     assert found[1] == {"threshold": 1.5}
@@ -73,18 +72,18 @@ def test_plain_numbers_take_the_fast_path() -> None:
 )
 def test_the_fast_path_gives_up_on_anything_else(body: str) -> None:
     """Flattened numbers of another shape are never taken for rows."""
-    assert decode_numbers_fast(body.encode(), plan_of(VECTOR), Limits()) is None
+    assert decode_numbers_fast(body.encode(), VECTOR, Limits()) is None
 
 
 def test_the_fast_path_knows_booleans() -> None:
     """A number that is neither 0 nor 1 is no boolean there either."""
-    assert decode_numbers_fast(b'{"instances": [[1, 2, 1]]}', plan_of(NUMBERS), Limits()) is not None
-    assert decode_numbers_fast(b'{"instances": [[1, 2, 5]]}', plan_of(NUMBERS), Limits()) is None
+    assert decode_numbers_fast(b'{"instances": [[1, 2, 1]]}', NUMBERS, Limits()) is not None
+    assert decode_numbers_fast(b'{"instances": [[1, 2, 5]]}', NUMBERS, Limits()) is None
     assert problems_of('{"instances": [[1, 2, 5]]}', NUMBERS) == [(0, "active", "must be true or false")]
 
 
 def exact_rows(body: bytes, schema: InputSchema) -> Rows:
-    return decode_json_exactly(body, plan_of(schema), operation=ANOMALY_SCORE, limits=Limits())[0]
+    return decode_json_exactly(body, schema, operation=ANOMALY_SCORE, limits=Limits())[0]
 
 
 def large_body(schema: InputSchema, *, spaces: str = "") -> bytes:
@@ -101,7 +100,7 @@ def test_large_bodies_are_read_in_pieces(schema: InputSchema, spaces: str) -> No
     """All rows in their order, however they are written, and the options behind them."""
     body = large_body(schema, spaces=spaces)
     assert len(body) > 2 * PIECE_BYTES
-    found = decode_numbers_fast(body, plan_of(schema), Limits())
+    found = decode_numbers_fast(body, schema, Limits())
     assert found is not None
     assert found[1] == {"threshold": 1.5}
     assert same_rows({"instances": found[0]}, exact_rows(body, schema))
@@ -111,7 +110,7 @@ def test_a_row_may_be_larger_than_a_piece() -> None:
     """A piece ends with a row, however wide that is."""
     schema = InputSchema(kind="image", row_shape=(PIECE_BYTES,))
     body = orjson.dumps({"instances": [[7] * PIECE_BYTES, [8] * PIECE_BYTES, [9] * PIECE_BYTES]})
-    found = decode_numbers_fast(body, plan_of(schema), Limits())
+    found = decode_numbers_fast(body, schema, Limits())
     assert found is not None
     assert found[0][:, [0, -1]].tolist() == [[7, 7], [8, 8], [9, 9]]
 
@@ -142,7 +141,7 @@ def test_pieces_prove_as_much_as_the_whole(name: str, near: int, offset: int, sp
     body = LARGE[name]
     at = min(max((near if near >= 0 else len(body)) + offset, 0), len(body))
     tampered = body[:at] + splinter.encode("latin-1") + body[at + cut :]
-    found = decode_numbers_fast(tampered, plan_of(SCHEMAS[name]), Limits())
+    found = decode_numbers_fast(tampered, SCHEMAS[name], Limits())
     try:
         rows = exact_rows(tampered, SCHEMAS[name])
     except RequestError:
@@ -380,7 +379,7 @@ def outcome(body: bytes, schema: InputSchema, operation: Operation, *, exactly: 
     """What a path makes of a body, errors as comparable values."""
     try:
         if exactly:
-            return decode_json_exactly(body, plan_of(schema), operation=operation, limits=SMALL)
+            return decode_json_exactly(body, schema, operation=operation, limits=SMALL)
         return decode_json(body, schema, operation=operation, limits=SMALL)
     except RequestError as error:
         return type(error), str(error), getattr(error, "problems", None)

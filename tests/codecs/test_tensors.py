@@ -11,7 +11,6 @@ import pytest
 from service.codecs import Limits
 from service.codecs.infer import InferAnswer, WantedOutput, decode_infer, encode_infer
 from service.codecs.predict import decode_predict, encode_predictions
-from service.codecs.rows import plan_of
 from service.codecs.tensors import Tensor, array_from_bytes, bytes_of_array, objects, rows_from_tensors
 from service.errors import InvalidRows, MalformedInput, RequestError, TooLarge
 from service.schemas import MISSING_TIMESTAMP, Column, ColumnType, InputSchema, Rows
@@ -140,7 +139,7 @@ def test_bfloat16() -> None:
     """The upper half of a float32."""
     schema = InputSchema(kind="tabular", row_shape=(2,))
     bits = (np.array([[1.5, -2]], np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    rows = rows_from_tensors([Tensor("instances", "BF16", bits)], plan_of(schema), model=MODEL, limits=Limits())
+    rows = rows_from_tensors([Tensor("instances", "BF16", bits)], schema, model=MODEL, limits=Limits())
     assert rows["instances"].tolist() == [[1.5, -2]]
 
 
@@ -152,7 +151,7 @@ def test_labels_that_are_no_text() -> None:
         Tensor("timestamps", "INT64", np.zeros((1, 1), np.int64)),
     ]
     with pytest.raises(InvalidRows) as caught:
-        rows_from_tensors(tensors, plan_of(SCHEMA), model=MODEL, limits=Limits())
+        rows_from_tensors(tensors, SCHEMA, model=MODEL, limits=Limits())
     assert [(problem.row, problem.column) for problem in caught.value.problems] == [(0, "country")]
 
 

@@ -12,7 +12,6 @@ from pyarrow import feather, parquet
 
 from service.codecs import table_rows
 from service.codecs.json_rows import decode_json
-from service.codecs.rows import plan_of
 from service.errors import InvalidRows
 from service.pipelines.chunks import read_chunks
 from service.schemas import ColumnType, InputSchema, Rows, joined
@@ -37,8 +36,8 @@ def scored_rows(path: Path, schema: InputSchema) -> Rows:
     """The rows of a file as a model of this schema gets them from ``autoencoder score``; all of them fit."""
     parts = []
     for part in plan_parts([str(path)]):
-        for chunk in read_chunks(part, plan_of(schema), batch_rows=17):
-            columns, problems = model_columns(chunk.columns, plan_of(schema))
+        for chunk in read_chunks(part, schema, batch_rows=17):
+            columns, problems = model_columns(chunk.columns, schema)
             rows, found = table_rows(columns, schema)
             assert not {**chunk.problems, **problems, **found}
             parts.append(rows)
@@ -179,7 +178,7 @@ def test_text_as_polars_writes_it(tmp_path: Path) -> None:
     frame.write_ipc(tmp_path / "a.arrow")
     dataset = trained_and_scored(tmp_path / "a.arrow")
     assert list(types_of(dataset).values()) == ["numeric", "categorical", "categorical", "categorical"]
-    columns, problems = model_columns(frame, plan_of(dataset.schema))
+    columns, problems = model_columns(frame, dataset.schema)
     assert not problems
     assert_same(table_rows(columns, dataset.schema)[0], dataset.rows)
     for name in ENCODINGS:
@@ -192,7 +191,7 @@ def through(source: Path, target: Path, schema: InputSchema) -> None:
     kind = target.suffix[1:]
     with target.open("wb") as file, Sink(file, kind) as sink:
         for part in plan_parts([str(source)]):
-            for chunk in read_chunks(part, plan_of(schema), batch_rows=17, as_text=kind == "csv"):
+            for chunk in read_chunks(part, schema, batch_rows=17, as_text=kind == "csv"):
                 sink.write(chunk.kept, pa.table({"score": np.zeros(chunk.rows)}), chunk.lines)
 
 

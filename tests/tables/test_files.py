@@ -9,27 +9,24 @@ import pyarrow as pa
 import pytest
 from pyarrow import feather, parquet
 
-from service.codecs.rows import RowPlan, plan_of
 from service.errors import ConfigurationError, DataError
 from service.pipelines.chunks import read_chunks
 from service.schemas import Column, ColumnType, InputSchema
 from service.tables.files import Part, find_files, format_of, plan_parts, row_number
 
-PLAN = plan_of(
-    InputSchema(
-        kind="tabular",
-        row_shape=(2,),
-        columns=(
-            Column(name="amount", may_be_missing=True),
-            Column(name="paid", type=ColumnType.BOOLEAN, may_be_missing=True),
-        ),
-    )
+SCHEMA = InputSchema(
+    kind="tabular",
+    row_shape=(2,),
+    columns=(
+        Column(name="amount", may_be_missing=True),
+        Column(name="paid", type=ColumnType.BOOLEAN, may_be_missing=True),
+    ),
 )
 
 
-def rows_of(parts: list[Part], *, plan: RowPlan = PLAN, as_text: bool = False) -> pa.Table:
+def rows_of(parts: list[Part], *, schema: InputSchema = SCHEMA, as_text: bool = False) -> pa.Table:
     return pa.concat_tables(
-        chunk.kept for part in parts for chunk in read_chunks(part, plan, batch_rows=7, as_text=as_text)
+        chunk.kept for part in parts for chunk in read_chunks(part, schema, batch_rows=7, as_text=as_text)
     )
 
 
@@ -63,7 +60,7 @@ def test_rows_of_text_are_counted_from_the_start_of_the_file(tmp_path: Path) -> 
     write_notes(tmp_path / "notes.csv", 50)
     parts = plan_parts([str(tmp_path / "notes.csv")], part_bytes=200)
     for part in parts[1:]:
-        first = next(read_chunks(part, PLAN, batch_rows=1))
+        first = next(read_chunks(part, SCHEMA, batch_rows=1))
         assert row_number(part, 0) == int(first.kept["id"][0].as_py()) + 1
 
 
@@ -74,18 +71,18 @@ def test_ndjson_is_cut_between_lines(tmp_path: Path) -> None:
     parts = plan_parts([str(path)], part_bytes=100)
     assert len(parts) > 10
     assert rows_of(parts)["amount"].to_pylist() == list(range(100))
-    assert row_number(parts[3], 0) == next(read_chunks(parts[3], PLAN, batch_rows=1)).kept["amount"][0].as_py() + 1
+    assert row_number(parts[3], 0) == next(read_chunks(parts[3], SCHEMA, batch_rows=1)).kept["amount"][0].as_py() + 1
 
 
 def test_csv_spellings_of_nothing_and_of_numbers(tmp_path: Path) -> None:
     """What training takes for missing is missing; what is no number is a problem of its row."""
     path = tmp_path / "rows.csv"
     path.write_text("amount;paid\n 1.5 ;true\n;FALSE\nNA;0\nabc;maybe\n", encoding="utf-8-sig")
-    (chunk,) = read_chunks(plan_parts([str(path)])[0], PLAN, batch_rows=10)
+    (chunk,) = read_chunks(plan_parts([str(path)])[0], SCHEMA, batch_rows=10)
     assert chunk.columns["amount"].to_pylist() == [1.5, None, None, None]
     assert chunk.columns["paid"].to_pylist() == [True, False, False, None]
     assert {row: problem.problem for row, problem in chunk.problems.items()} == {3: "must be a number"}
-    (text,) = read_chunks(plan_parts([str(path)])[0], PLAN, batch_rows=10, as_text=True)
+    (text,) = read_chunks(plan_parts([str(path)])[0], SCHEMA, batch_rows=10, as_text=True)
     assert text.kept["amount"].to_pylist() == ["1.5", "", "NA", "abc"]
 
 

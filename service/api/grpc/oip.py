@@ -21,7 +21,6 @@ from service.api.oip import (
 )
 from service.codecs import Limits
 from service.codecs.infer import MAX_ID_LENGTH, MAX_OUTPUTS, InferAnswer, InferBody, WantedOutput
-from service.codecs.rows import plan_of
 from service.codecs.tensors import (
     BYTES,
     DATATYPES,
@@ -162,7 +161,7 @@ def _body(request: Any, raw: list[memoryview], loaded: LoadedModel, limits: Limi
         raise MalformedInput(f"'id' must be a string of at most {MAX_ID_LENGTH} characters.")
     tensors = _tensors(request, raw, loaded.name)
     return InferBody(
-        rows=rows_from_tensors(tensors, plan_of(loaded.schema), model=loaded.name, limits=limits),
+        rows=rows_from_tensors(tensors, loaded.schema, model=loaded.name, limits=limits),
         outputs=tuple(WantedOutput(output.name) for output in request.outputs),
         id=request.id,
         parameters={name: _parameter(value) for name, value in request.parameters.items()},

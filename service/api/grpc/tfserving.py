@@ -14,7 +14,6 @@ from service.api.signatures import SERVING_DEFAULT, signature_names
 from service.api.tfserving import METHOD_NAME, ModelChoice, checked_signature, state_of, tensor_name, type_name
 from service.codecs import Limits
 from service.codecs.options import NO_OPTIONS
-from service.codecs.rows import plan_of
 from service.codecs.tensors import (
     BYTES,
     DTYPES,
@@ -128,7 +127,7 @@ def _wanted(loaded: LoadedModel, signature: str, output_filter: Sequence[str]) -
 
 def _rows(request: Any, loaded: LoadedModel, limits: Limits) -> Rows:
     tensors = [_tensor(name, proto, loaded.name, limits) for name, proto in request.inputs.items()]
-    return rows_from_tensors(tensors, plan_of(loaded.schema), model=loaded.name, limits=limits)
+    return rows_from_tensors(tensors, loaded.schema, model=loaded.name, limits=limits)
 
 
 def _tensor(name: str, proto: Any, model: str, limits: Limits) -> Tensor:
