@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from filelock import FileLock
@@ -17,6 +18,10 @@ from service.settings import Settings
 from service.store import Store
 from tests.fakes import load_fake, publish_fake
 from tests.live import LiveService, serve_live
+
+# How long an example takes says nothing where other tests share the processor.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
