@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from service.client.asynchronous import AsyncClient
 from service.client.errors import ServiceError, Unreachable
 from service.client.exchange import RetryPolicy
+from service.client.methods import AliasMove, Model, ModelVersion, Readiness
 from service.client.results import AnomalyScores, Contribution, Denoised, Latents, Reconstructions, Result
 from service.client.synchronous import Client
 from service.errors import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from service.client.detector import RemoteDetector
 
 __all__ = [
+    "AliasMove",
     "AnomalyScores",
     "AsyncClient",
     "Client",
@@ -45,10 +47,13 @@ __all__ = [
     "InvalidRows",
     "Latents",
     "MalformedInput",
+    "Model",
     "ModelFailed",
+    "ModelVersion",
     "NotAcceptable",
     "NotFound",
     "QueueFull",
+    "Readiness",
     "Reconstructions",
     "RemoteDetector",
     "Result",

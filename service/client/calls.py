@@ -5,20 +5,21 @@ between cannot mix two versions in one result.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote
 
-from service.client.compression import Compression
+from service.client.compression import BodyCompression
 from service.client.errors import without_answer
-from service.client.exchange import NO_DEADLINE, Deadline, Flow, Reply, Request, RetryPolicy, exchange
+from service.client.exchange import END, Deadline, Flow, Give, Join, Next, Received, Request, Start, Task, Transport
 from service.client.progress import Progress
 from service.client.results import (
     AnomalyScores,
-    Answer,
     Denoised,
     Latents,
+    PartAnswer,
     Reconstructions,
     Result,
     merge,
@@ -68,7 +69,7 @@ class ScoreOptions(CallOptions, total=False):
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchPart:
     """Consecutive rows of one batch."""
 
     rows: Rows
@@ -81,7 +82,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PartLimits:
     """What one request may be at most. Parts that the service still finds too large are halved."""
 
     rows: int = MAX_PART_ROWS
@@ -90,80 +91,99 @@ class Limits:
     explained_rows: int = MAX_EXPLAINED_ROWS
 
 
-@dataclass(frozen=True)
-class Connection:
-    """What all calls of one client share."""
-
-    policy: RetryPolicy
-    request_timeout_s: float
-    compression: Compression
-    limits: Limits
-
-    def timed(self, request: Request) -> Request:
-        return replace(request, timeout_s=self.request_timeout_s)
-
-    def exchange(self, request: Request, deadline: Deadline = NO_DEADLINE) -> Flow[Reply]:
-        return exchange(self.timed(request), policy=self.policy, deadline=deadline)
-
-
 @dataclass
-class Call(Generic[R]):
+class PartedCall(Generic[R]):
     """One operation with its options; not for use by two threads before ``pinned`` is set."""
 
     kind: type[R]
     """The result, which says by which operation it is found."""
-    connection: Connection
+    transport: Transport
+    compression: BodyCompression
+    limits: PartLimits
+    concurrency: int
     target: tuple[str | None, int | None, str | None]
     options: Mapping[str, Any]
     deadline: Deadline
     passthrough: bool = False
+    advance: Callable[[int], None] = lambda _rows: None
+    """Told of the rows of each part that is answered."""
     pinned: tuple[str, int] | None = field(default=None, init=False)
     """Model and version that answered the first part."""
-    cancelled: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self._max_rows = self.connection.limits.rows
+        self._max_rows = self.limits.rows
         if "explain" in self.options:
-            self._max_rows = min(self._max_rows, self.connection.limits.explained_rows)
-        self._found: list[Answer] = []
+            self._max_rows = min(self._max_rows, self.limits.explained_rows)
+        self._under_way: deque[tuple[BatchPart, Task]] = deque()
+        self._answers: list[PartAnswer] = []
 
-    # --- parts ---
+    # --- all parts ---
 
-    def parts(self, batches: Iterable[Any]) -> Iterator[Part]:
-        """Cut batches into parts, as late as possible."""
-        for given in batches:
-            yield from self.parts_of(given)
+    def result(self, rows: Rows) -> Flow[R]:
+        """The result of one batch."""
+        results: list[R] = []
+        for part in self._parts(rows):
+            results += yield from self._sent(part)
+        results += yield from self._settled(keep=0)
+        return results[0]
 
-    def parts_of(self, given: Any) -> Iterator[Part]:
-        rows = rows_of(given)
+    def results(self, batches: Iterator[Any] | AsyncIterator[Any]) -> Flow[None]:
+        """Gives the result of each batch, in order; batches are read as late as possible."""
+        while (batch := (yield Next(batches))) is not END:
+            for part in self._parts(rows_of(batch)):
+                for result in (yield from self._sent(part)):
+                    yield Give(result)
+        while self._under_way:
+            for result in (yield from self._settled(keep=len(self._under_way) - 1)):
+                yield Give(result)
+
+    def _parts(self, rows: Rows) -> Iterator[BatchPart]:
+        """Cut a batch into parts, as late as possible."""
         start, count = 0, len(rows)
-        size = self._part_rows(rows)
+        plain = isinstance(rows, ListRows) or (isinstance(rows, ColumnRows) and not has_arrow())
+        most_bytes = self.limits.json_bytes if plain else self.limits.body_bytes
+        fit = int(most_bytes / max(1.0, rows.row_bytes)) if count > 1 else 1
         while start < count or start == 0:
-            stop = min(count, start + min(size, self._max_rows))
+            stop = min(count, start + max(1, min(fit, self._max_rows)))
             whole = start == 0 and stop == count
-            yield Part(rows if whole else rows.cut(start, stop), rows, start, stop >= count)
+            yield BatchPart(rows if whole else rows.cut(start, stop), rows, start, stop >= count)
             start = max(stop, 1)
 
-    def _part_rows(self, rows: Rows) -> int:
-        if len(rows) <= 1:
-            return 1
-        limits = self.connection.limits
-        plain = isinstance(rows, ListRows) or (isinstance(rows, ColumnRows) and not has_arrow())
-        fit = (limits.json_bytes if plain else limits.body_bytes) / max(1.0, rows.row_bytes)
-        return max(1, min(self._max_rows, int(fit)))
+    def _sent(self, part: BatchPart) -> Flow[list[R]]:
+        """Send a part; the results that are whole by now. The first part is waited for, since its answer names the
+        version; of those after it, as many as may be are under way at once."""
+        if self.pinned is None or self.concurrency == 1:
+            return self._collected(part, (yield from self.answer(part)))
+        self._under_way.append((part, (yield Start(self.answer(part)))))
+        return (yield from self._settled(keep=self.concurrency - 1))
+
+    def _settled(self, *, keep: int) -> Flow[list[R]]:
+        """Wait until at most ``keep`` parts are under way."""
+        results: list[R] = []
+        while self._under_way and (len(self._under_way) > keep or self._under_way[0][1].done()):
+            part, task = self._under_way.popleft()
+            results += self._collected(part, (yield Join(task)))
+        return results
+
+    def _collected(self, part: BatchPart, answer: PartAnswer) -> list[R]:
+        """Take the next answer, in order; the result of a batch once its last part is there."""
+        self.advance(len(part.rows))
+        self._answers.append(answer)
+        if not part.last:
+            return []
+        whole, self._answers = merge(self._answers), []
+        return [result_of(self.kind, whole, part.batch, passthrough=self.passthrough)]
 
     # --- one part ---
 
-    def answer(self, part: Part) -> Flow[Answer]:
+    def answer(self, part: BatchPart) -> Flow[PartAnswer]:
         """Have a part answered; halves it where the service finds it too large.
 
         Raises:
             ServiceError: with the row numbers of the batch.
         """
-        if self.cancelled:
-            raise RuntimeError("This call has ended already.")
         try:
-            reply = yield from self.connection.exchange(self._request(part.rows), self.deadline)
+            received = yield from self.transport.exchange(self._request(part.rows), self.deadline)
         except InvalidRows as error:
             error.problems = tuple(
                 problem if problem.row is None else replace(problem, row=problem.row + part.first_row)
@@ -174,9 +194,9 @@ class Call(Generic[R]):
             if len(part.rows) <= 1:
                 raise
             return (yield from self._halved(part))
-        return self._read(reply)
+        return self._read(received)
 
-    def _halved(self, part: Part) -> Flow[Answer]:
+    def _halved(self, part: BatchPart) -> Flow[PartAnswer]:
         half = len(part.rows) // 2
         self._max_rows = min(self._max_rows, half)  # those to come will fit
         answers = []
@@ -186,14 +206,12 @@ class Call(Generic[R]):
 
     def _request(self, rows: Rows) -> Request:
         body = rows.encode(self.options)
-        content, encoding = self.connection.compression.compress(body.content)
+        content, encoding = self.compression.compress(body.content)
         headers = {"Content-Type": body.media_type, "Accept": self._accept(rows)}
         if encoding:
             headers["Content-Encoding"] = encoding
-        return Request("POST", f"{self._prefix()}/{self.kind.operation.path}", body.query, headers, content)
-
-    def _prefix(self) -> str:
-        return prefix(*self.target) if self.pinned is None else prefix(*self.pinned, None)
+        prefix = path_of(*self.target) if self.pinned is None else path_of(*self.pinned, None)
+        return Request("POST", f"{prefix}/{self.kind.operation.path}", body.query, headers, content)
 
     def _accept(self, rows: Rows) -> str:
         """JSON for few rows and for contributions; an array alone as npy, several as Arrow."""
@@ -205,8 +223,8 @@ class Call(Generic[R]):
             return NPY
         return ARROW if has_arrow() else JSON
 
-    def _read(self, reply: Reply) -> Answer:
-        answer = read_answer(reply, [name for name, _ in self.kind.operation.results])
+    def _read(self, received: Received) -> PartAnswer:
+        answer = read_answer(received, [name for name, _ in self.kind.operation.results])
         found = (answer.model, answer.version)
         if self.pinned is None:
             self.pinned = found
@@ -214,20 +232,9 @@ class Call(Generic[R]):
             raise without_answer(Conflict, "Another version than the one asked for answered.")
         return answer
 
-    # --- results ---
 
-    def collect(self, part: Part, answer: Answer) -> R | None:
-        """Take the next answer, in order; the result of a batch once its last part is there."""
-        self._found.append(answer)
-        if not part.last:
-            return None
-        whole, self._found = merge(self._found), []
-        result: R = result_of(self.kind, whole, part.batch, passthrough=self.passthrough)
-        return result
-
-
-def prefix(model: str | None, version: int | None, alias: str | None) -> str:
-    """Path before an operation's own."""
+def path_of(model: str | None, version: int | None = None, alias: str | None = None) -> str:
+    """Path of a model, a version or an alias; empty for the default model."""
     if version is not None and alias is not None:
         raise ValueError("Give a version or an alias, not both.")
     if model is None:
@@ -240,8 +247,11 @@ def prefix(model: str | None, version: int | None, alias: str | None) -> str:
     return path if alias is None else f"{path}/aliases/{quote(alias, safe='')}"
 
 
-def start_call(kind: type[R], connection: Connection, options: Mapping[str, Any]) -> Call[R]:
+def start_call(kind: type[R], options: Mapping[str, Any], **client: Any) -> PartedCall[R]:
     """
+    Args:
+        client: what all calls of one client share.
+
     Raises:
         TypeError: an option that there is not.
         ValueError: options that contradict each other.
@@ -251,11 +261,18 @@ def start_call(kind: type[R], connection: Connection, options: Mapping[str, Any]
     if unknown:
         raise TypeError(f"{kind.operation.path} has no option '{min(unknown)}'.")
     target = (options.get("model"), options.get("version"), options.get("alias"))
-    prefix(*target)
+    path_of(*target)
     timeout_s = options.get("timeout_s")
     if timeout_s is not None and not 0 < timeout_s < math.inf:
         raise ValueError("timeout_s must be a positive number of seconds.")
     wire = {name: options[name] for name in SCORE_OPTIONS if options.get(name) is not None}
     if "threshold" in wire and "false_alarm_rate" in wire:
         raise ValueError("Give threshold or false_alarm_rate, not both.")
-    return Call(kind, connection, target, wire, Deadline.after(timeout_s), passthrough=bool(options.get("passthrough")))
+    return PartedCall(
+        kind,
+        target=target,
+        options=wire,
+        deadline=Deadline.after(timeout_s),
+        passthrough=bool(options.get("passthrough")),
+        **client,
+    )

@@ -31,13 +31,13 @@ _ZSTD = _find_zstd()
 
 
 @dataclass(frozen=True, slots=True)
-class Compression:
+class BodyCompression:
     mode: Mode
     local: bool
     """Whether the service is on this machine, where bytes cost less than compressing them."""
 
     @classmethod
-    def to(cls, url: str, mode: Mode) -> "Compression":
+    def to(cls, url: str, mode: Mode) -> "BodyCompression":
         if mode not in ("auto", "none", "gzip", "zstd"):
             raise ValueError("compression must be auto, none, gzip or zstd.")
         if mode == "zstd" and _ZSTD is None:

@@ -1,16 +1,16 @@
-"""One request until its answer: what is sent, what may be tried again, and when it is too late. Does no I/O itself.
+"""The transport that retries: what is sent, what may be tried again, and when it is too late. Does no I/O itself.
 
-A flow is a generator. It yields a ``Request`` and is sent the ``Reply`` or the ``Broken`` attempt; it yields a
-``Pause`` and is resumed after it. ``Client`` and ``AsyncClient`` differ only in how they drive flows.
+A flow is a generator that yields the steps below and is sent their outcomes. ``Client`` and ``AsyncClient`` differ only
+in how they take these steps.
 """
 
 import itertools
 import math
 import random
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from service.client.errors import ServiceError, Unreachable, error_of, without_answer
 from service.errors import DeadlineExceeded
@@ -20,6 +20,8 @@ MIN_TIMEOUT_S = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Request:
+    """A step: one attempt. Its outcome is ``Received`` or ``Broken``."""
+
     method: str
     path: str
     query: Mapping[str, str] = field(default_factory=dict)
@@ -32,7 +34,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Received:
     status: int
     headers: Mapping[str, str]
     """Names in lower case."""
@@ -53,13 +55,49 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
+    """A step: nothing happens for a while."""
+
     seconds: float
 
 
+class Task(Protocol):
+    """A flow that is under way: ``concurrent.futures.Future`` or ``asyncio.Task``."""
+
+    def done(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A step: another flow is begun beside this one. Its outcome is a ``Task``."""
+
+    flow: "Flow[Any]"
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A step: wait for a task. Its outcome is what the task's flow returned."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """A step: read from an iterator, which may be asynchronous. Its outcome is the next value, or ``END``."""
+
+    values: Iterator[Any] | AsyncIterator[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Give:
+    """A step: hand a result to the caller, of several."""
+
+    result: Any
+
+
 T = TypeVar("T")
-Step: TypeAlias = Request | Pause
-Outcome: TypeAlias = Reply | Broken | None
-Flow: TypeAlias = Generator[Step, Outcome, T]
+END: Final = object()
+Step: TypeAlias = Request | Pause | Start | Join | Next | Give
+Flow: TypeAlias = Generator[Step, Any, T]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,36 +141,46 @@ class Deadline:
 NO_DEADLINE = Deadline(math.inf)
 
 
-def exchange(request: Request, *, policy: RetryPolicy, deadline: Deadline) -> Flow[Reply]:
-    """Send a request until it is answered. ``request.timeout_s`` bounds each attempt, ``deadline`` all together.
+@dataclass(frozen=True)
+class Transport:
+    """How all requests of one client are sent."""
 
-    Raises:
-        ServiceError: the last one, once there is no point or no time for another attempt.
-    """
-    if deadline.left_s <= 0:
-        raise without_answer(DeadlineExceeded, "The deadline passed before everything was sent.")
-    for attempt in itertools.count(1):
-        timeout_s = max(MIN_TIMEOUT_S, min(request.timeout_s, deadline.left_s))
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    request_timeout_s: float = 30.0
+    """For each attempt."""
+
+    def timed(self, request: Request, deadline: Deadline = NO_DEADLINE) -> Request:
+        """The request of one attempt, which the service is told the end of."""
+        timeout_s = max(MIN_TIMEOUT_S, min(self.request_timeout_s, deadline.left_s))
         headers = {**request.headers, "X-Timeout-Ms": str(max(1, round(timeout_s * 1000)))}
-        outcome = yield replace(request, timeout_s=timeout_s, headers=headers)
-        if isinstance(outcome, Reply) and outcome.status < 400:
-            return outcome
-        error, again = _judged(outcome, request)
-        error.attempts = attempt
-        wait_s = policy.wait_s(error, attempt) if again else None
-        if wait_s is None or wait_s >= deadline.left_s:
-            raise error from (outcome.error if isinstance(outcome, Broken) else None)
-        yield Pause(wait_s)
-    raise AssertionError  # pragma: no cover - the loop has no end
+        return replace(request, timeout_s=timeout_s, headers=headers)
+
+    def exchange(self, request: Request, deadline: Deadline = NO_DEADLINE) -> Flow[Received]:
+        """Send a request until it is answered, or ``deadline`` has passed.
+
+        Raises:
+            ServiceError: the last one, once there is no point or no time for another attempt.
+        """
+        if deadline.left_s <= 0:
+            raise without_answer(DeadlineExceeded, "The deadline passed before everything was sent.")
+        for attempt in itertools.count(1):
+            outcome: Received | Broken = yield self.timed(request, deadline)
+            if isinstance(outcome, Received) and outcome.status < 400:
+                return outcome
+            error, again = _judged(outcome, request)
+            error.attempts = attempt
+            wait_s = self.policy.wait_s(error, attempt) if again else None
+            if wait_s is None or wait_s >= deadline.left_s:
+                raise error from (outcome.error if isinstance(outcome, Broken) else None)
+            yield Pause(wait_s)
+        raise AssertionError  # pragma: no cover - the loop has no end
 
 
-def _judged(outcome: Outcome, request: Request) -> tuple[ServiceError, bool]:
+def _judged(outcome: Received | Broken, request: Request) -> tuple[ServiceError, bool]:
     """What a failed attempt means, and whether another may succeed."""
-    if isinstance(outcome, Reply):
+    if isinstance(outcome, Received):
         error = error_of(outcome.status, outcome.headers, outcome.body)
         return error, outcome.status in (429, 503)
-    if not isinstance(outcome, Broken):
-        raise TypeError("A flow that sent a request must be resumed with its outcome.")
     if outcome.answering:
         return without_answer(Unreachable, "The connection broke in the middle of the answer."), False
     if outcome.timed_out and outcome.connected:

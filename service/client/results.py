@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.client.exchange import Reply
+from service.client.exchange import Received
 from service.client.rows import Rows
 from service.words import (
     ANOMALY_SCORE,
@@ -169,7 +169,7 @@ class AnomalyScores(Result):
 
 
 @dataclass(frozen=True)
-class Answer:
+class PartAnswer:
     """One part's answer: by name an array, records (rows of objects) or a ``pyarrow.Table`` of rows."""
 
     model: str
@@ -182,19 +182,19 @@ class Answer:
 _ONCE = ("threshold", "false_alarm_rate")
 
 
-def read_answer(reply: Reply, results: Sequence[str]) -> Answer:
+def read_answer(received: Received, results: Sequence[str]) -> PartAnswer:
     """``results``: the names of the operation's results, the first one first."""
-    media_type = reply.headers.get("content-type", "").partition(";")[0]
-    model, version = reply.headers["x-model-name"], int(reply.headers["x-model-version"])
+    media_type = received.headers.get("content-type", "").partition(";")[0]
+    model, version = received.headers["x-model-name"], int(received.headers["x-model-version"])
     if media_type == NPY:
-        array = np.load(io.BytesIO(reply.body), allow_pickle=False)
-        return Answer(model, version, {results[0]: array}, {})
+        array = np.load(io.BytesIO(received.body), allow_pickle=False)
+        return PartAnswer(model, version, {results[0]: array}, {})
     if media_type == ARROW:
-        return Answer(model, version, *_read_arrow(reply.body, results))
-    answer = orjson.loads(reply.body)
+        return PartAnswer(model, version, *_read_arrow(received.body, results))
+    answer = orjson.loads(received.body)
     del answer["model"]
     once = {name: answer.pop(name) for name in _ONCE if name in answer}
-    return Answer(model, version, {name: _from_json(values) for name, values in answer.items()}, once)
+    return PartAnswer(model, version, {name: _from_json(values) for name, values in answer.items()}, once)
 
 
 def _from_json(values: list[Any]) -> Any:
@@ -244,13 +244,13 @@ def _nested(column: Any) -> Any:
     return values.to_numpy(zero_copy_only=False).reshape(shape)
 
 
-def merge(answers: Sequence[Answer]) -> Answer:
+def merge(answers: Sequence[PartAnswer]) -> PartAnswer:
     """Answers of parts as one, in order."""
     first = answers[0]
     if len(answers) == 1:
         return first
     arrays = {name: _joined([answer.arrays[name] for answer in answers]) for name in first.arrays}
-    return Answer(first.model, first.version, arrays, first.once)
+    return PartAnswer(first.model, first.version, arrays, first.once)
 
 
 def _joined(parts: list[Any]) -> Any:
@@ -263,7 +263,7 @@ def _joined(parts: list[Any]) -> Any:
     return pa.concat_tables(parts)
 
 
-def result_of(kind: type[Result], answer: Answer, rows: Rows, *, passthrough: bool) -> Any:
+def result_of(kind: type[Result], answer: PartAnswer, rows: Rows, *, passthrough: bool) -> Any:
     """The result object of a whole answer to ``rows``."""
     named = {
         name: rows.alike(values) if name in ROW_RESULTS else tuple(values) if name == CONTRIBUTIONS else values

@@ -1,18 +1,20 @@
 """The asynchronous client does what the blocking one does; here is what differs."""
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, assert_type
 
 import httpx2 as httpx
 import numpy as np
 import pytest
 
-from service.client import AsyncClient, InvalidRows, ModelFailed
+from service.client import AsyncClient, Client, InvalidRows, Latents, Model, ModelFailed
 from tests.client.conftest import QUICK, Script, refused, scored
 from tests.live import LiveService
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
+FEW = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
 
 
 async def test_operations_and_routes(named_service: LiveService, rows: Array) -> None:
@@ -80,3 +82,18 @@ async def test_cancelling_a_call_cancels_its_parts(named_service: LiveService, r
             await task
         assert asyncio.all_tasks() == {asyncio.current_task()}
         assert (await client.encode(rows[:1])).latents.shape == (1, 1)
+
+
+async def test_methods_are_written_once_and_typed_twice(named_service: LiveService) -> None:
+    """mypy knows what both clients give; both say what their methods take and do."""
+    with Client(named_service.url) as blocking:
+        assert_type(blocking.models(), list[Model])
+        latents = await asyncio.to_thread(blocking.encode, FEW, model="wells")
+        assert_type(latents, Latents)
+        assert list(inspect.signature(blocking.promote).parameters) == ["model", "version", "alias"]
+        assert inspect.getdoc(blocking.encode) == inspect.getdoc(Client.encode) == "Rows to latents."
+    async with AsyncClient(named_service.url) as client:
+        found = await client.encode(FEW, model="wells")
+        assert_type(found, Latents)
+        assert inspect.signature(client.promote) == inspect.signature(blocking.promote)
+    assert found.latents.tolist() == latents.latents.tolist()

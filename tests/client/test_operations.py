@@ -13,7 +13,7 @@ import pytest
 
 from service.api.access import hash_key
 from service.client import AnomalyScores, Client, Conflict, InvalidRows, NotFound, ServiceError, Unauthenticated
-from service.client.calls import Limits
+from service.client.calls import PartLimits
 from service.store import Store
 from tests.api.samples import digits, in_columns, named, payments
 from tests.client.conftest import COLUMNS
@@ -157,7 +157,7 @@ def test_progress_is_told(
 ) -> None:
     """After each part: rows done, and all of them; or drawn."""
     told: list[tuple[int, int | None]] = []
-    with Client(named_service.url, limits=Limits(rows=400)) as client:
+    with Client(named_service.url, limits=PartLimits(rows=400)) as client:
         client.encode(rows, progress=lambda done, total: told.append((done, total)))
     assert told == [(400, 1000), (800, 1000), (1000, 1000)]
     named_client.encode(rows, progress=True)
@@ -225,7 +225,7 @@ def test_parts_are_as_large_as_the_service_takes(named_service: LiveService, row
         sizes.clear()
         client.anomaly_score(np.concatenate([rows] * 20), progress=lambda done, _: sizes.append(done))
     assert np.diff(sizes).max() <= 500
-    with Client(named_service.url, limits=Limits(rows=100)) as client:
+    with Client(named_service.url, limits=PartLimits(rows=100)) as client:
         sizes.clear()
         client.encode(rows, progress=lambda done, _: sizes.append(done))
     assert sizes == list(range(100, 1001, 100))

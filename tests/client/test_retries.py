@@ -31,18 +31,18 @@ from service.client import (
     Unreachable,
     UnsupportedMediaType,
 )
-from service.client.exchange import Broken, Deadline, Pause, Reply, Request, exchange
+from service.client.exchange import Broken, Deadline, Pause, Received, Request, Transport
 from service.errors import AutoencoderError
 from tests.client.conftest import Script, breaks, refused, scored
 
 ROWS = np.ones((3, 2), np.float32)
-REQUEST = Request("POST", "/encode", timeout_s=10)
+REQUEST = Request("POST", "/encode")
 STEADY = RetryPolicy(attempts=4, backoff_s=1.0, max_backoff_s=3.0, random=lambda: 0.5)
 
 
-def pauses(answers: list[Reply | Broken], policy: RetryPolicy, *, timeout_s: float | None = None) -> list[float]:
+def pauses(answers: list[Received | Broken], policy: RetryPolicy, *, timeout_s: float | None = None) -> list[float]:
     """How long a flow wants to wait between these answers."""
-    flow = exchange(REQUEST, policy=policy, deadline=Deadline.after(timeout_s))
+    flow = Transport(policy, 10).exchange(REQUEST, Deadline.after(timeout_s))
     found: list[float] = []
     step = flow.send(None)
     try:
@@ -56,8 +56,8 @@ def pauses(answers: list[Reply | Broken], policy: RetryPolicy, *, timeout_s: flo
         return found
 
 
-def full(retry_after: str | None = None) -> Reply:
-    return Reply(429, {} if retry_after is None else {"retry-after": retry_after}, b"{}")
+def full(retry_after: str | None = None) -> Received:
+    return Received(429, {} if retry_after is None else {"retry-after": retry_after}, b"{}")
 
 
 def test_waits_double_and_are_random_up_to_a_bound() -> None:
@@ -68,10 +68,10 @@ def test_waits_double_and_are_random_up_to_a_bound() -> None:
 
 def test_retry_after_is_honoured() -> None:
     """Seconds or a date; the random part comes on top, so that not all come back at once; nonsense is nothing."""
-    assert pauses([full("2"), full("0.5"), Reply(200, {}, b"")], STEADY) == [2.5, 1.5]
+    assert pauses([full("2"), full("0.5"), Received(200, {}, b"")], STEADY) == [2.5, 1.5]
     date = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-    assert pauses([full(date), Reply(200, {}, b"")], STEADY)[0] == pytest.approx(30, abs=1.5)
-    assert pauses([full("soon"), Reply(200, {}, b"")], STEADY) == [0.5]
+    assert pauses([full(date), Received(200, {}, b"")], STEADY)[0] == pytest.approx(30, abs=1.5)
+    assert pauses([full("soon"), Received(200, {}, b"")], STEADY) == [0.5]
 
 
 def test_no_wait_beyond_the_deadline_or_patience() -> None:
