@@ -62,7 +62,10 @@ class GuardedProtocol(HttpToolsProtocol):
     in_headers: bool
     _idle_since: float
     """When the last answer was complete."""
-    _header_bytes: int
+    _bytes_without_body: int
+    """Received since the last byte of a body or the end of a message: a head, trailers, extensions of chunks."""
+    _is_ending: bool
+    """What comes from now on is not received any more."""
     _is_refused: bool
     """The request that is being received has its answer already."""
     _answered: RequestResponseCycle
@@ -71,8 +74,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.waiting_since = time.monotonic()
         self.in_headers = True
-        self._header_bytes = 0
-        self._is_refused = False
+        self._bytes_without_body = 0
+        self._is_refused = self._is_ending = False
         self._idle_since = self.waiting_since
         self._extensions: dict[str, Direct] = {DIRECT: self}
         super().connection_made(transport)
@@ -87,13 +90,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self.waiting_since = time.monotonic()
         elif not self.in_headers:
             self.waiting_since = time.monotonic()  # a body is measured from its last bytes
-        if self.in_headers:
-            self._header_bytes += len(data)  # 0 again once the message is complete
+        self._bytes_without_body += len(data)
         try:
             self._parse(data)
         except httptools.HttpParserError:
             self._refuse(400, "This is not a valid HTTP request.")
-        if self.in_headers and self._header_bytes > self.max_header_bytes:
+        if self._bytes_without_body > self.max_header_bytes:
             self._refuse(431, "The headers are too large.")
 
     def _parse(self, rest: bytes | memoryview) -> None:
@@ -119,13 +121,18 @@ class GuardedProtocol(HttpToolsProtocol):
         parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
         return parser
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.in_headers:
+            super().on_header(name, value)  # else it is a trailer, which is dropped
+
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             return
-        self.in_headers = False
-        if self._header_bytes > self.max_header_bytes and self._size_of_headers() > self.max_header_bytes:
+        if self._bytes_without_body > self.max_header_bytes and self._size_of_headers() > self.max_header_bytes:
             self._refuse(431, "The headers are too large.")
-            return
+            raise httptools.HttpParserError  # no request that comes behind it is begun
+        self.in_headers = False
+        self._bytes_without_body = 0
         if len(self.connections) > self.max_connections:
             self.app = _refuse_connection
         if self._refuse_at_once():
@@ -227,6 +234,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._start_asgi_task(*self.pipeline.pop())
 
     def on_body(self, body: bytes) -> None:
+        self._bytes_without_body = 0
         if self._is_refused:
             return
         if self.cycle is not None and not self.cycle.body:
@@ -242,7 +250,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self.waiting_since = None
         self.in_headers = True
-        self._header_bytes = 0
+        self._bytes_without_body = 0
         if self._is_refused:
             self._is_refused = False
             self.on_response_complete()
@@ -266,11 +274,52 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: int, detail: str) -> None:
-        if not self.transport.is_closing():
-            given = request_id({})
-            body = problem_body(status, detail, given)
-            self.write_whole(status, answer_headers(body, PROBLEM_TYPE.encode(), given, [_CLOSE]), body)
-            self.transport.close()
+        """Answer the request that is being received, after all that came before it, and close the connection."""
+        if self._is_ending or self.transport.is_closing():
+            return
+        self._is_ending = True
+        given = request_id({})
+        body = problem_body(status, detail, given)
+        answer = status, answer_headers(body, PROBLEM_TYPE.encode(), given, [_CLOSE]), body
+        is_waiting = bool(self.pipeline)
+        if self.in_headers:
+            is_waiting = self.cycle is not None and not self.cycle.response_complete
+        elif is_waiting:
+            self.pipeline.popleft()
+        if is_waiting:
+            self._refuse_when_answered(answer)
+            return
+        has_answer = not self.in_headers and (self._is_refused or self.cycle.response_started)
+        if not self.in_headers and not self._is_refused:
+            self.cycle.disconnected = True  # its application has nobody to answer
+            self.cycle.message_event.set()
+        if not has_answer:
+            self.write_whole(*answer)
+        self.transport.close()
+
+    def _refuse_when_answered(self, answer: Refusal) -> None:
+        """Put a refusal behind the requests that wait, as if it were one of them: reading stops by that as well."""
+        status, headers, body = answer
+
+        async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
+        cycle = RequestResponseCycle(
+            scope=self._answered.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=[],
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=False,
+            on_response=self.on_response_complete,
+        )
+        self.flow.pause_reading()
+        self.pipeline.appendleft((cycle, refuse))
 
 
 class _BodyReceiver(asyncio.BufferedProtocol):

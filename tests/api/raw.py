@@ -50,6 +50,7 @@ class RawConnection:
 def connect(url: str, *, timeout_s: float = 30) -> Iterator[RawConnection]:
     address = urlsplit(url)
     with socket.create_connection((address.hostname or "", address.port or 0), timeout=timeout_s) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each piece is a packet, at once
         yield RawConnection(sock)
 
 
