@@ -210,5 +210,5 @@ def create_app(settings: Settings | None = None, *, load: Callable[[Path], Loade
     )
     app.include_router(console_routes())
     install_error_answers(app)
-    install_openapi(app)
+    install_openapi(app, None if settings.keys_required else service.manager)
     return app

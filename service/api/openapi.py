@@ -1,8 +1,10 @@
 """The OpenAPI document of the operation routes, and the pages that show it without internet."""
 
+from contextlib import suppress
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
@@ -11,6 +13,9 @@ from starlette.staticfiles import StaticFiles
 
 from service import codecs
 from service.api.errors import PROBLEM_TYPE
+from service.errors import AutoencoderError
+from service.runtime import ModelManager, Target
+from service.schemas import ColumnType, InputSchema
 from service.words import ANOMALY_SCORE, DENOISE, ENCODE, JSON, OPERATIONS, RECONSTRUCT, Operation
 
 Json = dict[str, Any]
@@ -137,12 +142,58 @@ _SERIES: Json = {
 }
 
 
-def install_openapi(app: FastAPI) -> None:
-    """Complete the document with the operations, and serve it with its page from the package itself."""
+class Example(NamedTuple):
+    """What the examples of the document name. As served for a model that is loaded, they work."""
+
+    model: str = "digits"
+    version: int = 1
+    alias: str = "production"
+    row: Any = (0.1, 0.2, 0.3)
+
+    @classmethod
+    def of_loaded(cls, manager: ModelManager) -> "Example":
+        """The version that answers for the default model, else for the first one; made up where none is loaded."""
+        name = None
+        with suppress(AutoencoderError):
+            name = manager.acquire(Target()).name
+        for model in manager.models.values():
+            if model.default_version is not None and model.name == (name or model.name):
+                row = example_row(model.loaded[model.default_version].schema)
+                return cls(model.name, model.default_version, next(iter(model.serving), "production"), row)
+        return cls()
+
+
+def example_row(schema: InputSchema) -> Any:
+    """A row that a model takes, as in JSON: zeros, or for named columns something in the middle of each."""
+    if not schema.columns:
+        return np.zeros(schema.row_shape).tolist()
+    row: Json = {}
+    for column in schema.columns:
+        match column.type:
+            case ColumnType.CATEGORICAL:
+                row[column.name] = next(iter(column.categories), "")
+            case ColumnType.TIMESTAMP:
+                row[column.name] = "2026-01-01T12:00:00Z"
+            case ColumnType.BOOLEAN:
+                row[column.name] = True
+            case _:
+                row[column.name] = float(f"{((column.minimum or 0) + (column.maximum or 0)) / 2:.4g}")
+    return row
+
+
+def install_openapi(app: FastAPI, manager: ModelManager | None) -> None:
+    """Complete the document with the operations, and serve it with its page from the package itself.
+
+    Args:
+        manager: Whose models the examples are for; None where no stranger may know them.
+    """
+    example: Example | None = None
 
     def document() -> Json:
-        if app.openapi_schema is None:
-            app.openapi_schema = _document(app)
+        nonlocal example
+        now = Example() if manager is None else Example.of_loaded(manager)
+        if app.openapi_schema is None or now != example:
+            app.openapi_schema, example = _document(app, now), now
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
@@ -177,7 +228,7 @@ def install_openapi(app: FastAPI) -> None:
         return Response(status_code=307, headers={"Location": f"{request.scope.get('root_path', '')}/ui"})
 
 
-def _document(app: FastAPI) -> Json:
+def _document(app: FastAPI, example: Example) -> Json:
     document = get_openapi(
         title=app.title, version=app.version, summary=app.summary, routes=app.routes, openapi_version="3.1.0"
     )
@@ -189,6 +240,7 @@ def _document(app: FastAPI) -> Json:
     for operation in OPERATIONS:
         schemas[_request_name(operation)] = _request_schema(operation)
         schemas[_answer_name(operation)] = _answer_schema(operation)
+    document["components"]["examples"] = {"rows": {"summary": "One row", "value": {"instances": [example.row]}}}
     document["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -198,7 +250,7 @@ def _document(app: FastAPI) -> Json:
         for method, described in item.items():
             _describe_errors(path, method, described)
     operations = {
-        f"{prefix}/{operation.path}": {"post": _operation(operation, prefix)}
+        f"{prefix}/{operation.path}": {"post": _operation(operation, prefix, example)}
         for prefix in PREFIXES
         for operation in OPERATIONS
     }
@@ -220,12 +272,12 @@ def _describe_errors(path: str, method: str, described: Json) -> None:
         described["responses"][str(status)] = _problem(STATUSES.get(status, "Not an admin key."))
 
 
-def _operation(operation: Operation, prefix: str) -> Json:
+def _operation(operation: Operation, prefix: str, example: Example) -> Json:
     return {
         "tags": ["operations"],
         "summary": SUMMARIES[operation],
         "operationId": "_".join([operation.name, *(part.strip("{}") for part in prefix.split("/") if "{" in part)]),
-        "parameters": [*_path_parameters(prefix), *_query_parameters(operation), *_HEADER_PARAMETERS],
+        "parameters": [*_path_parameters(prefix, example), *_query_parameters(operation), *_HEADER_PARAMETERS],
         "requestBody": {"required": True, "content": _request_content(operation)},
         "responses": {
             "200": {"description": "One entry a row, in order.", "headers": _HEADERS, "content": _answers(operation)},
@@ -234,14 +286,17 @@ def _operation(operation: Operation, prefix: str) -> Json:
     }
 
 
-def _path_parameters(prefix: str) -> list[Json]:
+def _path_parameters(prefix: str, example: Example) -> list[Json]:
     schemas: dict[str, Json] = {
         "model": {"type": "string"},
         "version": {"type": "integer", "minimum": 1, "maximum": 10**18 - 1},
         "alias": {"type": "string"},
     }
     names = [part.strip("{}") for part in prefix.split("/") if part.startswith("{")]
-    return [{"name": name, "in": "path", "required": True, "schema": schemas[name]} for name in names]
+    return [
+        {"name": name, "in": "path", "required": True, "schema": schemas[name], "example": getattr(example, name)}
+        for name in names
+    ]
 
 
 def _query_parameters(operation: Operation) -> list[Json]:
@@ -272,7 +327,8 @@ _BINARY: Json = {"schema": {"type": "string", "format": "binary"}}
 
 
 def _request_content(operation: Operation) -> Json:
-    content: Json = {JSON: {"schema": {"$ref": f"#/components/schemas/{_request_name(operation)}"}}}
+    schema = {"$ref": f"#/components/schemas/{_request_name(operation)}"}
+    content: Json = {JSON: {"schema": schema, "examples": {"rows": {"$ref": "#/components/examples/rows"}}}}
     return content | {kind: _BINARY for kind in codecs.REQUEST_TYPES if kind != JSON}
 
 

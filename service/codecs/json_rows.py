@@ -169,14 +169,14 @@ def _children(parent: Any) -> Any:
 
 
 def _rows_and_options(document: Any, schema: InputSchema, operation: Operation, limits: Limits) -> tuple[Rows, Options]:
-    if type(document) is not dict:
-        raise InvalidRows([], "The body must be an object with 'instances' or 'inputs'.")
+    if type(document) is not dict or not document.keys() & {INSTANCES, _INPUTS, SERIES}:
+        raise InvalidRows([], """Put rows under 'instances': {"instances": [...]}, or columns under 'inputs'.""")
     option_values = {key: value for key, value in document.items() if key not in (INSTANCES, _INPUTS, SERIES)}
     options = options_from_json(option_values, schema=schema, operation=operation)
     if SERIES in document:
         return _series(document, schema, operation, limits), series_options(options)
-    if (INSTANCES in document) == (_INPUTS in document):
-        raise InvalidRows([], "The body must have either 'instances' or 'inputs'.")
+    if INSTANCES in document and _INPUTS in document:
+        raise InvalidRows([], "The body must have either 'instances' or 'inputs', not both.")
     if INSTANCES in document:
         return decode_instances(document[INSTANCES], schema, limits), options
     return _decode_inputs(document[_INPUTS], schema, limits), options

@@ -196,6 +196,17 @@ def test_denoise_without_training_for_it_is_409(tmp_path: Path, serve: Serve) ->
         assert_problem(connection.answer(), 409)
 
 
+@pytest.mark.parametrize(
+    "body", [{"continent": "EU", "population": 3.0}, {}, {"threshold": 1.0}, [[1.0, 2.0]], [{"a": 1.0}], 3]
+)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_body_without_rows_says_where_they_belong(fake_service: LiveService, operation: str, body: Any) -> None:
+    """A row as the whole body, rows without a name, or nothing: 422 that says how, not a word of options."""
+    problem = assert_problem(fake_service.post(f"/{operation}", json=body), 422)
+    assert problem["detail"].startswith("Put rows under 'instances'")
+    assert "continent" not in str(problem)
+
+
 # --- 413 and 431 ------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The OpenAPI document: valid, complete by the contract, and true of the service that serves it."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.fakes import WIDTH, load_fake
+from service.store import Store
+from tests.fakes import WIDTH, load_fake, publish_fake
 from tests.live import LiveService
 
 PREFIXES = ("", "/models/{model}", "/models/{model}/versions/{version}", "/models/{model}/aliases/{alias}")
@@ -225,3 +227,37 @@ def run_examples(operation: Any) -> None:
         case.call_and_validate(checks=CHECKS)
 
     run()
+
+
+@pytest.mark.parametrize("columns", [(), ("amount", "age")])
+def test_examples_work_as_they_are_served(
+    fake_store: Path, serve: Callable[..., LiveService], columns: tuple[str, ...]
+) -> None:
+    """The path and the body of each, as they stand: those of a model that is loaded."""
+    publish_fake(Store(fake_store), model="cards", columns=columns)
+    Store(fake_store).set_alias("cards", "stable", 1)
+    service = serve(fake_store, load=load_fake, default_model="cards")
+    for prefix, operation in itertools.product(PREFIXES, RESULTS):
+        document = service.get("/openapi.json").json()
+        described = document["paths"][f"{prefix}/{operation}"]["post"]
+        inputs = {each["name"]: each["example"] for each in described["parameters"] if each["in"] == "path"}
+        body = example_of(document, described)
+        assert service.post(f"{prefix}/{operation}".format(**inputs), json=body).status_code == 200
+    assert set(map(str, body["instances"][0])) == (set(columns) or {"0.0"})
+
+
+def example_of(document: dict[str, Any], described: dict[str, Any]) -> Any:
+    """The one example of the JSON body of an operation."""
+    [(name, reference)] = described["requestBody"]["content"]["application/json"]["examples"].items()
+    assert reference == {"$ref": f"#/components/examples/{name}"}
+    return document["components"]["examples"][name]["value"]
+
+
+def test_examples_name_no_model_to_strangers(fake_store: Path, serve: Callable[..., LiveService]) -> None:
+    """Where keys are set, the document is open to everybody, and names of models and columns are not."""
+    publish_fake(Store(fake_store), model="secret", columns=("salary",))
+    service = serve(fake_store, load=load_fake, default_model="secret", key_hashes=["0" * 64])
+    document = service.get("/openapi.json")
+    assert "salary" not in document.text
+    assert '"secret"' not in document.text
+    assert set(example_of(document.json(), document.json()["paths"]["/anomaly-score"]["post"])) == {"instances"}
