@@ -11,10 +11,8 @@ from functools import partial
 from itertools import chain
 from typing import Any, Final
 
-import numpy as np
 import orjson
 import simdjson
-from numpy.typing import NDArray
 
 from service.codecs.json_numbers import decode_numbers_fast
 from service.codecs.options import NO_OPTIONS, Options, options_from_json, series_options
@@ -25,11 +23,11 @@ from service.codecs.rows import (
     NonFiniteToken,
     Unfit,
     cell_problem,
+    cell_problems,
     check_row_count,
-    decode_sequences,
-    find_problems,
+    convert_sequences,
+    converted,
     fit_numbers,
-    invalid_rows,
     place_of,
     rows_from_arrays,
     shape_words,
@@ -79,7 +77,18 @@ def decode_json_exactly(
     check_containers(body, schema, limits)
     document, only_json = parse_json(body)
     try:
-        rows, options = _rows_and_options(document, schema, operation, limits)
+        if type(document) is not dict or not document.keys() & {INSTANCES, _INPUTS, SERIES}:
+            raise InvalidRows([], """Put rows under 'instances': {"instances": [...]}, or columns under 'inputs'.""")
+        option_values = {key: value for key, value in document.items() if key not in (INSTANCES, _INPUTS, SERIES)}
+        options = options_from_json(option_values, schema=schema, operation=operation) if option_values else NO_OPTIONS
+        if SERIES in document:
+            rows, options = _series(document, schema, operation, limits), series_options(options)
+        elif INSTANCES in document and _INPUTS in document:
+            raise InvalidRows([], "The body must have either 'instances' or 'inputs', not both.")
+        elif INSTANCES in document:
+            rows = decode_instances(document[INSTANCES], schema, limits)
+        else:
+            rows = _decode_inputs(document[_INPUTS], schema, limits)
     except (InvalidRows, InvalidOption):
         if _is_deep(document, body, limits):
             raise MalformedInput(_TOO_DEEP) from None
@@ -168,20 +177,6 @@ def _children(parent: Any) -> Any:
     return parent.values() if type(parent) is dict else parent
 
 
-def _rows_and_options(document: Any, schema: InputSchema, operation: Operation, limits: Limits) -> tuple[Rows, Options]:
-    if type(document) is not dict or not document.keys() & {INSTANCES, _INPUTS, SERIES}:
-        raise InvalidRows([], """Put rows under 'instances': {"instances": [...]}, or columns under 'inputs'.""")
-    option_values = {key: value for key, value in document.items() if key not in (INSTANCES, _INPUTS, SERIES)}
-    options = options_from_json(option_values, schema=schema, operation=operation)
-    if SERIES in document:
-        return _series(document, schema, operation, limits), series_options(options)
-    if INSTANCES in document and _INPUTS in document:
-        raise InvalidRows([], "The body must have either 'instances' or 'inputs', not both.")
-    if INSTANCES in document:
-        return decode_instances(document[INSTANCES], schema, limits), options
-    return _decode_inputs(document[_INPUTS], schema, limits), options
-
-
 def _series(document: dict[str, Any], schema: InputSchema, operation: Operation, limits: Limits) -> Rows:
     """The windows of the points of a whole series: rows of numbers or objects, or an object of columns."""
     if operation is not ANOMALY_SCORE or not schema.channels:
@@ -203,23 +198,15 @@ def decode_instances(instances: Any, schema: InputSchema, limits: Limits) -> Row
     if type(instances) is not list:
         raise InvalidRows([], "The rows must be an array.")
     check_row_count(len(instances), schema, limits)
+    convert: Callable[..., Rows]
+    explain: Callable[..., Iterator[RowProblem]]
     if not schema.columns:
-        return rows_from_arrays(_checked(instances, schema, convert_nested, _nested_problems))
-    if schema.arrays_only and type(instances[0]) is list:
-        return decode_sequences(_checked(instances, schema, _all_lists, _list_problems), schema)
-    return decode_sequences(_checked(instances, schema, pick_objects, _object_problems), schema)
-
-
-def _checked(
-    rows: Sequence[Any],
-    schema: InputSchema,
-    convert: Callable[[Sequence[Any], InputSchema], Any],
-    explain: Callable[[int, Any, InputSchema], Iterator[RowProblem]],
-) -> Any:
-    try:
-        return convert(rows, schema)
-    except Unfit:
-        raise invalid_rows(find_problems(rows, 0, convert=convert, explain=explain, schema=schema)) from None
+        convert, explain = _convert_nested, _level_problems
+    elif schema.arrays_only and type(instances[0]) is list:
+        convert, explain = _convert_lists, _list_problems
+    else:
+        convert, explain = _convert_objects, _object_problems
+    return converted(instances, partial(convert, schema=schema), partial(explain, schema=schema))
 
 
 def _decode_inputs(inputs: Any, schema: InputSchema, limits: Limits) -> Rows:
@@ -236,9 +223,8 @@ def _decode_inputs(inputs: Any, schema: InputSchema, limits: Limits) -> Rows:
     count = counts.pop()
     check_row_count(count, schema, limits)
     absent = [None] * count
-    return decode_sequences(
-        list(zip(*(inputs.get(column.name, absent) for column in schema.columns), strict=True)), schema
-    )
+    rows = list(zip(*(inputs.get(column.name, absent) for column in schema.columns), strict=True))
+    return converted(rows, partial(convert_sequences, schema=schema), partial(cell_problems, schema=schema))
 
 
 def _column_problems(inputs: dict[str, Any], schema: InputSchema) -> Iterator[RowProblem]:
@@ -252,21 +238,19 @@ def _column_problems(inputs: dict[str, Any], schema: InputSchema) -> Iterator[Ro
             yield RowProblem(None, column.name, ABSENT_COLUMN)
 
 
-def convert_nested(rows: Sequence[Any], schema: InputSchema) -> NDArray[np.float32]:
-    """Nested lists of the row's shape as float32. Raises ``Unfit`` where any of it does not fit."""
+def _convert_nested(rows: Sequence[Any], schema: InputSchema) -> Rows:
+    """Nested lists of the row's shape."""
     level = rows
     for size in schema.row_shape:
         if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
             raise Unfit
         level = level[0] if len(level) == 1 else list(chain.from_iterable(level))
-    return fit_numbers(level, (len(rows), *schema.row_shape), schema)
+    return {INSTANCES: fit_numbers(level, (len(rows), *schema.row_shape), schema, typed=level)}
 
 
-def _nested_problems(row_number: int, row: Any, schema: InputSchema) -> Iterator[RowProblem]:
-    yield from _level_problems(row_number, row, (), schema)
-
-
-def _level_problems(row_number: int, level: Any, index: tuple[int, ...], schema: InputSchema) -> Iterator[RowProblem]:
+def _level_problems(
+    row_number: int, level: Any, schema: InputSchema, index: tuple[int, ...] = ()
+) -> Iterator[RowProblem]:
     depth = len(index)
     if depth == len(schema.row_shape):
         problem = cell_problem(level, ColumnType.NUMERIC, may_be_missing=schema.any_missing_allowed)
@@ -276,46 +260,53 @@ def _level_problems(row_number: int, level: Any, index: tuple[int, ...], schema:
         yield RowProblem(row_number, place_of(schema, index) if index else None, shape_words(schema))
     else:
         for at, part in enumerate(level):
-            yield from _level_problems(row_number, part, (*index, at), schema)
+            yield from _level_problems(row_number, part, schema, (*index, at))
 
 
-def _all_lists(rows: Sequence[Any], schema: InputSchema) -> Sequence[Any]:
-    if set(map(type, rows)) != {list} or set(map(len, rows)) != {len(schema.columns)}:
+def _convert_lists(rows: Sequence[Any], schema: InputSchema) -> Rows:
+    if set(map(type, rows)) != {list}:
         raise Unfit
-    return rows
+    return convert_sequences(rows, schema)
 
 
 def _list_problems(row_number: int, row: Any, schema: InputSchema) -> Iterator[RowProblem]:
     if type(row) is not list or len(row) != len(schema.columns):
         yield RowProblem(row_number, None, shape_words(schema))
+    else:
+        yield from cell_problems(row_number, row, schema)
 
 
-def pick_objects(rows: Sequence[Any], schema: InputSchema) -> Sequence[tuple[Any, ...]]:
-    """Objects by column name as tuples in the schema's order. Raises ``Unfit`` where one is not such an object."""
+def _convert_objects(rows: Sequence[Any], schema: InputSchema) -> Rows:
+    """Objects by column name, in which columns that may be missing may be left out."""
+    if set(map(type, rows)) != {dict}:
+        raise Unfit
+    whole = {len(schema.columns)}
+    if set(map(len, rows)) != whole:
+        rows = [schema.optional | row for row in rows]
+        if set(map(len, rows)) != whole:
+            raise Unfit
     try:
         picked = list(map(schema.pick_columns, rows))
-        if set(map(len, rows)) == {len(schema.columns)}:
-            return picked
-    except (KeyError, TypeError):
-        pass
-    if not schema.optional or set(map(type, rows)) != {dict}:
-        raise Unfit
-    filled = [schema.optional | row for row in rows]
-    if set(map(len, filled)) != {len(schema.columns)} or not all(map(schema.names.issuperset, filled)):
-        raise Unfit
-    return list(map(schema.pick_columns, filled))
+    except KeyError:
+        raise Unfit from None
+    return convert_sequences(picked, schema)
 
 
 def _object_problems(row_number: int, row: Any, schema: InputSchema) -> Iterator[RowProblem]:
     if type(row) is not dict:
         yield RowProblem(row_number, None, "must be an object with the model's columns")
         return
+    is_complete = True
     for name in row:
         if name not in schema.names:
+            is_complete = False
             yield RowProblem(row_number, shown_name(name), UNKNOWN_COLUMN)
     for column in schema.columns:
         if column.name not in row and column.name not in schema.optional:
+            is_complete = False
             yield RowProblem(row_number, column.name, ABSENT_COLUMN)
+    if is_complete:
+        yield from cell_problems(row_number, schema.pick_columns(schema.optional | row), schema)
 
 
 _TOKEN: Final = NonFiniteToken()

@@ -23,6 +23,7 @@ from service.schemas import (
     Column,
     ColumnType,
     InputSchema,
+    Picker,
     Rows,
     all_finite,
 )
@@ -128,13 +129,13 @@ def check_numbers(numbers: NDArray[np.float32], schema: InputSchema) -> None:
     Raises:
         InvalidRows: with the rows and columns of the first problems.
     """
-    if not _is_complete(numbers, schema) or (schema.boolean_at and _wrong_booleans(numbers, schema).any()):
+    is_fit = all_finite(numbers) or _has_allowed_gaps(numbers, schema)
+    if not is_fit or (schema.boolean_at and _wrong_booleans(numbers, schema).any()):
         raise invalid_rows(number_problems(numbers, schema))
 
 
-def _is_complete(numbers: NDArray[np.float32], schema: InputSchema) -> bool:
-    if all_finite(numbers):
-        return True
+def _has_allowed_gaps(numbers: NDArray[np.float32], schema: InputSchema) -> bool:
+    """Whether numbers that are not all finite only lack what may be missing."""
     missing = np.isnan(numbers)
     return not (np.isinf(numbers).any() or (missing & ~schema.missing_allowed).any())
 
@@ -167,90 +168,85 @@ def rows_from_arrays(numbers: NDArray[np.float32]) -> Rows:
     return {INSTANCES: numbers}
 
 
-def decode_sequences(rows: Sequence[Sequence[Any]], schema: InputSchema) -> Rows:
-    """Rows of named columns as sequences of Python values in the schema's order, ``None`` where missing.
+def converted(
+    rows: Sequence[Any],
+    convert: Callable[[Sequence[Any]], Rows],
+    explain: Callable[[int, Any], Iterator[RowProblem]],
+) -> Rows:
+    """Rows as arrays. ``convert`` raises ``Unfit`` where any does not fit; ``explain`` says what is wrong with one.
 
     Raises:
         InvalidRows: with the rows and columns of the first problems.
     """
     try:
-        return convert_sequences(rows, schema)
+        return convert(rows)
     except Unfit:
-        raise invalid_rows(
-            find_problems(rows, 0, convert=convert_sequences, explain=_cell_problems, schema=schema)
-        ) from None
+        raise invalid_rows(_problems(rows, 0, convert, explain)) from None
 
 
-def find_problems(
+def _problems(
     rows: Sequence[Any],
     first: int,
-    *,
-    convert: Callable[[Sequence[Any], InputSchema], object],
-    explain: Callable[[int, Any, InputSchema], Iterator[RowProblem]],
-    schema: InputSchema,
+    convert: Callable[[Sequence[Any]], Rows],
+    explain: Callable[[int, Any], Iterator[RowProblem]],
 ) -> Iterator[RowProblem]:
     """Halve until the bad rows are found: a conversion of many rows is cheap, a look at each value is not."""
     try:
-        convert(rows, schema)
+        convert(rows)
     except Unfit:
         if len(rows) <= _FEW:
-            for at, row in enumerate(rows):
-                yield from explain(first + at, row, schema)
-            return
-        half = len(rows) // 2
-        yield from find_problems(rows[:half], first, convert=convert, explain=explain, schema=schema)
-        yield from find_problems(rows[half:], first + half, convert=convert, explain=explain, schema=schema)
+            for at, row in enumerate(rows, first):
+                yield from explain(at, row)
+        else:
+            half = len(rows) // 2
+            yield from _problems(rows[:half], first, convert, explain)
+            yield from _problems(rows[half:], first + half, convert, explain)
 
 
 def convert_sequences(rows: Sequence[Sequence[Any]], schema: InputSchema) -> Rows:
-    """All columns at once, by type. Raises ``Unfit`` where any value does not fit."""
+    """Sequences of Python values in the schema's order, ``None`` where missing, as arrays.
+
+    Raises:
+        Unfit: some value does not fit.
+    """
     if set(map(len, rows)) != {len(schema.columns)}:
         raise Unfit
-    converted: Rows = {}
+    arrays: Rows = {}
     if schema.numbers:
-        converted[INSTANCES] = _convert_numbers(rows, schema)
+        shape = (len(rows), schema.width)
+        values = _flat(rows, None if schema.arrays_only else schema.pick_numbers)
+        if schema.boolean_at:
+            booleans = _flat(rows, schema.pick_booleans)
+            if not (_BOOLEAN_TYPES.issuperset(map(type, booleans)) and _BOOLEANS.issuperset(booleans)):
+                raise Unfit
+            arrays[INSTANCES] = fit_numbers(values, shape, schema, typed=_flat(rows, schema.pick_numeric))
+        else:
+            arrays[INSTANCES] = fit_numbers(values, shape, schema, typed=values)
     if schema.categories:
-        converted[CATEGORIES] = _convert_categories(rows, schema)
+        arrays[CATEGORIES] = _convert_categories(rows, schema)
     if schema.timestamps:
-        converted[TIMESTAMPS] = _convert_timestamps(rows, schema)
-    return converted
+        arrays[TIMESTAMPS] = _convert_timestamps(rows, schema)
+    return arrays
 
 
-def _flat(rows: Sequence[Any], pick: Callable[[Any], tuple[Any, ...]]) -> Sequence[Any]:
-    return pick(rows[0]) if len(rows) == 1 else list(chain.from_iterable(map(pick, rows)))
+def _flat(rows: Sequence[Any], pick: Picker | None) -> Sequence[Any]:
+    """The picked values of all rows, one after the other; without ``pick`` all values."""
+    if len(rows) == 1:
+        return rows[0] if pick is None else pick(rows[0])
+    return list(chain.from_iterable(rows if pick is None else map(pick, rows)))
 
 
-def _convert_numbers(rows: Sequence[Sequence[Any]], schema: InputSchema) -> NDArray[np.float32]:
-    shape = (len(rows), schema.width)
-    if schema.arrays_only and not schema.boolean_at:
-        return fit_numbers(rows[0] if len(rows) == 1 else list(chain.from_iterable(rows)), shape, schema)
-    if schema.boolean_at:
-        _check_booleans(_flat(rows, schema.pick_booleans))
-        _check_number_types(_flat(rows, schema.pick_numeric), schema)
-        return _fit(np.array(_flat(rows, schema.pick_numbers), dtype=np.float64).reshape(shape), schema)
-    return fit_numbers(_flat(rows, schema.pick_numbers), shape, schema)
+def fit_numbers(
+    values: Sequence[Any], shape: tuple[int, ...], schema: InputSchema, *, typed: Sequence[Any]
+) -> NDArray[np.float32]:
+    """A flat sequence of Python numbers as float32 of ``shape``; ``None`` is missing. Raises ``Unfit``.
 
-
-def fit_numbers(values: Sequence[Any], shape: tuple[int, ...], schema: InputSchema) -> NDArray[np.float32]:
-    """A flat sequence of Python numbers as float32 of ``shape``; ``None`` is missing. Raises ``Unfit``."""
-    _check_number_types(values, schema)
-    return _fit(np.array(values, dtype=np.float64).reshape(shape), schema)
-
-
-def _check_number_types(values: Sequence[Any], schema: InputSchema) -> None:
-    # The types are looked at first: numpy would read "1.5" and True as numbers.
-    if not (_OPTIONAL_NUMBER_TYPES if schema.any_missing_allowed else _NUMBER_TYPES).issuperset(map(type, values)):
+    ``typed`` are those that must be numbers by their types: numpy would read ``"1.5"`` and ``True`` as numbers.
+    """
+    if not (_OPTIONAL_NUMBER_TYPES if schema.any_missing_allowed else _NUMBER_TYPES).issuperset(map(type, typed)):
         raise Unfit
-
-
-def _check_booleans(values: Sequence[Any]) -> None:
-    if not (_BOOLEAN_TYPES.issuperset(map(type, values)) and _BOOLEANS.issuperset(values)):
-        raise Unfit
-
-
-def _fit(values: NDArray[np.float64], schema: InputSchema) -> NDArray[np.float32]:
-    numbers = to_float32(values)
-    if not _is_complete(numbers, schema):
+    numbers = to_float32(np.array(values, dtype=np.float64).reshape(shape))
+    if not all_finite(numbers) and not _has_allowed_gaps(numbers, schema):
         raise Unfit
     return numbers
 
@@ -318,10 +314,8 @@ def _parse_time(text: str) -> int:
     return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
 
 
-def _cell_problems(row_number: int, row: Sequence[Any], schema: InputSchema) -> Iterator[RowProblem]:
-    if len(row) != len(schema.columns):
-        yield RowProblem(row_number, None, f"must have {len(schema.columns)} values")
-        return
+def cell_problems(row_number: int, row: Sequence[Any], schema: InputSchema) -> Iterator[RowProblem]:
+    """What is wrong with the values of a row, which are in the schema's order."""
     for column, value in zip(schema.columns, row, strict=True):
         problem = column_problem(value, column)
         if problem:
