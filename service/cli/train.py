@@ -68,6 +68,9 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--timestamp", help="Column of times of a series.  [default: the first there is]"),
         click.option("--window", type=int, help="Steps of a window of a series.  [default: its period]"),
+        click.option(
+            "--step", help="Time from one point of a series to the next, as in 10min.  [default: the usual one]"
+        ),
         click.option("--stride", type=click.IntRange(1), default=1, help="Steps between windows in training."),
         click.option("--resize", help="Bring images to this height and width, as in 64x64."),
     ]
@@ -78,7 +81,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def source_arguments(source: str, options: dict[str, Any]) -> dict[str, Any]:
     """Arguments of ``read_dataset``; takes the options of ``source_options`` out of ``options``."""
-    windows = _windows(*(options.pop(name) for name in ("kind", "timestamp", "window", "stride")))
+    windows = _windows(*(options.pop(name) for name in ("kind", "timestamp", "window", "stride", "step")))
     columns, drop = (listed(options.pop(name)) for name in ("columns", "drop"))
     return {
         "source": source,
@@ -230,13 +233,13 @@ def _widths(text: str, name: str) -> tuple[int, ...]:
         raise ConfigurationError(f"--{name} takes whole numbers with commas between them, as in 256,128.") from error
 
 
-def _windows(kind: str | None, timestamp: str | None, window: int | None, stride: int) -> Any:
+def _windows(kind: str | None, timestamp: str | None, window: int | None, stride: int, step: str | None) -> Any:
     """How a series becomes rows; any of its options says that the source is one. None: it is not."""
-    from service.training.series import Windows
+    from service.training.series import Windows, seconds_of
 
-    if kind is None and timestamp is None and window is None and stride == 1:
+    if (kind, timestamp, window, stride, step) == (None, None, None, 1, None):
         return None
-    return Windows(timestamp=timestamp, length=window, stride=stride)
+    return Windows(timestamp=timestamp, length=window, stride=stride, step=seconds_of(step) if step else None)
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -81,6 +81,28 @@ def _read(
     return _table(readers, sample, selection, file.notes)
 
 
+def read_columns(file: TableFiles, selection: Selection, *, keep: str | None = None) -> Any:
+    """All rows that fulfil the conditions as a ``pyarrow.Table``: the columns of the selection, and ``keep``.
+
+    Raises:
+        DataError: as of ``read_table``.
+    """
+    import pyarrow as pa
+
+    names = selection.names_of(file.names)
+    names += [keep] if keep is not None and keep not in names else []
+    needed = list(dict.fromkeys([*names, *(condition.column for condition in selection.where)]))
+    while True:
+        parts = []
+        try:
+            for batch in file.batches(needed):
+                fitting = _fitting(dict(zip(needed, batch.columns, strict=True)), selection.where, len(batch))
+                parts.append(batch.select(names).take(pa.array(fitting)) if len(fitting) < len(batch) else batch)
+            return pa.Table.from_batches([part.select(names) for part in parts])
+        except Retype:
+            continue
+
+
 def _most_rows(readers: Sequence[ColumnReader], max_rows: int | None) -> int:
     of_row = sum(4 if reader.is_number else BYTES_OF_LABEL_OR_TIME for reader in readers)
     fitting = max(MIN_SAMPLE_ROWS, MAX_SAMPLE_BYTES // of_row)

@@ -79,9 +79,18 @@ def read_dataset(
         _refuse_names(selection)
         return check_dataset(_sampled(*load_digits(), DIGITS, max_rows=max_rows, seed=seed))
     if windows is not None:
-        if where or schema_file:
-            raise DataError("Rows of a series cannot be chosen by their values, nor its columns be described.")
-        return _series_dataset(Path(source), windows, columns=columns, drop=drop, max_rows=max_rows, seed=seed)
+        if schema_file:
+            raise DataError("Columns of a series cannot be described: they are numbers.")
+        series = read_series(
+            source,
+            timestamp=windows.timestamp,
+            window=windows.length,
+            step=windows.step,
+            columns=columns,
+            drop=drop,
+            where=where,
+        )
+        return _windows_of(series, windows, Path(source.rstrip("/")).name, max_rows=max_rows, seed=seed)
     name = Path(source.rstrip("/")).name
     paths = [Path(source)] if Path(source).is_dir() else list(map(Path, find_files(source)))
     if paths[0].is_dir():
@@ -123,15 +132,13 @@ def _part_of(array: Array, *, max_rows: int | None, seed: int) -> tuple[Array, i
     return array[np.sort(chosen)], count
 
 
-def _series_dataset(
-    path: Path, windows: Windows, *, columns: Sequence[str], drop: Sequence[str], max_rows: int | None, seed: int
-) -> Dataset:
-    series = read_series(path, timestamp=windows.timestamp, window=windows.length, columns=columns, drop=drop)
+def _windows_of(series: Series, windows: Windows, name: str, *, max_rows: int | None, seed: int) -> Dataset:
     instances, blocks = series.windows(windows.stride)
     if max_rows is not None and len(instances) > max_rows:
         chosen = np.sort(np.random.default_rng(seed).choice(len(instances), max_rows, replace=False))
         instances, blocks = instances[chosen], blocks[chosen]
-    return check_dataset(Dataset({INSTANCES: instances}, series.schema(), path.name, "", series=series, blocks=blocks))
+    rows = {INSTANCES: instances}
+    return check_dataset(Dataset(rows, series.schema(), name, "", notes=series.notes, series=series, blocks=blocks))
 
 
 def check_dataset(dataset: Dataset) -> Dataset:

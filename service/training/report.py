@@ -177,6 +177,8 @@ def describe_rows(dataset: Dataset) -> str:
     """The columns as they were recognised, for the terminal, and what was left out of the source."""
     used = _used(len(dataset), dataset.total or len(dataset))
     lines = [f"{used} rows of {dataset.source}"]
+    if dataset.series is not None:
+        lines.append(f"  {dataset.series.describe()}")
     shown = dataset.schema.columns[:COLUMNS_SHOWN]
     if shown:
         width = min(40, max(len(column.name) for column in shown))

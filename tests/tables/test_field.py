@@ -1,7 +1,10 @@
 """Tables from the field: what trains can be scored, and means the same in every encoding."""
 
+import math
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import orjson
@@ -12,13 +15,15 @@ from pyarrow import feather, parquet
 
 from service.codecs import table_rows
 from service.codecs.json_rows import decode_json
-from service.errors import InvalidRows
+from service.errors import DataError, InvalidRows
 from service.pipelines.chunks import read_chunks
 from service.schemas import ColumnType, InputSchema, Rows, joined
 from service.tables.files import plan_parts
 from service.tables.frames import model_columns
 from service.tables.writing import Sink
 from service.training.data import Dataset, read_dataset
+from service.training.report import describe_rows
+from service.training.series import Windows, read_series, seconds_of
 from service.words import ANOMALY_SCORE
 
 ROWS = 60
@@ -254,3 +259,100 @@ def test_times_of_several_countries(tmp_path: Path, form: str) -> None:
     )
     assert dataset.schema.columns[0].type is ColumnType.TIMESTAMP
     assert dataset.rows["timestamps"][3, 0] == np.datetime64("2024-04-04T03:00", "ms").astype(int)
+
+
+# --- series -----------------------------------------------------------------------------------------------------------
+
+
+def hourly(days: int = 28, *, form: str = "{at:%Y-%m-%dT%H:%M:%SZ}", columns: str = "{v:.2f}") -> list[str]:
+    """Lines of a time and a wave of one day."""
+    first = datetime(2024, 1, 1, tzinfo=UTC)
+    waves = [5 + math.sin(at / 24 * math.tau) for at in range(24 * days)]
+    return [
+        f"{form};{columns}".format(at=first + timedelta(hours=at), u=1704067200 + 3600 * at, v=wave, s=at)
+        for at, wave in enumerate(waves)
+    ]
+
+
+SERIES_FORMS = {
+    "iso": ("when;load", "{at:%Y-%m-%dT%H:%M:%SZ}"),
+    "seconds": ("when;load", "{u}"),
+    "milliseconds": ("when;load", "{u}000"),
+    "german": ("Zeit;load", "{at:%d.%m.%Y %H:%M}"),
+    "two columns": ("date;time;load", "{at:%Y-%m-%d};{at:%H:%M:%S}"),
+    "two german columns": ("Datum;Uhrzeit;load", "{at:%d.%m.%Y};{at:%H:%M}"),
+}
+
+
+@pytest.mark.parametrize("name", SERIES_FORMS)
+def test_times_of_a_series(tmp_path: Path, name: str) -> None:
+    """However they are written; decimal commas are read too, and the terminal says step, channels and window."""
+    header, form = SERIES_FORMS[name]
+    lines = [line.rpartition(";")[0] + ";" + line.rpartition(";")[2].replace(".", ",") for line in hourly(form=form)]
+    dataset = read_dataset(str(write(tmp_path / "a.csv", [header, *lines])), windows=Windows())
+    assert dataset.series is not None
+    assert (dataset.series.channels, dataset.series.window, dataset.series.step) == (("load",), 16, "1 h")
+    assert dataset.series.values[6, 0] == pytest.approx(6, abs=1e-2)
+    assert "672 points every 1 h; channels: load; windows of 16 steps" in describe_rows(dataset)
+
+
+def test_a_gap_between_unix_times_stays_a_gap(tmp_path: Path) -> None:
+    """It is not closed up."""
+    lines = hourly(40, form="{u}")
+    series = read_series(write(tmp_path / "a.csv", ["timestamp;value", *lines[:500], *lines[620:]]))
+    assert len(series.values) == 960
+    assert np.isnan(series.values[500:620]).all()
+    assert "Unix times in seconds" in series.notes[0]
+
+
+@pytest.mark.parametrize("key", ["ab", "12"])
+@pytest.mark.parametrize("order", ["mixed", "one after the other"])
+def test_several_series_in_one_table(tmp_path: Path, key: str, order: str) -> None:
+    """Refused with the words that choose one; none is lost silently."""
+    lines = [f"{line};{name}" for line in hourly() for name in key]
+    if order != "mixed":
+        lines.sort(key=lambda line: line[-1])
+    path = write(tmp_path / "a.csv", ["when;value;sensor", *lines])
+    with pytest.raises(DataError, match=f'"sensor" tells 2 series apart.*--where sensor={key[0]}.* --drop sensor'):
+        read_series(path)
+    series = read_series(path, where=[f"sensor={key[0]}"], drop=["sensor"])
+    assert (len(series.values), series.channels, series.notes) == (672, ("value",), ())
+
+
+def test_uneven_times_are_brought_to_a_step(tmp_path: Path) -> None:
+    """The step is said; --step chooses another, and readings that share one are counted."""
+    first = datetime(2024, 1, 1, tzinfo=UTC)
+    at = [10 * n + random.integers(0, 50) / 60 for n in range(2000) if random.random() > 0.3]
+    lines = [f"{first + timedelta(minutes=each):%Y-%m-%d %H:%M:%S},{math.sin(each / 200):.3f}" for each in at]
+    path = write(tmp_path / "a.csv", ["timestamp,value", *lines])
+    series = read_series(path)
+    assert series.step == "10 min"
+    assert any("steps of 10 min; --step" in note for note in series.notes)
+    longer = read_series(path, step=seconds_of("30min"))
+    assert (longer.step, len(longer.values)) == ("30 min", 667)
+    assert any(
+        f"{len(at) - np.sum(~np.isnan(longer.values))} readings fell into a step" in note for note in longer.notes
+    )
+
+
+def test_the_hour_that_comes_twice(tmp_path: Path) -> None:
+    """Local times at the end of summer time are told apart by their order."""
+    zone = ZoneInfo("Europe/Berlin")
+    first = datetime(2024, 10, 20, tzinfo=UTC)
+    local = [(first + timedelta(minutes=15 * n)).astimezone(zone) for n in range(1500)]
+    lines = [f"{each:%Y-%m-%d %H:%M:%S},{n}" for n, each in enumerate(local)]
+    series = read_series(write(tmp_path / "a.csv", ["when,value", *lines]))
+    np.testing.assert_array_equal(series.values[:, 0], np.arange(1500))
+    lines[700], lines[710] = lines[710], lines[700]
+    with pytest.raises(DataError, match="sort the file"):
+        read_series(write(tmp_path / "b.csv", ["when,value", *lines]))
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_a_series_of_every_format(tmp_path: Path, name: str) -> None:
+    """The reader of tables serves series too."""
+    lines = [line.split(";") for line in hourly()]
+    table = pa.table({"when": [when for when, _ in lines], "value": [float(value) for _, value in lines]})
+    ENCODINGS[name](table, tmp_path / name)
+    series = read_series(tmp_path / name)
+    assert (series.channels, series.step, len(series.values)) == (("value",), "1 h", 672)

@@ -86,7 +86,7 @@ def test_stride_takes_every_other_window(tmp_path: Path) -> None:
         ("v\n" + "1\n" * 170 + "x\n", {}, '"v" holds something other than numbers'),
         ("t,v\n" + "".join(f"{100 - n},{n}\n" for n in range(170)), {"timestamp": "t"}, "Row 2 is earlier"),
         ("t,v\n" + "5,1\n" * 170, {"timestamp": "t"}, "All times are the same"),
-        ("t,v\n" + "".join(f"{n**4},{n}\n" for n in range(170)), {"timestamp": "t"}, "too uneven"),
+        ("t,v\n" + "".join(f"{n**8},{n}\n" for n in range(170)), {"timestamp": "t"}, "too uneven"),
         ("t,v\n" + "".join(f"{n},\n" for n in range(170)), {"timestamp": "t"}, "something other|no values"),
         ("t,v\n" + "".join(f"{n},1\n" for n in range(170)), {"timestamp": "when"}, 'no column "when"'),
         ("t\n" + "".join(f"{n}\n" for n in range(170)), {"timestamp": "t"}, "No column of readings"),
