@@ -19,6 +19,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import attrgetter
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
@@ -32,6 +33,7 @@ LARGE_BYTES = 2**20
 copy."""
 SWEEP_INTERVAL_S = 0.02
 """How late a caller may hear that its deadline has passed."""
+_nbytes, _count = attrgetter("nbytes"), attrgetter("count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +102,7 @@ class _Batch(Generic[K]):
     key: K
     slices: list[_Slice]
     is_large: bool
-
-    @property
-    def rows(self) -> int:
-        return sum(part.stop - part.start for part in self.slices)
+    rows: int
 
 
 class Batcher(Generic[K]):
@@ -181,7 +180,19 @@ class Batcher(Generic[K]):
             DeadlineExceeded: the deadline passed; the rows are not run any more.
             ModelFailed: the model failed for these very rows, or answered with non-finite numbers.
         """
-        job = self._enqueue(key, rows, row_cost)
+        self.check_room()
+        count, size = row_count(rows), sum(map(_nbytes, rows.values()))
+        limits = self._limits
+        over = self._rows + count > limits.max_queue_rows or self._bytes + size > limits.max_queue_bytes
+        if over and self._requests:
+            raise QueueFull("The queue has no room for so many rows now.")
+        job = _Job(rows, count, size, row_cost, self._loop.create_future(), time.monotonic())
+        self._queues.setdefault((key, size >= LARGE_BYTES), deque()).append(job)
+        self._requests += 1
+        self._rows += count
+        self._bytes += size
+        self._empty.clear()
+        self._dispatch_soon()
         if deadline is None:
             return await job.future
         self._timed[job] = deadline
@@ -199,23 +210,6 @@ class Batcher(Generic[K]):
             if deadline <= now and not job.future.done():
                 job.future.set_exception(DeadlineExceeded("The deadline passed before the rows were answered."))
         self._sweep = self._loop.call_later(SWEEP_INTERVAL_S, self._expire_late) if self._timed else None
-
-    def _enqueue(self, key: K, rows: Rows, row_cost: int) -> _Job:
-        self.check_room()
-        count = row_count(rows)
-        size = sum(array.nbytes for array in rows.values())
-        limits = self._limits
-        over = self._rows + count > limits.max_queue_rows or self._bytes + size > limits.max_queue_bytes
-        if over and self._requests:
-            raise QueueFull("The queue has no room for so many rows now.")
-        job = _Job(rows, count, size, row_cost, self._loop.create_future(), time.monotonic())
-        self._queues.setdefault((key, size >= LARGE_BYTES), deque()).append(job)
-        self._requests += 1
-        self._rows += count
-        self._bytes += size
-        self._empty.clear()
-        self._dispatch_soon()
-        return job
 
     def _dispatch_soon(self) -> None:
         # After the callbacks that are ready now: requests that arrived together share a batch at no wait.
@@ -260,55 +254,45 @@ class Batcher(Generic[K]):
         for (key, is_large), queue in self._queues.items():
             if self._runs_small and not is_large:
                 continue
-            if has_idle_thread or (not is_large and sum(job.count for job in queue) <= self._inline_rows(key)):
+            if has_idle_thread or (not is_large and sum(map(_count, queue)) <= self._inline_rows(key)):
                 return key, is_large
         return None
 
     def _next_batch(self, key: K, is_large: bool) -> _Batch[K] | None:
-        """The next batch of a queue; None when all its jobs were given up."""
-        queue = self._queues[key, is_large]
-        room = self._room(queue[0])
+        """The next batch of a queue, which goes behind the others; None when all its jobs were given up."""
+        queue, limits = self._queues.pop((key, is_large)), self._limits
+        first = queue[0]
+        by_bytes = limits.max_batch_bytes * first.count // max(1, first.size_bytes)
+        room = most = max(1, min(limits.max_batch_rows // first.row_cost, by_bytes))
         slices: dict[_Job, _Slice] = {}
         # A slice for everybody, oldest first; then what is left of the batch to the oldest.
-        for share in (self._limits.slice_rows, room):
+        for share in (limits.slice_rows, room):
             for job in queue:
                 if room <= 0:
                     break
                 rows = min(max(1, share // job.row_cost), room, job.count - job.taken)
-                if rows > 0 and not job.future.done():
-                    self._take(job, rows, slices)
-                    room -= rows
-        if slices:
-            self._observer.batch_started(time.monotonic() - queue[0].queued_at)
-        self._rotate((key, is_large), queue)
-        return _Batch(key, list(slices.values()), is_large) if slices else None
-
-    def _room(self, job: _Job) -> int:
-        by_bytes = self._limits.max_batch_bytes * job.count // max(1, job.size_bytes)
-        return max(1, min(self._limits.max_batch_rows // job.row_cost, by_bytes))
-
-    @staticmethod
-    def _take(job: _Job, rows: int, slices: dict[_Job, _Slice]) -> None:
-        taken = slices.get(job)
-        if taken is None:
-            slices[job] = _Slice(job, job.taken, job.taken + rows)
-        else:
-            taken.stop += rows
-        job.taken += rows
-
-    def _rotate(self, turn: tuple[K, bool], queue: deque[_Job]) -> None:
-        """Drop what is taken whole or given up; the queue goes behind the others."""
+                if rows <= 0 or job.future.done():
+                    continue
+                if job in slices:
+                    slices[job].stop += rows
+                else:
+                    slices[job] = _Slice(job, job.taken, job.taken + rows)
+                job.taken += rows
+                room -= rows
         kept: deque[_Job] = deque()
         for job in queue:
             if job.taken < job.count and not job.future.done():
                 kept.append(job)
-            else:
+            else:  # taken whole, or given up
                 self._requests -= 1
                 self._rows -= job.count
                 self._bytes -= job.size_bytes
-        del self._queues[turn]
         if kept:
-            self._queues[turn] = kept
+            self._queues[key, is_large] = kept
+        if not slices:
+            return None
+        self._observer.batch_started(time.monotonic() - first.queued_at)
+        return _Batch(key, list(slices.values()), is_large, most - room)
 
     def _work(self) -> None:
         while (batch := self._batches.get()) is not None:
@@ -339,13 +323,18 @@ class Batcher(Generic[K]):
         """Outcomes of one call for all. Raises what the model raises."""
         results = self._run_batch(key, joined([part.rows() for part in slices]))
         split = _split(results, slices)
-        return list(split) if failure_of(results) is None else [_checked(part) for part in split]
+        return list(split) if failure_of(results) is None else [failure_of(part) or part for part in split]
 
     def _run_alone(self, key: K, rows: Rows) -> Results | AutoencoderError:
         try:
-            return _checked(self._run_batch(key, rows))
+            results = self._run_batch(key, rows)
+        except AutoencoderError as error:
+            return error
         except Exception as error:  # noqa: BLE001
-            return _as_model_failure(error)
+            failure = ModelFailed("The model failed on these rows.")
+            failure.__cause__ = error
+            return failure
+        return failure_of(results) or results
 
     def _finish(self, batch: _Batch[K], outcomes: list[Results | AutoencoderError], model_s: float) -> None:
         self._running -= 1
@@ -378,33 +367,20 @@ def _split(results: Results, slices: list[_Slice]) -> list[Results]:
     return split
 
 
-def _checked(results: Results) -> Results | AutoencoderError:
-    return failure_of(results) or results
-
-
-def _as_model_failure(error: Exception) -> AutoencoderError:
-    if isinstance(error, AutoencoderError):
-        return error
-    failure = ModelFailed("The model failed on these rows.")
-    failure.__cause__ = error
-    return failure
-
-
 def _deliver(slices: list[_Slice], outcomes: list[Results | AutoencoderError]) -> None:
+    """Give each job its outcome, or this part of its results until it has all of them."""
     for part, outcome in zip(slices, outcomes, strict=True):
-        if not part.job.future.done():
-            _deliver_one(part, outcome)
-
-
-def _deliver_one(part: _Slice, outcome: Results | AutoencoderError) -> None:
-    job = part.job
-    if isinstance(outcome, AutoencoderError):
-        job.future.set_exception(outcome)
-        return
-    if part.stop - part.start == job.count:
-        job.future.set_result(outcome)
-        return
-    job.parts[part.start] = outcome
-    job.answered += part.stop - part.start
-    if job.answered == job.count:
-        job.future.set_result(joined([job.parts[start] for start in sorted(job.parts)]))
+        job = part.job
+        if job.future.done():
+            continue
+        if isinstance(outcome, AutoencoderError):
+            job.future.set_exception(outcome)
+            continue
+        rows = part.stop - part.start
+        if rows == job.count:
+            job.future.set_result(outcome)
+            continue
+        job.parts[part.start] = outcome
+        job.answered += rows
+        if job.answered == job.count:
+            job.future.set_result(joined([job.parts[start] for start in sorted(job.parts)]))
