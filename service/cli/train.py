@@ -184,9 +184,8 @@ def train_and_publish(
     from rich.console import Console
 
     from service.store import Store
-    from service.training.progress import terminal_reporter
+    from service.training.progress import TensorBoardReporter, terminal_reporter
     from service.training.report import summary
-    from service.training.tensorboard import TensorBoardReporter
     from service.training.train import train
 
     with terminal_reporter() as terminal:

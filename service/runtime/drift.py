@@ -2,9 +2,11 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -13,19 +15,23 @@ from numpy.typing import NDArray
 from service.schemas import (
     CATEGORIES,
     INSTANCES,
+    Array,
     ColumnType,
+    InputSchema,
     Results,
     Rows,
     row_count,
     take_rows,
 )
-from service.store import FeatureReference, Manifest
+from service.store import MAX_REFERENCE_FEATURES, FeatureReference, Manifest
 
 SAMPLED_ROWS_PER_S = 500
 """Rows a second that the distributions are taken from; counting every row would cost as much as scoring it."""
 ROWS_AT_ONCE = 64
 SMOOTHING = 1e-4
 """Least share of a bin, so that an empty one does not make the index infinite."""
+MAX_LABELS = 20
+LEVELS = np.arange(0.1, 1, 0.1)
 MIN_ROWS = 100
 """Rows before a distance is given: over ten bins, fewer rows of the very same distribution look like a large shift."""
 
@@ -186,3 +192,48 @@ def _drift(reference: FeatureReference, counts: NDArray[np.float64], missing: fl
     psi = float(np.sum((live - expected) * np.log(live / expected)))
     distance = np.abs(np.cumsum(counts / present) - np.cumsum(reference.shares))
     return Drift(reference.name, psi, float(distance[:-1].max(initial=0.0)), live_missing, reference.missing)
+
+
+def feature_reference(rows: Rows, schema: InputSchema) -> tuple[FeatureReference, ...]:
+    """Bins of each numeric and categorical feature of raw training rows, in the order of the inputs and their columns.
+
+    Numbers: bins of about a tenth of the rows each, fewer where values repeat. Labels: a bin for each of the most
+    frequent ones, and one for all others. Times are left out: they always move on.
+    """
+    named = [column.name for column in schema.ordered_columns]
+    names: Iterator[str | int] = iter(named) if named else count()
+    found = list[FeatureReference]()
+    for inputs, describe in ((INSTANCES, _of_numbers), (CATEGORIES, _of_labels)):
+        if inputs in rows:
+            columns = rows[inputs].reshape(row_count(rows), -1).T[: MAX_REFERENCE_FEATURES - len(found)]
+            found += [describe(next(names), column) for column in columns]
+    return tuple(found)
+
+
+def _of_numbers(name: str | int, values: Array) -> FeatureReference:
+    present = values[~np.isnan(values)]
+    # The greatest value is no edge: what lies above it later belongs to the last bin all the same.
+    quantiles = np.quantile(present, LEVELS, method="inverted_cdf") if len(present) else np.empty(0)
+    edges = np.unique(quantiles[quantiles < present.max(initial=-np.inf)])
+    counts = np.bincount(np.searchsorted(edges, present), minlength=len(edges) + 1)
+    return FeatureReference(
+        name=name,
+        edges=tuple(edges.tolist()),
+        shares=tuple((counts / max(1, len(present))).tolist()),
+        missing=1 - len(present) / len(values),
+    )
+
+
+def _of_labels(name: str | int, labels: Array) -> FeatureReference:
+    counted = Counter(labels.tolist())
+    missing = counted.pop(b"", 0)
+    present = max(1, len(labels) - missing)
+    frequent = sorted(counted.items(), key=lambda entry: (-entry[1], entry[0]))[:MAX_LABELS]
+    shares = [number / present for _, number in frequent]
+    return FeatureReference(
+        name=name,
+        labels=tuple(label.decode() for label, _ in frequent),
+        edges=tuple(map(float, range(len(frequent)))),
+        shares=(*shares, max(0.0, 1 - sum(shares)) if counted else 0.0),
+        missing=missing / len(labels),
+    )

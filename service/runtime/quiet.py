@@ -1,10 +1,11 @@
-"""TensorFlow, imported without its notices on the terminal and without Keras. Takes seconds: import this one late."""
+"""TensorFlow and, for those who ask, Keras, imported without notices on the terminal. Takes seconds: import it late."""
 
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -46,4 +47,14 @@ with silent_stderr(), keras_unloaded():
 tf.__path__ = [folder for folder in tf.__path__ if folder]  # the old Keras left None there
 tf.get_logger().setLevel("ERROR")
 
-__all__ = ["silent_stderr", "tf"]
+__all__ = ["tf"]
+
+
+def __getattr__(name: str) -> Any:
+    """Keras, imported when it is first asked for: a service needs none of it."""
+    if name != "keras":
+        raise AttributeError(name)
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    with silent_stderr():
+        import keras
+    return keras

@@ -1,8 +1,13 @@
-"""Calling a SavedModel's signature at the price of the call itself."""
+"""Calling models: a SavedModel's signature at the price of the call itself, and any function batch by batch."""
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from service.schemas import Results, Rows
+
+ROWS_PER_BATCH = 1024
 
 
 class Signature:
@@ -30,3 +35,22 @@ class Signature:
         arrays = [rows[name] for name in self._inputs]
         outputs = self._call(args=arrays + self._captured, Tout=self._dtypes, f=self._function)
         return {name: output.numpy() for name, output in zip(self._outputs, outputs, strict=True)}
+
+
+def in_batches(function: Callable[[slice], Any], rows: int, *, size: int = ROWS_PER_BATCH) -> Any:
+    """What a function of a part of ``rows`` rows, at least one, returns for all of them, in arrays.
+
+    Args:
+        function: returns tensors or arrays with the rows of the slice first: one, several in a sequence, or a dict.
+        size: rows of each part, the last one excepted.
+    """
+    whole = dict[Any, Any]()
+    for start in range(0, rows, size):
+        part = function(slice(start, min(start + size, rows)))
+        named = part if isinstance(part, dict) else dict(enumerate(part if isinstance(part, (list, tuple)) else [part]))
+        for name, values in named.items():
+            array = np.asarray(values)
+            if name not in whole:
+                whole[name] = np.empty((rows, *array.shape[1:]), array.dtype)
+            whole[name][start : start + size] = array
+    return whole if isinstance(part, dict) else list(whole.values()) if isinstance(part, (list, tuple)) else whole[0]

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.runtime.quiet import tf
+from service.runtime.signature import in_batches
 from service.schemas import InputSchema
-from service.training.graph import ServingGraph, map_arrays
-from service.training.quiet import tf
+from service.training.graph import ServingGraph
 
 MAX_ROWS = 500
 CHANNELS = (1, 3)
@@ -86,11 +87,10 @@ def measure_compression(
         return None
     test = test[:MAX_ROWS]
     pixels = _pixels(test, size)
-    quantisation = fit_quantisation(map_arrays(graph.trained.encoder, train))
-    latents = map_arrays(graph.trained.encoder, test)
+    quantisation, latents = fit_quantisation(_call(graph.trained.encoder, train)), _call(graph.trained.encoder, test)
 
     def fidelity(latents: NDArray[np.float32], latent_bytes: int) -> Fidelity:
-        rebuilt = _pixels(map_arrays(graph.trained.decoder, latents), size)
+        rebuilt = _pixels(_call(graph.trained.decoder, latents), size)
         return _fidelity(pixels, rebuilt, latent_bytes)
 
     int8 = fidelity(quantisation.restore(quantisation.quantise(latents)), graph.latent_dim)
@@ -122,16 +122,17 @@ def _pixels(scaled: NDArray[Any], size: tuple[int, int, int]) -> NDArray[np.uint
 def _fidelity(pixels: NDArray[np.uint8], rebuilt: NDArray[np.uint8], size: float) -> Fidelity:
     error = float(np.mean(np.square(pixels.astype(np.float64) - rebuilt)))
     window = min(SSIM_WINDOW, *pixels.shape[1:3])
-    ssim = _mean_of_pairs(lambda one, other: tf.image.ssim(one, other, 255, filter_size=window), pixels, rebuilt)
-    return Fidelity(size, float(10 * np.log10(255**2 / max(error, 1e-6))), ssim)
+    similar = in_batches(
+        lambda part: tf.image.ssim(tf.constant(pixels[part]), tf.constant(rebuilt[part]), 255, filter_size=window),
+        len(pixels),
+        size=50,
+    )
+    return Fidelity(size, float(10 * np.log10(255**2 / max(error, 1e-6))), float(np.mean(similar)))
 
 
-def _mean_of_pairs(function: Any, one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Mean of a function of two batches of images, a few at a time."""
-    parts = [
-        function(tf.constant(one[at : at + 50]), tf.constant(other[at : at + 50])) for at in range(0, len(one), 50)
-    ]
-    return float(np.mean(np.concatenate([part.numpy() for part in parts])))
+def _call(model: Any, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    called: NDArray[np.float32] = in_batches(lambda part: model(tf.constant(rows[part]), training=False), len(rows))
+    return called
 
 
 def _jpeg_as_good_as(psnr_db: float, pixels: NDArray[np.uint8]) -> tuple[Fidelity, int, float]:

@@ -1,31 +1,41 @@
-"""How good the model is: errors by split beside those of PCA, denoising, false alarms, and what to worry about."""
+"""Threshold and p-values from calibration rows, and how good the model is: errors beside those of PCA, false alarms."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.schemas import INSTANCES, Array, Rows, take_rows
-from service.scoring import alarm_rate, reconstruction_error, rows_needed
+from service.errors import TrainingFailed
+from service.runtime.quiet import tf
+from service.runtime.signature import in_batches
+from service.schemas import (
+    INSTANCES,
+    Rows,
+    row_count,
+    take_rows,
+)
+from service.scoring import alarm_rate, conformal_threshold, reconstruction_error, rows_needed
 from service.store import Calibration
 from service.training.architecture import principal_axes
 from service.training.compression import Compression, measure_compression
-from service.training.config import TrainingConfig
-from service.training.corruption import Corruptor
+from service.training.config import MAX_CALIBRATION_ROWS, TrainingConfig
 from service.training.data import Dataset
-from service.training.fit import History, limits_of
-from service.training.graph import ServingGraph, compile_for_rows, map_arrays, map_rows, run_signature
+from service.training.fit import Corruptor, History, limits_of
+from service.training.graph import (
+    ServingGraph,
+    compile_for_rows,
+    compile_for_series,
+    run_rows,
+)
 from service.training.preprocessing import Preprocessing, ScaledRows
-from service.training.quiet import tf
 from service.training.split import Split
 
 OVERFIT_RATIO = 1.5
 MAX_LATENT_ROWS = 10_000
 PCA_BATCH_ROWS = 16_384
-
-
 PCA_RATIO = 1.01
 """A test error that is greater than PCA's by less is as good."""
 
@@ -117,22 +127,22 @@ def evaluate(
 
 def autoencoder_errors(graph: ServingGraph, splits: dict[str, SplitRows]) -> Errors:
     errors = compile_for_rows(lambda rows: graph.reconstruct(rows)["error"], graph.schema)
-    return Errors(**{name: _mean(map_rows(errors, split.raw)) for name, split in splits.items()})
+    return Errors(**{name: _mean(run_rows(errors, split.raw)) for name, split in splits.items()})
 
 
 def pca_errors(splits: dict[str, SplitRows], *, components: int, seed: int) -> Errors:
     """PCA fitted on (at most 100,000 of) the scaled training rows."""
     mean, axes = principal_axes(_flat(splits["train"].scaled.inputs), components, seed=seed)
 
-    def errors(inputs: Array, targets: Array) -> Array:
-        return reconstruction_error(targets, (inputs - mean) @ axes.T @ axes + mean)
-
     def error(rows: ScaledRows) -> float:
-        # Batch by batch: errors are measured in float64, and a large table would be there several times.
         inputs, targets = _flat(rows.inputs), _flat(rows.targets)
-        starts = range(0, len(inputs), PCA_BATCH_ROWS)
-        batches = [slice(start, start + PCA_BATCH_ROWS) for start in starts]
-        return _mean(np.concatenate([errors(inputs[batch], targets[batch]) for batch in batches]))
+        # Batch by batch: errors are measured in float64, and a large table would be there several times.
+        errors = in_batches(
+            lambda part: reconstruction_error(targets[part], (inputs[part] - mean) @ axes.T @ axes + mean),
+            len(inputs),
+            size=PCA_BATCH_ROWS,
+        )
+        return _mean(errors)
 
     return Errors(**{name: error(split.scaled) for name, split in splits.items()})
 
@@ -141,10 +151,11 @@ def measure_denoising(graph: ServingGraph, config: TrainingConfig, splits: dict[
     """Corrupt test rows as in training and let the model clean them."""
     rows = splits["test"].scaled
     corruptor = Corruptor(config, graph.preprocessing.scaling, limits=limits_of(splits["train"].scaled))
-    noisy = corruptor.corrupt(tf.constant(rows.inputs), [config.seed, 0]).numpy()
-    trained = graph.trained
-    denoised = map_arrays(lambda scaled: trained.denoise(scaled, trained.network(scaled, training=False)), noisy)
-    before, after = (_mean(reconstruction_error(rows.targets, each)) for each in (noisy, denoised))
+    noisy, trained = corruptor.corrupt(tf.constant(rows.inputs), [config.seed, 0]), graph.trained
+    denoised = in_batches(
+        lambda part: trained.denoise(noisy[part], trained.network(noisy[part], training=False)), len(noisy)
+    )
+    before, after = (_mean(reconstruction_error(rows.targets, each)) for each in (noisy.numpy(), denoised))
     is_image = graph.schema.kind == "image" and graph.preprocessing.scaling.bounded
     psnr_db = [-10 * math.log10(max(error, 1e-12)) if is_image else None for error in (before, after)]
     return Denoising(before, after, *psnr_db)
@@ -152,27 +163,30 @@ def measure_denoising(graph: ServingGraph, config: TrainingConfig, splits: dict[
 
 def score_rows(graph: ServingGraph, rows: Rows) -> NDArray[np.float32]:
     """Anomaly scores of raw rows."""
-    return map_rows(compile_for_rows(graph.scores, graph.schema), rows)
+    scores: NDArray[np.float32] = run_rows(compile_for_rows(graph.scores, graph.schema), rows)
+    return scores
 
 
 def reconstruct(graph: ServingGraph, rows: Rows) -> Rows:
     """Reconstructions of raw rows, as raw rows."""
     rebuild = compile_for_rows(lambda raw: graph.preprocessing.unscale(graph.run(raw).reconstruction), graph.schema)
-    return run_signature(rebuild, rows)
+    rebuilt: Rows = run_rows(rebuild, rows)
+    return rebuilt
 
 
 def encode(graph: ServingGraph, rows: Rows) -> NDArray[np.float32]:
     """Latents of raw rows, (rows, latent_dim)."""
-    return map_rows(compile_for_rows(lambda raw: graph.encode(raw)["latent"], graph.schema), rows)
+    latents: NDArray[np.float32] = run_rows(compile_for_rows(graph.encode, graph.schema), rows)["latent"]
+    return latents
 
 
 def decode(graph: ServingGraph, latents: NDArray[np.float32]) -> NDArray[np.float32]:
     """Reconstructions of latents (rows, latent_dim), in raw units: the numbers of the rows alone."""
-
-    def decoded(batch: Any) -> Any:
-        return graph.preprocessing.unscale(graph.serving.decoder(batch, training=False))[INSTANCES]
-
-    return map_arrays(decoded, latents)
+    decoder, unscale = graph.serving.decoder, graph.preprocessing.unscale
+    decoded: NDArray[np.float32] = in_batches(
+        lambda part: unscale(decoder(tf.constant(latents[part]), training=False))[INSTANCES], len(latents)
+    )
+    return decoded
 
 
 def find_warnings(metrics: Metrics, calibration: Calibration, config: TrainingConfig) -> tuple[str, ...]:
@@ -202,3 +216,44 @@ def _flat(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _mean(errors: NDArray[Any]) -> float:
     return float(np.mean(errors, dtype=np.float64))
+
+
+def calibrate(graph: ServingGraph, rows: Rows, config: TrainingConfig) -> Calibration:
+    """Score raw rows (at most 10,000, drawn with the seed) and take the threshold of the false-alarm rate from them.
+
+    Raises:
+        TrainingFailed: a score is not finite.
+    """
+    count = row_count(rows)
+    if count > MAX_CALIBRATION_ROWS:
+        drawn = np.random.default_rng([config.seed, 2]).choice(count, MAX_CALIBRATION_ROWS, replace=False)
+        rows = take_rows(rows, np.sort(drawn))
+    return _calibration(score_rows(graph, rows), config)
+
+
+def calibrate_points(graph: ServingGraph, blocks: Sequence[NDArray[np.float32]], config: TrainingConfig) -> Calibration:
+    """The same for points of a series: ``blocks`` (points, channels) that no fitted window reaches into.
+
+    Scores of neighbouring points resemble each other, so that the blocks tell less than their number of points
+    promises: p-values hold on average over long series like them, not for each stretch.
+
+    Raises:
+        TrainingFailed: a score is not finite.
+    """
+    function = compile_for_series(graph.point_scores, graph.schema)
+    scores = np.concatenate([function(tf.constant(block)).numpy() for block in blocks])
+    if len(scores) > MAX_CALIBRATION_ROWS:
+        scores = np.random.default_rng([config.seed, 4]).choice(scores, MAX_CALIBRATION_ROWS, replace=False)
+    return _calibration(scores, config)
+
+
+def _calibration(scores: NDArray[np.float32], config: TrainingConfig) -> Calibration:
+    scores = np.sort(scores)
+    if not np.isfinite(scores).all():
+        raise TrainingFailed("The model gives calibration rows scores that are not finite.")
+    return Calibration(
+        rows=len(scores),
+        false_alarm_rate=config.false_alarm_rate,
+        threshold=float(conformal_threshold(scores, config.false_alarm_rate)),
+        scores=tuple(float(score) for score in scores),
+    )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from service.runtime.loaded_model import LoadedModel
 from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, ColumnType, InputSchema, Results, Rows, times_as_numbers
 from service.training.exhibits import find_directions
-from service.training.gate import run_batches
+from service.training.gate import run_version
 from service.words import ANOMALY_SCORE, ENCODE, RECONSTRUCT
 
 SHOWN_ROWS = 6
@@ -92,14 +92,14 @@ class Evidence:
 
 def gather(version: LoadedModel, rows: Rows) -> Evidence:
     """Run the version on raw test rows."""
-    judged = run_batches(version, ANOMALY_SCORE.name, rows)
-    latents = run_batches(version, ENCODE.name, rows)["latent"]
+    judged = run_version(version, ANOMALY_SCORE.name, rows)
+    latents = run_version(version, ENCODE.name, rows)["latent"]
     directions = find_directions(latents)
     projected = directions.project(latents)
     return Evidence(
         schema=version.schema,
         rows=rows,
-        rebuilt=run_batches(version, RECONSTRUCT.name, rows),
+        rebuilt=run_version(version, RECONSTRUCT.name, rows),
         scores=judged["score"],
         p_values=judged["p_value"],
         projected=projected,

@@ -10,17 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.codecs.answers import label_text, time_text
+from service.runtime.quiet import tf
 from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, ColumnType, InputSchema, Rows, take_rows
 from service.store import GOLDEN_OUTPUTS, KERAS_MODEL, SAMPLE_REQUEST, Calibration, SignatureSpec, TensorSpec
 from service.training.graph import (
     ServingGraph,
     compile_for_rows,
     compile_for_series,
-    map_rows,
-    run_signature,
+    run_rows,
     signatures,
 )
-from service.training.quiet import tf
 from service.words import ANOMALY_SCORE
 
 SAMPLE_ROWS = 8
@@ -45,7 +44,7 @@ def export(
     The golden outputs are those of the graph around the trained network, computed before anything is written.
     """
     functions = signatures(graph, calibration, denoises=denoises)
-    golden = {name: run_signature(function, sample) for name, function in functions.items()}
+    golden = {name: run_rows(function, sample) for name, function in functions.items()}
     module = tf.Module()
     module.lookup = None if graph.preprocessing.lookup is None else graph.preprocessing.lookup.table
     module.weights = [variable.value for variable in graph.serving.variables]
@@ -70,7 +69,7 @@ def choose_sample(graph: ServingGraph, calibration: Calibration, rows: Rows) -> 
     other side of it, and their golden p-value would be wrong there.
     """
     rows = take_rows(rows, slice(8 * SAMPLE_ROWS))
-    scores = map_rows(compile_for_rows(graph.scores, graph.schema), rows)
+    scores = run_rows(compile_for_rows(graph.scores, graph.schema), rows)
     gaps = np.abs(scores[:, None] - np.array(calibration.scores, np.float32)).min(axis=1)
     ties = gaps <= CLOSE * np.abs(scores)
     return take_rows(rows, np.argsort(ties, kind="stable")[:SAMPLE_ROWS])

@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import TrainingFailed
+from service.runtime.quiet import keras, tf
 from service.training.architecture import Autoencoder
 from service.training.checkpoint import Checkpoint, FitState
 from service.training.config import TrainingConfig, batch_rows
-from service.training.corruption import Corruptor
-from service.training.layout import Layout
-from service.training.preprocessing import Preprocessing, ScaledRows
+from service.training.preprocessing import Layout, Preprocessing, ScaledRows
 from service.training.progress import Epoch, Reporter
-from service.training.quiet import keras, tf
+from service.training.scaling import Scaling
 
 Loss: TypeAlias = Callable[[Any, Any], Any]
 """Targets with NaN where nothing is to be reconstructed, and reconstructions, to a scalar."""
@@ -33,6 +32,40 @@ ROWS_A_DEVICE = 256
 LEAST_PROBABILITY = 1e-7
 WARM_UP_PART = 30
 """The learning rate rises for this part of all steps: Adam's first steps are long ones."""
+
+
+class Corruptor:
+    """Corrupts scaled rows (rows, *row_shape).
+
+    gaussian adds normal noise, and keeps bounded values in [0, 1]; masking replaces a share of the values by what a
+    missing one becomes (black for pixels, the median otherwise); salt_and_pepper by the least or the greatest value.
+
+    Source: Vincent et al., Stacked denoising autoencoders (JMLR 11, 2010), section 3.3.
+    """
+
+    def __init__(
+        self, config: TrainingConfig, scaling: Scaling, *, limits: tuple[NDArray[np.float32], NDArray[np.float32]]
+    ) -> None:
+        """``limits``: least and greatest scaled value of each feature in training, in the shape of a row."""
+        self._kind, self._level = config.corruption, config.corruption_level
+        self._bounded = scaling.bounded
+        median = (scaling.typical - scaling.center) / scaling.spread
+        self._blank = np.zeros_like(limits[0]) if scaling.bounded else median.astype(np.float32)
+        self._low, self._high = limits
+
+    def corrupt(self, rows: Any, seed: Any) -> Any:
+        """The rows with noise; the same for the same two integers ``seed``."""
+        shape = tf.shape(rows)
+        if self._kind == "none":
+            return rows
+        if self._kind == "gaussian":
+            noisy = rows + tf.random.stateless_normal(shape, seed, stddev=self._level)
+            return tf.clip_by_value(noisy, 0.0, 1.0) if self._bounded else noisy
+        draw = tf.random.stateless_uniform(shape, seed)
+        if self._kind == "masking":
+            return tf.where(draw < self._level, self._blank, rows)
+        noisy = tf.where(draw < self._level, self._high, rows)
+        return tf.where(draw < self._level / 2, self._low, noisy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,33 @@ values over the spread that the held-back rows themselves have. Imports no Tenso
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.runtime.loaded_model import LoadedModel
-from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, InputSchema, Rows, row_count, times_as_numbers
+from service.errors import DataError, InvalidVersion, ModelNotFound, VersionNotFound
+from service.runtime.loaded_model import LoadedModel, open_version
+from service.runtime.signature import in_batches
+from service.schemas import (
+    CATEGORIES,
+    INSTANCES,
+    TIMESTAMPS,
+    ColumnType,
+    InputSchema,
+    Results,
+    Rows,
+    row_count,
+    take_rows,
+    times_as_numbers,
+)
 from service.scoring import alarm_rate, is_anomaly
-from service.words import ANOMALY_SCORE, RECONSTRUCT
+from service.store import Manifest, Store
+from service.training.config import TrainingConfig
+from service.training.data import Dataset, check_dataset
+from service.training.split import Split, split_rows
+from service.words import ANOMALY_SCORE, PRODUCTION, RECONSTRUCT
 
 Promotion = Literal["auto", "always", "never"]
 """When ``production`` moves to a new version: where the gate finds it not worse, whatever it finds, or not at all."""
@@ -37,7 +54,6 @@ _RECONSTRUCTIONS = {
     CATEGORIES: f"reconstruction_{CATEGORIES}",
     TIMESTAMPS: f"reconstruction_{TIMESTAMPS}",
 }
-ROWS_PER_BATCH = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,19 +160,15 @@ def _schema_difference(new: InputSchema, old: InputSchema) -> str | None:
 
 
 def _measure(version: LoadedModel, rows: Rows) -> _Measured:
-    scores = run_batches(version, ANOMALY_SCORE.name, rows)["score"]
-    rebuilt = run_batches(version, RECONSTRUCT.name, rows)
+    scores = run_version(version, ANOMALY_SCORE.name, rows)["score"]
+    rebuilt = run_version(version, RECONSTRUCT.name, rows)
     return _Measured(common_errors(rows, rebuilt), scores, is_anomaly(scores, version.threshold))
 
 
-def run_batches(version: LoadedModel, signature: str, rows: Rows) -> dict[str, NDArray[Any]]:
-    """All outputs of a signature for all rows, computed batch by batch."""
-    starts = range(0, row_count(rows), ROWS_PER_BATCH)
-    parts = [
-        version.run(signature, {name: array[start : start + ROWS_PER_BATCH] for name, array in rows.items()})
-        for start in starts
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def run_version(version: LoadedModel, signature: str, rows: Rows) -> Results:
+    """All outputs of a signature of a version for any number of rows."""
+    outputs: Results = in_batches(lambda part: version.run(signature, take_rows(rows, part)), row_count(rows))
+    return outputs
 
 
 def common_errors(rows: Rows, rebuilt: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
@@ -247,3 +259,93 @@ def _by_labels(new: _Measured, old: _Measured, labels: NDArray[np.bool_] | None)
         for measure in (roc_auc_score, average_precision_score)
     )
     return auroc, aupr
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What became of a published version."""
+
+    promoted: bool
+    sentence: str
+
+
+def in_production(store: Store, model: str) -> int | None:
+    """The version that answers by default; None when there is none."""
+    try:
+        return store.resolve(model)
+    except (ModelNotFound, VersionNotFound):
+        return None
+
+
+def open_production(store: Store, model: str, version: int) -> LoadedModel | None:
+    """The version in production with its digests checked, or None where it is damaged."""
+    try:
+        return open_version(store.path(model, version), store.verify_digests(model, version))
+    except InvalidVersion:
+        return None
+
+
+def unseen_rows(
+    production: Manifest, split: Split, *, rows: int, sha256: str, blocks: NDArray[np.intp] | None = None
+) -> NDArray[np.intp]:
+    """Test rows that the version in production was not fitted on either, as far as can be known.
+
+    From the same rows its split follows again. Of other rows nothing is known, and all test rows are taken.
+
+    Args:
+        rows, sha256, blocks: number, fingerprint and blocks of the rows that ``split`` divides.
+    """
+    if production.source_sha256 != sha256:
+        return split.test
+    known = {name: production.training[name] for name in ("seed", "split") if name in production.training}
+    theirs = split_rows(rows, TrainingConfig.model_validate(known), blocks=blocks)
+    return split.test[~np.isin(split.test, np.concatenate([theirs.train, theirs.validation]))]
+
+
+def hold_production(store: Store, model: str) -> None:
+    """Let ``production`` name the version that answers now, so that a higher number does not take its place."""
+    version = in_production(store, model)
+    if version is not None and PRODUCTION not in store.aliases(model):
+        store.set_alias(model, PRODUCTION, version)
+
+
+def decide(promotion: Promotion, comparison: Comparison | None, *, version: int, before: int | None) -> Decision:
+    """Whether ``version`` is to be promoted. ``before``: the version in production."""
+    promoted = promotion == "always" or (promotion == "auto" and (before is None or _passed(comparison)))
+    if promoted:
+        reasons = {
+            "always": "as asked",
+            "auto": f"it is not worse than version {before}" if before else "it is the first",
+        }
+        return Decision(True, f"Version {version} is in production now: {reasons[promotion]}.")
+    if before is None:
+        return Decision(False, f"No alias names version {version}, as asked; being the only one, it answers.")
+    if promotion == "never":
+        return Decision(False, f"Version {before} stays in production, as asked.")
+    worse = comparison.worse if comparison else ("It cannot be loaded, so there is nothing to compare with.",)
+    return Decision(False, f"Version {before} stays in production. {' '.join(worse)}")
+
+
+def _passed(comparison: Comparison | None) -> bool:
+    return comparison is not None and comparison.passed
+
+
+def take_labels(dataset: Dataset, column: str) -> tuple[Dataset, NDArray[np.bool_]]:
+    """The data set without one column, and of each row whether that says it is an anomaly (1, true) or not (0, false).
+
+    Raises:
+        DataError: there is no such column, it has other values, or too little is left without it.
+    """
+    numbers = [found.name for found in dataset.schema.columns_of(ColumnType.NUMERIC, ColumnType.BOOLEAN)]
+    if column not in numbers:
+        raise DataError(f"There is no column {column} of 0 and 1, or of true and false, to take for labels.")
+    place = numbers.index(column)
+    values = dataset.rows[INSTANCES][:, place]
+    if not np.isin(values, (0, 1)).all():
+        raise DataError(f"Column {column} has other values than 0 and 1; as labels, 1 is an anomaly and 0 is none.")
+    rows = {**dataset.rows, INSTANCES: np.delete(dataset.rows[INSTANCES], place, axis=1)}
+    if len(numbers) == 1:
+        del rows[INSTANCES]
+    columns = tuple(found for found in dataset.schema.columns if found.name != column)
+    schema = dataset.schema.model_copy(update={"columns": columns, "row_shape": (len(numbers) - 1,)})
+    return check_dataset(replace(dataset, rows=rows, schema=schema)), values == 1

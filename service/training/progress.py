@@ -1,4 +1,4 @@
-"""How a run tells what it is doing: to a terminal, as plain lines, or not at all."""
+"""How a run tells what it is doing: to a terminal, as plain lines, to TensorBoard, or not at all."""
 
 import math
 import sys
@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TextIO
+from pathlib import Path
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -163,3 +164,40 @@ def _losses(epoch: Epoch) -> str:
 
 def _rows_read(read: int, of: int | None) -> str:
     return f"{read:,} rows read" if of is None else f"{read:,} of {of:,} rows read"
+
+
+class TensorBoardReporter:
+    """Passes all on to another reporter and writes each epoch to an event file in a folder."""
+
+    def __init__(self, inner: Reporter, folder: Path) -> None:
+        self._inner, self._folder = inner, folder
+        self._writer: Any = None
+
+    def stage(self, name: str) -> None:
+        self._inner.stage(name)
+
+    def epoch(self, epoch: Epoch) -> None:
+        self._inner.epoch(epoch)
+        self._write("loss/train", epoch.train_loss, epoch.number)
+        self._write("loss/validation", epoch.validation_loss, epoch.number)
+        if not math.isnan(epoch.learning_rate):
+            self._write("learning_rate", epoch.learning_rate, epoch.number)
+        self._writer.flush()
+
+    def rows(self, read: int, of: int | None) -> None:
+        self._inner.rows(read, of)
+
+    def note(self, text: str) -> None:
+        self._inner.note(text)
+
+    def _write(self, tag: str, value: float, step: int) -> None:
+        """What ``tf.summary.scalar`` writes; that one wants the package tensorboard to be there."""
+        from service.runtime.quiet import tf
+
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(self._folder))
+        metadata = tf.compat.v1.SummaryMetadata(
+            plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"), data_class=1
+        )
+        with self._writer.as_default():
+            tf.summary.write(tag, tf.constant(value, tf.float32), step, metadata)

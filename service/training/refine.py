@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from service.runtime.quiet import keras
 from service.schemas import InputSchema
 from service.training.architecture import Autoencoder, build_refiner
 from service.training.config import TrainingConfig, batch_rows, conv_filters
 from service.training.fit import fit
 from service.training.preprocessing import Preprocessing, ScaledRows
 from service.training.progress import Epoch, Reporter, SilentReporter
-from service.training.quiet import keras
 
 REFINING_STEPS = 2000
 """Of the optimizer; never more passes over the rows than the autoencoder was given."""

@@ -12,7 +12,7 @@ from service.codecs.answers import time_text
 from service.schemas import Column, ColumnType, InputSchema
 from service.store import Manifest
 from service.training.data import Dataset
-from service.training.promote import Decision
+from service.training.gate import Decision
 
 SPLITS = ("train", "validation", "test")
 COLUMNS_SHOWN = 50

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from service.runtime.quiet import tf
 from service.schemas import InputSchema
 from service.training.config import TrainingConfig
-from service.training.quiet import tf
 
 LINEAR_LIMIT = 10.0
 MAX_FLOAT32 = float(np.finfo(np.float32).max)

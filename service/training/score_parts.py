@@ -4,14 +4,14 @@ All arithmetic but that of ``Directions`` is in float64, whatever the network co
 difference of large numbers.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.training.quiet import tf
+from service.runtime.quiet import tf
+from service.runtime.signature import in_batches
 
 MAX_CORESET_ROWS = 2048
 NEAREST = (5, 10)
@@ -30,7 +30,6 @@ SMALLEST_LENGTH = 1e-6
 LEAST_SPREAD = 0.01
 """Of the logarithm of a distance, or of a probability, over training rows."""
 MAX_QUANTILES = 256
-ROWS_AT_ONCE = 1024
 MAX_DIRECTIONS = 256
 MAX_COVARIANCE_ROWS = 5_000
 
@@ -41,12 +40,6 @@ def ranges(rows: Matrix) -> Matrix:
     """Largest less least value of each column, 1 where there is no difference but rounding: (columns,)."""
     extent: Matrix = np.ptp(rows, axis=0)
     return np.where(extent > LEAST_RANGE, extent, 1.0)
-
-
-def in_batches(function: Callable[[slice], Any], rows: int) -> Matrix:
-    """What a function of a part of ``rows`` rows gives, for all of them."""
-    parts = (slice(start, start + ROWS_AT_ONCE) for start in range(0, rows, ROWS_AT_ONCE))
-    return np.concatenate([function(part).numpy() for part in parts])
 
 
 def bulk_ranges(rows: Matrix) -> Matrix:

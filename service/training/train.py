@@ -1,6 +1,9 @@
 """The recipe: data, split, fit, calibrate, export, verify, publish."""
 
 import platform
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.errors import ConfigurationError, TrainingFailed
+from service.runtime.drift import feature_reference
 from service.runtime.loaded_model import LoadedModel, open_version
 from service.schemas import take_rows
 from service.store import (
     MODEL_CARD,
+    MODEL_NAME_PATTERN,
     PLOTS,
     REPORT,
     Calibration,
@@ -28,13 +34,19 @@ from service.store import (
 from service.training.checkpoint import Checkpoints
 from service.training.config import TrainingConfig, settle
 from service.training.data import Dataset, read_dataset
-from service.training.gate import Comparison, Promotion, compare
-from service.training.labels import take_labels
+from service.training.gate import (
+    Comparison,
+    Promotion,
+    compare,
+    decide,
+    hold_production,
+    in_production,
+    open_production,
+    take_labels,
+    unseen_rows,
+)
 from service.training.latent import settle_latent
 from service.training.progress import Reporter, SilentReporter
-from service.training.promote import decide, hold_production, in_production, open_production, unseen_rows
-from service.training.publish import check_target, verify
-from service.training.reference import feature_reference
 from service.training.report import TrainingResult, describe_rows, model_card
 from service.training.series import Windows
 from service.training.split import Split, split_rows
@@ -45,8 +57,10 @@ if TYPE_CHECKING:
     from service.training.fit import History
     from service.training.graph import ServingGraph
 
+
 LIBRARIES = ("keras", "numpy", "scikit-learn")
 TENSORFLOW = ("tensorflow", "tensorflow-cpu")
+VERIFY_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +95,7 @@ def train(
     labels: str | None = None,
     checkpoints: Checkpoints | None = None,
     reporter: Reporter | None = None,
-    verify: Callable[[Path], None] = verify,
+    verify: Callable[[Path], None] | None = None,
 ) -> TrainingResult:
     """Train on ``source`` (a path, or ``digits``) and publish the result as the next version of ``model``.
 
@@ -110,7 +124,11 @@ def train(
     started = time.monotonic()
     reporter = reporter or SilentReporter()
     target = Store(store)
-    check_target(target, model)
+    if not re.fullmatch(MODEL_NAME_PATTERN, model, flags=re.ASCII):
+        raise ConfigurationError(
+            "A model's name is 1 to 63 characters of a-z, 0-9, - and _, and starts with a letter or a digit."
+        )
+    target.models()  # a store that cannot be read is found before the training, not after
     reporter.stage("Reading rows")
     dataset = read_dataset(
         source,
@@ -162,13 +180,12 @@ def train_model(
     config = settle(config, dataset.schema, rows=len(split.train))
     reporter.stage("Starting TensorFlow")
     from service.training.architecture import build_autoencoder, start_as_pca
-    from service.training.calibrate import calibrate, calibrate_points
-    from service.training.evaluate import evaluate, find_warnings, scale_splits
+    from service.training.evaluate import calibrate, calibrate_points, evaluate, find_warnings, scale_splits
     from service.training.fit import fit, make_reproducible, use_devices
     from service.training.graph import build_graph, needs_float64
     from service.training.preprocessing import fit_preprocessing
     from service.training.refine import fit_refiner, is_refined
-    from service.training.scores import fit_score, takes_distances
+    from service.training.score import fit_score, takes_distances
 
     device = use_devices()
     reporter.stage(f"Fitting {len(split.train)} rows on {device}")
@@ -231,7 +248,7 @@ def publish_model(
     reporter: Reporter,
     rival: int | None = None,
     labels: NDArray[np.bool_] | None = None,
-    verify: Callable[[Path], None] = verify,
+    verify: Callable[[Path], None] | None = None,
 ) -> tuple[int, Comparison | None]:
     """Export, compare with the version ``rival`` (with the rows' ``labels``), verify in a fresh process and publish.
 
@@ -270,7 +287,7 @@ def publish_model(
         _exhibit(trained, staging.path)
         write_report(staging.path / REPORT, exported, described, test_rows, trained.history)
         reporter.stage("Verifying in a fresh process")
-        number = staging.publish(build_manifest, verify)
+        number = staging.publish(build_manifest, verify or verify_in_fresh_process)
     reporter.stage(f"Published version {number} of {model}")
     return number, comparison
 
@@ -356,3 +373,20 @@ def _libraries() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def verify_in_fresh_process(folder: Path) -> None:
+    """Load the staged version in a fresh process as the service will: digests, signatures, golden outputs.
+
+    Raises:
+        TrainingFailed: it does not load, or does not answer as the trained network did.
+    """
+    command = [sys.executable, "-m", "service.runtime.verify", str(folder)]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=VERIFY_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise TrainingFailed("The exported model took too long to load in a fresh process.") from error
+    if ended.returncode != 0:
+        lines = ended.stderr.strip().splitlines()
+        reason = lines[-1] if lines else f"the process ended with {ended.returncode}"
+        raise TrainingFailed(f"The exported model does not answer as the trained one: {reason}")

@@ -175,9 +175,9 @@ class Objective:
         self._present = ~np.isnan(targets)
 
     def __call__(self, network: Any) -> float:
-        from service.training.graph import map_arrays
+        from service.runtime.signature import in_batches
 
-        rebuilt = map_arrays(lambda rows: network(rows, training=False), self._seen)
+        rebuilt = in_batches(lambda part: network(self._seen[part], training=False), len(self._seen))
         squares = np.where(self._present, np.square(rebuilt - np.nan_to_num(self._targets)), 0.0)
         return float(np.mean([_mean(squares, part & self._present) for part in (self._hidden, ~self._hidden)]))
 
@@ -304,9 +304,9 @@ class Search:
         self, parameters: dict[str, Any], falls_behind: FallsBehind, *, seconds_left: float = math.inf
     ) -> float | None:
         """Fit one configuration; the objective of the weights that it keeps. None: it was stopped, NaN: it diverged."""
+        from service.runtime.quiet import keras
         from service.training.architecture import build_autoencoder, start_as_pca
         from service.training.fit import fit
-        from service.training.quiet import keras
 
         config = self.configured(self.fields(parameters))
         keras.backend.clear_session()

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from service.runtime import drift
-from service.runtime.drift import DriftMonitor
+from service.runtime.drift import DriftMonitor, feature_reference
 from service.schemas import Column, ColumnType, InputSchema
 from service.store import Calibration, Manifest, RowCounts
-from service.training.reference import feature_reference
 
 SCHEMA = InputSchema(kind="tabular", row_shape=(2,), columns=(Column(name="a"), Column(name="b", may_be_missing=True)))
 

@@ -67,7 +67,7 @@ def test_latent_that_is_not_narrower_is_refused() -> None:
 
 def test_keras_model_loads_without_our_code(digits_export: Path) -> None:
     """``model.keras`` holds standard layers only, and its latent has its name."""
-    from service.training.quiet import keras
+    from service.runtime.quiet import keras
 
     network = keras.saving.load_model(digits_export / KERAS_MODEL, safe_mode=True)
     assert network.get_layer("latent").units == 12

@@ -15,7 +15,7 @@ ROWS = np.random.default_rng(0).uniform(0.2, 0.8, (500, 8)).astype(np.float32)
 
 
 def corrupt(kind: str, level: float, *, schema_kind: Any = "image", seed: int = 0) -> NDArray[np.float32]:
-    from service.training.corruption import Corruptor
+    from service.training.fit import Corruptor
     from service.training.scaling import fit_scaling
 
     schema = InputSchema(kind=schema_kind, row_shape=(8,), value_range=(0.0, 1.0) if schema_kind == "image" else None)

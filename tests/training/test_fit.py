@@ -145,7 +145,7 @@ TWO_DEVICES = """
 import sys
 from pathlib import Path
 import numpy as np
-from service.training.quiet import tf
+from service.runtime.quiet import tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from service.training import SilentReporter, load_config

@@ -13,7 +13,7 @@ from service.scoring import conformal_p_values, conformal_threshold, reconstruct
 from service.store import GOLDEN_OUTPUTS, SAMPLE_REQUEST
 from service.training import SilentReporter, load_config
 from service.training.data import Dataset
-from service.training.layout import plain_layout
+from service.training.preprocessing import plain_layout
 from tests.conftest import COLUMNS, table_rows
 from tests.training.conftest import table_dataset
 
@@ -27,13 +27,13 @@ MAX = np.float32(3e38)
 
 
 def load(folder: Path) -> Any:
-    from service.training.quiet import tf
+    from service.runtime.quiet import tf
 
     return tf.saved_model.load(str(folder))
 
 
 def call(loaded: Any, signature: str, rows: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    from service.training.quiet import tf
+    from service.runtime.quiet import tf
 
     outputs = loaded.signatures[signature](instances=tf.constant(rows))
     return {name: output.numpy() for name, output in outputs.items()}
@@ -89,8 +89,8 @@ def test_p_values_and_flags_are_numpys(table_export: Path, table_model: "Trained
 
 def test_ties_count_as_at_least_as_anomalous(table_model: "TrainedModel") -> None:
     """A row that scores exactly as a calibration row is no more anomalous than it."""
+    from service.runtime.quiet import tf
     from service.training.graph import compile_for_rows
-    from service.training.quiet import tf
 
     graph, rows = table_model.graph, tf.constant(table_rows(200, seed=9))
     scores = np.sort(compile_for_rows(graph.scores, graph.schema)(instances=rows).numpy())
@@ -117,8 +117,8 @@ def test_a_row_is_answered_alone_as_in_a_batch(digits_export: Path, table_export
 
 def test_a_row_is_answered_alone_as_in_a_batch_where_nothing_is_left_to_err() -> None:
     """Columns that follow from each other leave errors of the size of float32's rounding; scores agree all the same."""
+    from service.runtime.quiet import tf
     from service.training.graph import compile_for_rows
-    from service.training.quiet import tf
     from service.training.train import train_model
 
     causes = np.random.default_rng(0).normal(size=(3000, 1))
@@ -136,8 +136,8 @@ def test_a_row_is_answered_alone_as_in_a_batch_where_nothing_is_left_to_err() ->
 @pytest.mark.parametrize(("noise", "dtype"), [(1.0, "float32"), (0.0, "float64")])
 def test_wide_rows_are_computed_in_float32_where_it_cannot_be_seen(noise: float, dtype: str) -> None:
     """Where errors are clear, and scores alone and in a batch agree; not where next to nothing is left to err."""
+    from service.runtime.quiet import tf
     from service.training.graph import compile_for_rows
-    from service.training.quiet import tf
     from service.training.train import train_model
 
     random = np.random.default_rng(0)
@@ -196,8 +196,8 @@ def test_the_column_at_fault_contributes_most(table_export: Path) -> None:
 
 def test_blame_is_not_smeared_over_correlated_columns() -> None:
     """A column that leads the latent spoils the others' reconstructions more than its own; it is named all the same."""
-    from service.training.explain import counterfactual_shares, error_shares
-    from service.training.quiet import tf
+    from service.runtime.quiet import tf
+    from service.training.graph import counterfactual_shares, error_shares
     from service.training.scaling import Scaled
     from service.training.score import Passed
 

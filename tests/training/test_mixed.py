@@ -28,13 +28,13 @@ def mixed_model() -> "TrainedModel":
 
 @pytest.fixture(scope="module")
 def loaded(mixed_model: "TrainedModel", tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from service.training.quiet import tf
+    from service.runtime.quiet import tf
 
     return tf.saved_model.load(str(export_model(mixed_model, tmp_path_factory.mktemp("mixed"))))
 
 
 def call(loaded: Any, signature: str, rows: Rows) -> dict[str, Any]:
-    from service.training.quiet import tf
+    from service.runtime.quiet import tf
 
     outputs = loaded.signatures[signature](**{name: tf.constant(array) for name, array in rows.items()})
     return {name: output.numpy() for name, output in outputs.items()}
@@ -109,8 +109,8 @@ def test_labels_never_seen_are_surprising(loaded: Any) -> None:
 
 def test_keras_model_has_no_code_of_ours(mixed_model: "TrainedModel", tmp_path: Path) -> None:
     """Label probabilities and their weights are standard layers."""
+    from service.runtime.quiet import keras
     from service.store import KERAS_MODEL
-    from service.training.quiet import keras
 
     export_model(mixed_model, tmp_path)
     network = keras.saving.load_model(tmp_path / KERAS_MODEL, safe_mode=True)

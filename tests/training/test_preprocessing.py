@@ -60,8 +60,7 @@ def test_a_label_never_seen_lies_far_from_all_others() -> None:
 
 def test_many_labels_share_values() -> None:
     """Of 500 labels the frequent ones keep a value of their own; none is taken for one never seen."""
-    from service.training.preprocessing import fit_preprocessing
-    from service.training.vocabulary import OWN_LABELS, SHARED_VALUES
+    from service.training.preprocessing import OWN_LABELS, SHARED_VALUES, fit_preprocessing
 
     frequent = [b"label %d" % number for number in range(OWN_LABELS) for _ in range(5)]
     labels = np.array([*frequent, *(b"rare %d" % number for number in range(436)), b""], object)[:, None]
@@ -79,7 +78,7 @@ def test_many_labels_share_values() -> None:
 
 def test_the_same_label_in_two_columns_is_two_labels() -> None:
     """One lookup serves all columns; what one has seen is new to another."""
-    from service.training.vocabulary import LabelLookup, fit_vocabularies
+    from service.training.preprocessing import LabelLookup, fit_vocabularies
 
     labels = np.array([[b"a", b"x"], [b"b", b"y"]], object)
     lookup = LabelLookup(fit_vocabularies(labels, [False, False]))
@@ -89,7 +88,7 @@ def test_the_same_label_in_two_columns_is_two_labels() -> None:
 
 def test_cycles_count_where_the_rows_span_them() -> None:
     """Dates without times have no hour; an hour of rows has no cycle at all; later than training counts as latest."""
-    from service.training.clock import CYCLES_MS, fit_clock
+    from service.training.preprocessing import CYCLES_MS, fit_clock
 
     year, week, day = CYCLES_MS
     dates = START_MS + np.arange(30) * DAY_MS

@@ -11,8 +11,7 @@ from tests.conftest import table_rows
 from tests.training.conftest import table_dataset
 
 if TYPE_CHECKING:
-    from service.training.score import Passed
-    from service.training.score_ensemble import EnsembleScore
+    from service.training.score import EnsembleScore, Passed
     from service.training.train import TrainedModel
 
 pytestmark = pytest.mark.tf
@@ -73,7 +72,7 @@ def test_a_rare_value_does_not_stretch_the_bulk() -> None:
 
 def test_what_is_near_among_sparse_rows_is_far_among_dense_ones() -> None:
     """The same distance from a cloud ten times as dense scores higher."""
-    from service.training.score_ensemble import EnsembleScore
+    from service.training.score import EnsembleScore
 
     dense, sparse = 0.1 * normal(500, seed=0, columns=2), normal(500, seed=1, columns=2) + 10
     rows = np.random.default_rng(2).permutation(np.concatenate([dense, sparse]))
@@ -151,7 +150,7 @@ def test_mahalanobis_of_very_wide_rows_stays_small() -> None:
 
 def test_a_typical_row_scores_about_log_two() -> None:
     """A new normal row is below 1.31 nine times in ten, whatever the units; a strange one far above."""
-    from service.training.score_ensemble import EnsembleScore
+    from service.training.score import EnsembleScore
 
     fitted = EnsembleScore.fit(passed(1000 * normal(2000, seed=0)), trim=0.05)
     scores = score(fitted, passed(1000 * normal(1000, seed=1)))
@@ -162,7 +161,7 @@ def test_a_typical_row_scores_about_log_two() -> None:
 
 def test_a_cluster_of_anomalies_in_training_does_not_hide_itself() -> None:
     """Two in a hundred training rows are one dense cluster: others of it still score above nearly all normal rows."""
-    from service.training.score_ensemble import EnsembleScore
+    from service.training.score import EnsembleScore
 
     cluster = 4 + 0.01 * normal(20, seed=1)
     rows = np.random.default_rng(2).permutation(np.concatenate([normal(980, seed=0), cluster]))
@@ -175,7 +174,7 @@ def test_a_cluster_of_anomalies_in_training_does_not_hide_itself() -> None:
 @pytest.mark.parametrize("rows", [4, 9, 40])
 def test_few_rows_and_duplicates_are_enough(rows: int) -> None:
     """Scores are finite and in order with a handful of training rows, even where all but one are the same."""
-    from service.training.score_ensemble import EnsembleScore
+    from service.training.score import EnsembleScore
 
     few = np.zeros((rows, 3))
     few[0] = 1.0
@@ -198,7 +197,7 @@ def test_the_configuration_chooses() -> None:
 
 def test_calibration_rows_are_no_part_of_the_score(table_model: "TrainedModel") -> None:
     """No calibration row is in the coreset: its p-value would not hold."""
-    from service.training.score_ensemble import EnsembleScore
+    from service.training.score import EnsembleScore
 
     fitted = table_model.graph.score
     assert isinstance(fitted, EnsembleScore)

@@ -53,7 +53,7 @@ def test_a_stored_row_is_left_out_itself() -> None:
 @pytest.mark.parametrize("rows", [2, 4, 9])
 def test_few_images_and_black_ones_have_finite_scores(rows: int) -> None:
     """A black image may give nothing at all in a hidden layer, which then has no direction."""
-    from service.training.score_images import HiddenLayersScore
+    from service.training.score import HiddenLayersScore
 
     fitted = HiddenLayersScore.fit(passed(np.zeros((rows, 4), np.float32), error=0.0))
     scores = fitted(passed(np.concatenate([np.zeros((1, 4), np.float32), normal(3, 4, seed=0)]))).numpy()
@@ -63,7 +63,7 @@ def test_few_images_and_black_ones_have_finite_scores(rows: int) -> None:
 def test_both_an_unusual_direction_and_a_great_error_score_high() -> None:
     """A typical image scores about 0.8. One of another kind is found though it is reconstructed well; and one with
     a flaw, which the hidden layers overlook, by its error."""
-    from service.training.score_images import HiddenLayersScore
+    from service.training.score import HiddenLayersScore
 
     usual = np.array([4, 1, 0, 0], np.float32) + 0.2 * normal(500, 4, seed=0)
     fitted = HiddenLayersScore.fit(passed(usual))
@@ -75,7 +75,7 @@ def test_both_an_unusual_direction_and_a_great_error_score_high() -> None:
 
 
 def test_alone_and_in_a_batch_an_image_scores_the_same() -> None:
-    from service.training.score_images import HiddenLayersScore
+    from service.training.score import HiddenLayersScore
 
     fitted = HiddenLayersScore.fit(passed(normal(300, 16, seed=0)))
     rows = passed(normal(64, 16, seed=1))
@@ -93,7 +93,7 @@ def test_a_kind_of_digit_that_was_never_seen_is_found() -> None:
     from sklearn.metrics import roc_auc_score
 
     from service.schemas import INSTANCES
-    from service.training.graph import compile_for_rows, map_rows
+    from service.training.graph import compile_for_rows, run_rows
     from service.training.score import ReconstructionScore
     from service.training.train import train_model
 
@@ -103,14 +103,14 @@ def test_a_kind_of_digit_that_was_never_seen_is_found() -> None:
     graph = train_model(known, load_config("demo", epochs=15), SilentReporter()).graph
 
     def auroc(graph: "ServingGraph") -> float:
-        scores = map_rows(compile_for_rows(graph.scores, graph.schema), {INSTANCES: images})
+        scores = run_rows(compile_for_rows(graph.scores, graph.schema), {INSTANCES: images})
         return float(roc_auc_score(labels == 1, scores))
 
     function = compile_for_rows(graph.scores, graph.schema)
     assert graph.serving.network.output.dtype == "float64"
-    alone = np.concatenate([map_rows(function, {INSTANCES: image[None]}) for image in images[:200]])
+    alone = np.concatenate([run_rows(function, {INSTANCES: image[None]}) for image in images[:200]])
     for size in (3, 8, 50, 200):
-        batches = [map_rows(function, {INSTANCES: images[at : at + size]}) for at in range(0, 200, size)]
+        batches = [run_rows(function, {INSTANCES: images[at : at + size]}) for at in range(0, 200, size)]
         np.testing.assert_array_equal(np.concatenate(batches)[:200], alone)
     assert graph.score.name == "neighbours in hidden layers, and reconstruction error"
     assert auroc(graph) > 0.9 > auroc(replace(graph, score=ReconstructionScore())) + 0.02

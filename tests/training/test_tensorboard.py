@@ -5,15 +5,14 @@ from pathlib import Path
 import pytest
 
 from service.training import SilentReporter
-from service.training.progress import Epoch
-from service.training.tensorboard import TensorBoardReporter
+from service.training.progress import Epoch, TensorBoardReporter
 
 pytestmark = pytest.mark.tf
 
 
 def test_losses_and_learning_rate_by_epoch(tmp_path: Path) -> None:
     """As scalars that TensorBoard shows; read back from the file."""
-    from service.training.quiet import tf
+    from service.runtime.quiet import tf
 
     reporter = TensorBoardReporter(SilentReporter(), tmp_path / "run")
     reporter.stage("Fitting")

@@ -48,7 +48,7 @@ def test_objective_wants_structure_not_the_identity() -> None:
     judge = Objective(scaled[:500], targets[:500], scaled.mean(axis=0), np.arange(6))
 
     def project(rows: Any, *, training: bool) -> Any:
-        from service.training.quiet import tf
+        from service.runtime.quiet import tf
 
         return tf.constant(np.asarray(rows) @ axes.T @ axes)
 
