@@ -9,6 +9,7 @@ import orjson
 
 from service.errors import RowProblem
 from service.schemas import INSTANCES, Column, ColumnType, InputSchema
+from service.tables.dialect import Dialect
 from service.tables.files import CSV, NDJSON, Part, read_batches
 from service.tables.frames import arrow_column
 from service.tables.values import present, typed_cells
@@ -38,13 +39,20 @@ class Chunk:
 
 
 def read_chunks(
-    part: Part, schema: InputSchema, *, batch_rows: int, columns: Sequence[str] = (), as_text: bool = False
+    part: Part,
+    schema: InputSchema,
+    *,
+    batch_rows: int,
+    columns: Sequence[str] = (),
+    as_text: bool = False,
+    decimal_comma: bool = False,
 ) -> Iterator[Chunk]:
     """The rows of a part, at least one chunk of them even where there are none.
 
     Args:
         columns: the file's columns that are the model's, in its order; those of the same names when empty.
         as_text: pass the cells of a CSV file through as they stand, not as numbers.
+        decimal_comma: whether numbers had decimal commas in training, for CSV files that do not show their own mark.
 
     Raises:
         DataError: the file is damaged; the sentence names it.
@@ -56,7 +64,7 @@ def read_chunks(
     first_row = 0
     for table, form in read_batches(part, batch_rows=batch_rows):
         if part.format == CSV:
-            chunk = _of_text(part, table, form, targets, as_text=as_text)
+            chunk = _of_text(part, table, form, targets, as_text=as_text, comma=decimal_comma)
         elif part.format == NDJSON:
             chunk = _of_json(part, table, form, targets)
         else:
@@ -78,14 +86,23 @@ def _with_partition(chunk: Chunk) -> Chunk:
     return chunk
 
 
-def _of_text(part: Part, table: Any, dialect: Any, targets: Mapping[str, Column], *, as_text: bool) -> Chunk:
+def _of_text(
+    part: Part,
+    table: Any,
+    dialect: Dialect,
+    targets: Mapping[str, Column],
+    *,
+    as_text: bool,
+    comma: bool,
+) -> Chunk:
     """Text cells as what the model's columns are."""
     problems: dict[int, RowProblem] = {}
     kept = columns = table
     for at, name in enumerate(table.column_names):
         if name in targets:
             cells = table[name].combine_chunks()
-            values = typed_cells(cells, targets[name], problems, decimal=dialect.decimal(name))
+            decimal = dialect.decimal(name, comma_in_training=comma)
+            values = typed_cells(cells, targets[name], problems, decimal=decimal)
             columns = columns.set_column(at, name, values)
             if not as_text and targets[name].type is not ColumnType.TIMESTAMP:
                 kept = kept.set_column(at, name, _exact(values, present(cells)))

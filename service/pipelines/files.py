@@ -271,7 +271,12 @@ def _scored(plan: Plan, parts: Sequence[Part], scorer: Scorer) -> Iterator[tuple
     def chunks() -> Iterator[Chunk]:
         for part in parts:
             yield from read_chunks(
-                part, scorer.schema, batch_rows=plan.job.batch_rows, columns=scorer.columns, as_text=as_text
+                part,
+                scorer.schema,
+                batch_rows=plan.job.batch_rows,
+                columns=scorer.columns,
+                as_text=as_text,
+                decimal_comma=scorer.decimal_comma,
             )
 
     def score(chunk: Chunk) -> Any:

@@ -94,4 +94,5 @@ def _client(url: str, key: str | None) -> Client:
 def _contract(url: str, key: str | None, model: str, version: int) -> Contract:
     found = _client(url, key).version(model, version)
     schema = InputSchema.model_validate(found["input"])
-    return Contract(schema, frozenset(found["signatures"]), found["source_sha256"] + found["created"])
+    comma = bool(found["training"].get("decimal_comma"))
+    return Contract(schema, frozenset(found["signatures"]), found["source_sha256"] + found["created"], comma)

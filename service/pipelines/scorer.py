@@ -39,6 +39,8 @@ class Contract:
     schema: InputSchema
     signatures: frozenset[str]
     fingerprint: str
+    decimal_comma: bool = False
+    """Whether numbers had decimal commas in the CSV file that the version was trained on."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,11 @@ class Scorer:
     @property
     def schema(self) -> InputSchema:
         return self._contract().schema
+
+    @property
+    def decimal_comma(self) -> bool:
+        """Whether numbers had decimal commas in the CSV file that the version was trained on."""
+        return self._contract().decimal_comma
 
     def __call__(self, table: Table) -> Table:
         """
@@ -287,7 +294,8 @@ def _fingerprint(manifest: Manifest) -> str:
 @lru_cache(maxsize=KEPT_MODELS)
 def _contract(store: str, model: str, version: int) -> Contract:
     manifest = Store(store).manifest(model, version)
-    return Contract(manifest.input, frozenset(manifest.signatures), _fingerprint(manifest))
+    comma = bool(manifest.training.get("decimal_comma"))
+    return Contract(manifest.input, frozenset(manifest.signatures), _fingerprint(manifest), comma)
 
 
 @lru_cache(maxsize=KEPT_MODELS)

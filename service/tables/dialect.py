@@ -1,8 +1,9 @@
 """How a CSV file is written, found out from its first bytes: encoding, delimiter, header, blanks, marks in numbers."""
 
 import csv
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -42,6 +43,8 @@ class Dialect:
     """Bytes of these lines; of a compressed file, after decompression."""
     decimal_commas: frozenset[str] = frozenset()
     """Columns of numbers whose decimal mark is a comma."""
+    settled: bool = True
+    """Whether some column shows which decimal mark there is."""
     notes: tuple[str, ...] = field(default=())
     """What was left out, and what could be read in two ways; sentences."""
 
@@ -49,8 +52,9 @@ class Dialect:
     def names(self) -> list[str]:
         return [name for name in self.header if not name.startswith(LEFT_OUT)]
 
-    def decimal(self, name: str) -> str:
-        return "," if name in self.decimal_commas else "."
+    def decimal(self, name: str, *, comma_in_training: bool = False) -> str:
+        """The decimal mark of a column; that of training where no column of this file shows its own."""
+        return "," if name in self.decimal_commas or (comma_in_training and not self.settled) else "."
 
     def parse_options(self, on_bad_row: Any = None) -> Any:
         from pyarrow import csv as arrow_csv
@@ -101,10 +105,10 @@ def sniff(start: bytes, *, whole: bool = False) -> Dialect:
     if all(NUMBER.fullmatch(cell) for cell in header):
         raise DataError("The first line holds numbers; a header with the columns' names is needed.")
     rest = text[first.end() if first else 0 :].replace("\r\n", "\n").replace("\r", "\n")
-    rows = _cells((rest if whole else rest[: rest.rfind("\n") + 1]).splitlines(keepends=True), delimiter)
+    rows = _cells(io.StringIO(rest if whole else rest[: rest.rfind("\n") + 1]), delimiter)
     columns = [[row[at] for row in rows if at < len(row) and row[at]] for at in range(len(header))]
     names, notes = _names(header, columns)
-    commas, doubts = _decimal_commas(dict(zip(names, columns, strict=True)))
+    commas, settled, doubts = _decimal_commas(dict(zip(names, columns, strict=True)))
     before = text[: first.end() if first else 0]
     return Dialect(
         header=tuple(names),
@@ -115,6 +119,7 @@ def sniff(start: bytes, *, whole: bool = False) -> Dialect:
         lines=2 if hint else 1,
         size=len(before.encode()) + (3 if start.startswith(b"\xef\xbb\xbf") else 0),
         decimal_commas=frozenset(commas),
+        settled=settled,
         notes=(*notes, *doubts),
     )
 
@@ -133,7 +138,7 @@ def _check_header_line(line: str) -> None:
         raise DataError("The file is empty or its first line is; a header with the columns' names is needed.")
 
 
-def _cells(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+def _cells(lines: Iterable[str], delimiter: str) -> list[list[str]]:
     try:
         return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)]
     except csv.Error:  # a cell of more than 128 KiB: probably a quotation mark that is never closed
@@ -173,8 +178,8 @@ def check_names(names: Sequence[str]) -> None:
         seen.add(name)
 
 
-def _decimal_commas(columns: dict[str, list[str]]) -> tuple[list[str], list[str]]:
-    """Columns whose decimal mark is a comma, and notes of those where it could be another mark.
+def _decimal_commas(columns: dict[str, list[str]]) -> tuple[list[str], bool, list[str]]:
+    """Columns whose decimal mark is a comma, whether any column shows its mark, and notes of those that do not.
 
     A comma (a point) before three digits in all cells of a column may stand between thousands: then the other columns
     of the file decide, and if none does, a comma stands between thousands and a point is a decimal mark.
@@ -192,13 +197,13 @@ def _decimal_commas(columns: dict[str, list[str]]) -> tuple[list[str], list[str]
         elif comma or point:
             surely["," if comma else "."].append(name)
     if surely[","] and not surely["."]:
-        return list(columns), []
+        return list(columns), True, []
     notes = [
         f'Column "{name}": a comma before three digits was read as a mark between thousands.'
         for name in unsure
         if not surely["."] and "," in "".join(columns[name])
     ]
-    return surely[","], notes
+    return surely[","], bool(surely[","] or surely["."]), notes
 
 
 _PATTERNS = {

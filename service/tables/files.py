@@ -382,7 +382,7 @@ def _read_csv(part: Part, batch_rows: int, columns: Sequence[str] | None) -> Ite
         for batch in open_csv(stream, part, dialect, names) if part.stop != part.start else ():
             table = pa.Table.from_batches([batch])
             if dialect.blanks and not dialect.quotes:
-                table = pa.table([compute.utf8_trim_whitespace(column) for column in table.columns], names=names)
+                table = pa.table([compute.utf8_trim(column, " ") for column in table.columns], names=names)
             for at in range(0, table.num_rows, batch_rows):
                 count += 1
                 yield table.slice(at, batch_rows), dialect

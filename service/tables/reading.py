@@ -1,7 +1,7 @@
 """Rows of a table for training, from files of any size: what is kept is a uniform sample that fits into memory."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ class Table:
     """Rows in the files that fulfil the conditions, kept or not."""
     notes: tuple[str, ...] = ()
     """What was left out and why; sentences."""
+    decimal_comma: bool = False
+    """Whether the numbers of a CSV file have decimal commas."""
 
 
 def read_table(
@@ -78,7 +80,7 @@ def _read(
     pa.default_memory_pool().release_unused()  # Arrow keeps what the batches took, which may be as much as the rows
     if not sample.offered:
         raise DataError("The file has no rows." if not read else "No row fulfils the conditions of --where.")
-    return _table(readers, sample, selection, file.notes)
+    return replace(_table(readers, sample, selection, file.notes), decimal_comma=file.decimal_comma)
 
 
 def read_columns(file: TableFiles, selection: Selection, *, keep: str | None = None) -> Any:

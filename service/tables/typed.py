@@ -34,6 +34,8 @@ class TableFiles:
         self.rows: int | None = None
         """How many, where the files say."""
         self.notes: tuple[str, ...] = ()
+        self.decimal_comma = False
+        """Whether numbers of CSV files have decimal commas."""
         self._types: dict[str, Any] = {}
         self._as_text: set[str] = set()
         for path in paths:
@@ -51,6 +53,7 @@ class TableFiles:
         if self._kind == CSV:
             dialect = dialect_of(path)
             self.notes = tuple(dict.fromkeys([*self.notes, *dialect.notes]))
+            self.decimal_comma |= bool(dialect.decimal_commas)
             return dialect.names
         if self._kind == NDJSON:
             return list(next(read_batches(Part(0, str(path), NDJSON), batch_rows=BATCH_ROWS))[0])

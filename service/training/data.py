@@ -36,6 +36,8 @@ class Dataset:
     """Rows that the source has, where these are a sample of them."""
     notes: tuple[str, ...] = ()
     """What was left out of the source and why, for the user to see; sentences."""
+    decimal_comma: bool = False
+    """Whether the numbers of the source, a CSV file, have decimal commas."""
 
     series: Series | None = None
     """What the rows are windows of."""
@@ -101,7 +103,7 @@ def read_dataset(
             raise DataError("A table has no images to resize.")
         table = read_table(TableFiles(paths), selection, max_rows=max_rows, seed=seed, progress=progress)
         total = table.total if table.total > row_count(table.rows) else None
-        return check_dataset(Dataset(table.rows, table.schema, name, "", total, table.notes))
+        return check_dataset(Dataset(table.rows, table.schema, name, "", total, table.notes, table.decimal_comma))
     _refuse_names(selection)
     if kind == "pictures":
         instances, schema, notes = read_pictures(paths[0], resize=resize)

@@ -347,7 +347,11 @@ def _manifest(trained: TrainedModel, specs: dict[str, SignatureSpec], *, model: 
         input=trained.dataset.schema,
         signatures=specs,
         latent_dim=trained.graph.latent_dim,
-        training={**config.model_dump(mode="json"), "score": trained.graph.score.name},
+        training={
+            **config.model_dump(mode="json"),
+            "score": trained.graph.score.name,
+            **({"decimal_comma": True} if trained.dataset.decimal_comma else {}),
+        },
         seed=config.seed,
         corruption=noise,
         source=trained.dataset.source,

@@ -168,6 +168,22 @@ def test_a_bad_row(name: str, change: dict[str, object], words: str, tmp_path: P
     assert found["anomaly_score"].isna().tolist() == [at == 1500 for at in range(COUNT)]
 
 
+@pytest.mark.parametrize("target", ["out.csv", "out/"])
+def test_a_run_without_any_result_fails(target: str, tmp_path: Path, scorer: Scorer) -> None:
+    """Empty results for all rows are no success; the sentence says what is wrong with the first row."""
+    frame = rows().head(50)
+    frame["age"] = "old"
+    job = Job(str(write(tmp_path / "in.csv", frame)), f"{tmp_path}/{target}", batch_rows=20)
+    nulls = Scorer.of(scorer, errors="null")
+    with pytest.raises(DataError, match=r"No row has a result; the first one, of .*in\.csv: age: must be a number"):
+        run(job, nulls)
+    assert not list(tmp_path.rglob("out.csv"))
+    assert not list(tmp_path.rglob("part-*"))
+    frame.loc[49, "age"] = 40
+    write(tmp_path / "in.csv", frame)
+    assert run(Job(job.source, f"{tmp_path}/some.csv", batch_rows=20), nulls).rows == 50
+
+
 def test_one_clear_sentence(tmp_path: Path, trained_store: Path) -> None:
     """For what is missing, unknown or in the way."""
     source = write(tmp_path / "in.csv", rows().head(5))

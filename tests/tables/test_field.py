@@ -37,11 +37,11 @@ def write(path: Path, lines: Sequence[str], encoding: str = "utf-8") -> Path:
     return path
 
 
-def scored_rows(path: Path, schema: InputSchema) -> Rows:
+def scored_rows(path: Path, schema: InputSchema, comma: bool = False) -> Rows:
     """The rows of a file as a model of this schema gets them from ``autoencoder score``; all of them fit."""
     parts = []
     for part in plan_parts([str(path)]):
-        for chunk in read_chunks(part, schema, batch_rows=17):
+        for chunk in read_chunks(part, schema, batch_rows=17, decimal_comma=comma):
             columns, problems = model_columns(chunk.columns, schema)
             rows, found = table_rows(columns, schema)
             assert not {**chunk.problems, **problems, **found}
@@ -124,6 +124,15 @@ def test_three_decimals_are_no_thousands(tmp_path: Path) -> None:
     lines = [f"{value:.3f}".replace(".", ",") for value in np.abs(VALUES[:, 0]) / 2]
     dataset = trained_and_scored(write(tmp_path / "a.csv", ["a;b", *(f"{cell};1,5" for cell in lines)]))
     assert dataset.rows["instances"][:, 0].max() < 3
+
+
+def test_a_file_of_few_rows_has_the_marks_of_training(tmp_path: Path) -> None:
+    """A comma before three digits in all its cells is a decimal mark where it was one in training."""
+    lines = [f"{abs(v):.3f};{abs(w):.1f}".replace(".", ",") for v, w in VALUES]
+    dataset = trained_and_scored(write(tmp_path / "a.csv", ["a;b", *lines]))
+    few = write(tmp_path / "few.csv", ["a;b", "1,234;5"])
+    assert scored_rows(few, dataset.schema, dataset.decimal_comma)["instances"].tolist() == [[np.float32(1.234), 5.0]]
+    assert scored_rows(few, dataset.schema)["instances"].tolist() == [[1234.0, 5.0]]
 
 
 @pytest.mark.parametrize("tail", ["", ";;"])
