@@ -1,12 +1,14 @@
 """NumPy's npy format: one array ``(rows, *row_shape)``.
 
-The header is matched against a grammar and not evaluated, objects are never unpickled, and nothing is allocated
-because of what a header claims.
+numpy parses the header, which may hold literals only; objects are never unpickled, and nothing is allocated because of
+what a header claims.
 """
 
 import math
-import re
-from typing import Final
+from functools import lru_cache
+from io import BytesIO
+from tokenize import TokenError
+from typing import Any, Final
 
 import numpy as np
 
@@ -22,17 +24,15 @@ from service.codecs.rows import (
 from service.errors import InvalidRows, MalformedInput, NotAcceptable, RowProblem, UnsupportedMediaType
 from service.schemas import Array, InputSchema, Rows
 
-_MAGIC: Final = b"\x93NUMPY"
 _LENGTH_BYTES: Final = {1: 2, 2: 4, 3: 4}
+"""Bytes of the length of a header, by format version. Versions 2 and 3 differ in how names of fields are written."""
 _MAX_HEADER_BYTES: Final = 4096
-_ENTRY: Final = r"""['"](?:descr['"]\s*:\s*['"]%s['"]|fortran_order['"]\s*:\s*%s|shape['"]\s*:\s*\(%s\))"""
-_ANY_ENTRY: Final = _ENTRY % (r"[^'\"\s]{1,8}", r"(?:True|False)", r"[0-9L,\s]{0,512}")
-_HEADER: Final = re.compile(rf"\{{\s*{_ANY_ENTRY}(?:\s*,\s*{_ANY_ENTRY}){{2}}\s*(?:,\s*)?\}}\s*", re.ASCII)
-_DESCR: Final = re.compile(r"""['"]descr['"]\s*:\s*['"]([<>|=]?)(b1|[iu][1248]|f[248])['"]""", re.ASCII)
-_OTHER_DESCR: Final = re.compile(r"""['"]descr['"]""")
-_ORDER: Final = re.compile(r"""['"]fortran_order['"]\s*:\s*(True|False)""")
-_SHAPE: Final = re.compile(r"""['"]shape['"]\s*:\s*\(([^)]*)\)""")
-_SIZES: Final = re.compile(r"\s*(?:[0-9]{1,18}L?\s*(?:,\s*[0-9]{1,18}L?\s*){0,31},?)?\s*", re.ASCII)
+_MAX_SIZE: Final = 2**62
+_REAL: Final = frozenset(
+    np.dtype(f"{order}{kind}")
+    for order in "<>"
+    for kind in ["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"]
+)
 _NOT_NPY: Final = "The body is not an npy array."
 
 
@@ -47,11 +47,16 @@ def decode_npy(body: bytes | memoryview, schema: InputSchema, *, limits: Limits 
     """
     if not schema.arrays_only:
         raise UnsupportedMediaType("npy cannot carry the categories or times of this model; send JSON or Arrow.")
-    dtype, fortran_order, shape, start = _parse_header(body)
+    start = npy_begins(body)
+    if not 0 < start <= min(len(body), _MAX_HEADER_BYTES):
+        raise MalformedInput(_NOT_NPY)
+    shape, fortran_order, dtype = _parse_header(bytes(body[:start]))
     count = math.prod(shape)
     if count * dtype.itemsize != len(body) - start:
         raise MalformedInput("The size of the npy body is not that of its header.")
-    _check_shape(shape, schema, limits)
+    if len(shape) != len(schema.row_shape) + 1 or shape[1:] != schema.row_shape:
+        raise InvalidRows([RowProblem(None, None, shape_words(schema).replace("must be", "each row must be", 1))])
+    check_row_count(shape[0], schema, limits)
     values: Array = np.frombuffer(body, dtype=dtype, count=count, offset=start)
     if fortran_order:
         values = values.reshape(shape, order="F")
@@ -60,35 +65,27 @@ def decode_npy(body: bytes | memoryview, schema: InputSchema, *, limits: Limits 
     return rows_from_arrays(numbers)
 
 
-def npy_begins(head: bytes) -> int:
-    """Where the array begins in an npy body that begins with ``head``: a guess, 0 where it cannot be told."""
-    length_bytes = _LENGTH_BYTES.get(head[6], 0) if len(head) > 12 else 0
+def npy_begins(head: bytes | memoryview) -> int:
+    """Where the array begins in an npy body that begins with ``head``; 0 where it is none."""
+    length_bytes = _LENGTH_BYTES.get(head[6], 0) if len(head) > 12 and head[:6] == np.lib.format.MAGIC_PREFIX else 0
     return 8 + length_bytes + int.from_bytes(head[8 : 8 + length_bytes], "little") if length_bytes else 0
 
 
-def _parse_header(body: bytes | memoryview) -> tuple[np.dtype[np.generic], bool, tuple[int, ...], int]:
-    if len(body) < 10 or body[:6] != _MAGIC or body[6] not in _LENGTH_BYTES:
-        raise MalformedInput(_NOT_NPY)
-    start = 8 + _LENGTH_BYTES[body[6]]
-    end = start + int.from_bytes(body[8:start], "little")
-    if end - start > _MAX_HEADER_BYTES or end > len(body):
-        raise MalformedInput(_NOT_NPY)
-    header = bytes(body[start:end]).decode("latin-1")
-    descr, order, sizes = _DESCR.findall(header), _ORDER.findall(header), _SHAPE.findall(header)
-    if not _HEADER.fullmatch(header) or len(_OTHER_DESCR.findall(header)) != 1 or len(order) != 1 or len(sizes) != 1:
-        raise MalformedInput(_NOT_NPY)
-    if not descr:
+@lru_cache(maxsize=256)
+def _parse_header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, memory order and dtype that a header says; callers send the same one again and again."""
+    file = BytesIO(head)
+    try:
+        version, _ = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == 1 else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = read(file, max_header_size=_MAX_HEADER_BYTES)
+    except (ValueError, TypeError, MemoryError, RecursionError, SyntaxError, OverflowError, TokenError):
+        raise MalformedInput(_NOT_NPY) from None
+    if dtype not in _REAL:
         raise MalformedInput("The npy array must be of booleans, integers or floats.")
-    if not _SIZES.fullmatch(sizes[0]):
+    if any(not 0 <= size < _MAX_SIZE for size in shape):
         raise MalformedInput(_NOT_NPY)
-    shape = tuple(int(size.strip().rstrip("L")) for size in sizes[0].split(",") if size.strip())
-    return np.dtype("".join(descr[0])), order[0] == "True", shape, end
-
-
-def _check_shape(shape: tuple[int, ...], schema: InputSchema, limits: Limits) -> None:
-    if len(shape) != len(schema.row_shape) + 1 or shape[1:] != schema.row_shape:
-        raise InvalidRows([RowProblem(None, None, shape_words(schema).replace("must be", "each row must be", 1))])
-    check_row_count(shape[0], schema, limits)
+    return shape, fortran_order, dtype
 
 
 def encode_npy(answer: Answer) -> bytes:
@@ -100,7 +97,6 @@ def encode_npy(answer: Answer) -> bytes:
     if not answer.schema.arrays_only and answer.has_named_columns(answer.operation.results[0][1]):
         raise NotAcceptable("npy cannot carry the categories or times of this model; ask for JSON or Arrow.")
     array = np.ascontiguousarray(answer.results[answer.operation.results[0][1]])
-    header = f"{{'descr': '{array.dtype.str}', 'fortran_order': False, 'shape': {array.shape}, }}"
-    padding = -(len(_MAGIC) + 4 + len(header) + 1) % 64
-    text = (header + " " * padding + "\n").encode("latin-1")
-    return b"".join((_MAGIC, b"\x01\x00", len(text).to_bytes(2, "little"), text, array.tobytes()))
+    file = BytesIO()
+    np.lib.format.write_array(file, array, allow_pickle=False)
+    return file.getvalue()
