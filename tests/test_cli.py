@@ -2,7 +2,13 @@
 
 import hashlib
 import json
+import os
+import shlex
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +94,15 @@ def test_list_shows_every_version_with_its_aliases(two_versions: Path) -> None:
     assert len(rows) == 2
     assert "production" in rows[0]
     assert "production" not in rows[1]
+
+
+def test_list_reads_well_in_80_columns(two_versions: Path) -> None:
+    """No word is cut."""
+    Store(two_versions).set_alias(MODEL, "production", 2)
+    result = CliRunner().invoke(app, ["models", "list", "--store", str(two_versions)], env={"COLUMNS": "80"})
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "…" not in result.stdout
+    assert all(word in result.stdout for word in (MODEL, "production", "tabular", "threshold"))
 
 
 def test_list_of_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
@@ -234,7 +249,46 @@ def test_serve_and_health(tmp_path: Path) -> None:
         assert "not ready" in refused("health", "--url", service.url)
 
 
+def test_demo_tries_its_port_first(tmp_path: Path, taken_port: int) -> None:
+    """Another service that listens there would answer in its place; nothing is trained."""
+    sentence = refused("demo", "--store", tmp_path / "store", "--port", taken_port)
+    assert sentence == f"autoencoder: Port {taken_port} is in use: choose another one with --port."
+    assert not (tmp_path / "store").exists()
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_no_process_of_the_demo_outlives_it(tmp_path: Path, number: signal.Signals) -> None:
+    """Its server gives the port back."""
+    publish_fake(Store(tmp_path), model="digits")  # no SavedModel: the server starts, and is never ready
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "service.cli", "demo", "--store", str(tmp_path), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as demo:
+        while not answers(port):
+            assert demo.poll() is None
+            time.sleep(0.1)
+        demo.send_signal(number)
+        assert demo.wait(60) == 128 + number
+    assert not answers(port)
+
+
 # --- train ------------------------------------------------------------------------------------------------------------
+
+
+def test_train_into_what_cannot_be_written_is_noticed_first(tmp_path: Path) -> None:
+    """Before any row is read."""
+    (tmp_path / "file").touch()
+    assert "store" in refused("train", tmp_path / "missing.csv", "--store", tmp_path / "file")
+    if os.geteuid() == 0:
+        pytest.skip("nothing is forbidden to root")
+    (tmp_path / "store").mkdir(0o555)
+    assert "read-only" in refused("train", tmp_path / "missing.csv", "--store", tmp_path / "store")
 
 
 def test_train_without_its_file_is_one_sentence(tmp_path: Path) -> None:
@@ -276,6 +330,29 @@ def test_train_on_a_text_column_names_it_or_takes_it(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("amount,note\n" + "".join(rows))
     sentence = refused("train", tmp_path / "rows.csv", "--store", tmp_path / "store", "--epochs", 1)
     assert "note" in sentence
+
+
+@pytest.mark.tf
+def test_train_on_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    """No version appears. (A limit on the size of files is as near to it as a test may come.)"""
+    csv = write_csv(tmp_path / "rows.csv", table_rows(400, seed=0))
+    command = [
+        sys.executable,
+        "-m",
+        "service.cli",
+        "train",
+        str(csv),
+        "--store",
+        str(tmp_path / "store"),
+        "--epochs",
+        "1",
+    ]
+    limited = f"ulimit -f 60; exec {shlex.join(command)}"  # blocks of 512 or 1,024 bytes
+    ended = subprocess.run(["sh", "-c", limited], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stderr.splitlines()[-1] == "autoencoder: The store could not be written: File too large."
+    assert "Traceback" not in ended.stderr
+    assert Store(tmp_path / "store").versions("rows") == []
 
 
 @pytest.mark.tf

@@ -1,5 +1,6 @@
 """The command ``autoencoder``. Each command imports what it starts, so that help appears at once."""
 
+import errno
 import os
 import sys
 from typing import Any
@@ -9,6 +10,9 @@ import click
 from service import __version__
 from service.cli import score, top, train, tune
 from service.cli.options import STORE_HELP, fail, has_version, store_option
+
+WIDE = 100
+"""Columns of a terminal from which on tables have borders."""
 
 
 class Cli(click.Group):
@@ -26,6 +30,10 @@ class Cli(click.Group):
             fail(f"{error}{place}")
         except (AutoencoderError, SettingsError) as error:
             fail(str(error))
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # click ends quietly where nobody reads on
+                raise
+            fail(f"{error.filename or 'Writing or reading'}: {error.strerror or error}.")
         except KeyboardInterrupt:
             click.echo("\nStopped; the store is as it was.", err=True)
             sys.exit(130)
@@ -142,10 +150,11 @@ def health(url: str) -> None:
 @click.option("--port", type=int, default=8000, show_default=True)
 def demo(store: str, port: int) -> None:
     """Train on the bundled handwritten digits, serve the model, and show what it says; runs until Ctrl-C."""
+    from service.cli.demo import check_port, run_demo
+
+    check_port(port)
     if not has_version(store, "digits"):
         train.train_and_publish({"source": "digits"}, train.training_config("demo", {}), "digits", store)
-    from service.cli.demo import run_demo
-
     run_demo(store, port)
 
 
@@ -161,14 +170,17 @@ def models() -> None:
 @store_option
 def list_models(store: str) -> None:
     """Every model with its versions and aliases."""
+    from rich.box import HEAVY_HEAD
     from rich.console import Console
     from rich.table import Table
 
     from service.errors import InvalidVersion
     from service.store import Store
 
-    opened = Store(store)
-    table = Table("model", "version", "aliases", "created", "kind", "test error", "PCA", "threshold")
+    opened, console = Store(store), Console()
+    table = Table(box=None if console.width < WIDE else HEAVY_HEAD)
+    for name in ("model", "version", "aliases", "created", "kind", "test error", "PCA", "threshold"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("model", "version", "kind"))
     for model in opened.models():
         aliases = opened.aliases(model)
         for version in opened.versions(model):
@@ -178,7 +190,7 @@ def list_models(store: str) -> None:
             except InvalidVersion as error:
                 table.add_row(model, str(version), named, f"[red]{error}[/red]")
     if table.row_count:
-        Console().print(table)
+        console.print(table)
     else:
         click.echo("The store has no version yet: `autoencoder train` makes one.")
 
@@ -195,7 +207,7 @@ def _columns(manifest: Any) -> tuple[str, ...]:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.5g}"
+    return "" if value is None else f"{value:.4g}"
 
 
 @models.command()

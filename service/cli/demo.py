@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,14 +19,31 @@ from service.errors import ConfigurationError
 START_TIMEOUT_S = 120
 ROWS = 60
 MODEL = "digits"
+HOST = "127.0.0.1"
+
+
+def check_port(port: int) -> None:
+    """Find out before training that something else listens there, which would answer in the demo's place.
+
+    Raises:
+        ConfigurationError: the port is taken.
+    """
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the service does
+        try:
+            tried.bind((HOST, port))
+        except OSError as error:
+            raise ConfigurationError(f"Port {port} is in use: choose another one with --port.") from error
 
 
 def run_demo(store: str, port: int) -> None:
-    """Serve ``store``, show a first answer and the page to open, run until Ctrl-C."""
+    """Serve ``store``, show a first answer and the page to open, run until Ctrl-C, SIGTERM or SIGHUP."""
     console = Console()
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://{HOST}:{port}"
     command = [sys.executable, "-m", "service.cli", "serve", "--store", str(store), "--port", str(port)]
     environment = {**os.environ, "AUTOENCODER_LOG_LEVEL": "warning", "AUTOENCODER_DEFAULT_MODEL": MODEL}
+    for number in (signal.SIGTERM, signal.SIGHUP):  # the server ends with this process
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     with subprocess.Popen(command, env=environment, start_new_session=True) as server:
         try:
             with Client(url) as client, console.status("starting the service"):
@@ -45,12 +63,13 @@ def run_demo(store: str, port: int) -> None:
 
 def _wait(client: Client, server: "subprocess.Popen[bytes]", port: int) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not client.ready():
-        if server.poll() is not None:
-            raise ConfigurationError(f"The service did not start; is port {port} in use? Choose another with --port.")
+    while server.poll() is None:
+        if client.ready():
+            return
         if time.monotonic() > deadline:
             raise ConfigurationError("The service was not ready in time.")
         time.sleep(0.1)
+    raise ConfigurationError(f"The service did not start; is port {port} in use? Choose another with --port.")
 
 
 def _show(client: Client, console: Console) -> None:

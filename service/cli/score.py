@@ -11,6 +11,8 @@ from service.cli.options import STORE_VARIABLE, listed
 
 FORMATS = click.Choice(["csv", "parquet", "arrow", "ndjson"])
 SECONDS_BETWEEN_LINES = 10.0
+EXPLAINED_BATCH_ROWS = 64
+"""An explained row takes as long as hundreds of others: small batches keep all cores busy."""
 
 
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -125,7 +127,7 @@ def _run(
         target,
         source_format=source_format,
         target_format=target_format,
-        batch_rows=batch_rows,
+        batch_rows=batch_rows if options.get("explain") is None else min(batch_rows, EXPLAINED_BATCH_ROWS),
         threads=threads or 0,
         resume=resume,
         part_rows=part_rows,

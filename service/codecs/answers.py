@@ -208,10 +208,13 @@ def _observed(rows: Rows, schema: InputSchema, row: int, at: int) -> Any:
 
 
 def _expected(answer: Answer, schema: InputSchema, row: int, at: int) -> Any:
-    """What the model expected there; a boolean is a number from 0 to 1. None where the model does not say."""
+    """What the model expected there; for a boolean the nearer one. None where the model does not say."""
     if at < schema.width:
         numbers = answer.explained.get("expected")
-        return None if numbers is None else numbers[row].reshape(-1)[at]
+        if numbers is None:
+            return None
+        value = numbers[row].reshape(-1)[at]
+        return bool(value >= 0.5) if at in schema.boolean_at else value
     at -= schema.width
     if at < len(schema.categories):
         labels = answer.explained.get(f"expected_{CATEGORIES}")

@@ -498,4 +498,4 @@ def _as_float(value: Any) -> float | None:
 
 
 def _as_text(value: Any) -> str | None:
-    return None if value is None else str(value)
+    return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)

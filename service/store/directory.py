@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -42,6 +43,7 @@ class Directory(Protocol):
     """A home of the store. Paths are relative to its root, with ``/`` between their parts."""
 
     def create(self) -> None: ...
+    def check_writable(self, folder: str) -> None: ...
     def entries(self, folder: str = "") -> dict[str, bool] | None: ...
     def exists(self, relative: str) -> bool: ...
     def read(self, relative: str) -> bytes | None: ...
@@ -89,6 +91,11 @@ class LocalDirectory:
         """Make the root, unless it is there."""
         with writing():
             self.root.mkdir(parents=True, exist_ok=True)
+
+    def check_writable(self, folder: str) -> None:
+        """Raises StoreReadOnly or StoreError where nothing can be written in ``folder``, or in the root without it."""
+        with writing(), tempfile.TemporaryFile(dir=self.path(folder) if self.exists(folder) else self.root):
+            pass
 
     def path(self, relative: str) -> Path:
         return self.root / relative

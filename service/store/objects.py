@@ -120,7 +120,11 @@ class ObjectDirectory:
     def create(self) -> None:
         """Make the store, unless it is there."""
         if not self._bucket.names(""):
-            self._create_once(MARKER, b"autoencoder model store\n")
+            self.check_writable("")
+
+    def check_writable(self, folder: str) -> None:
+        """Raises StoreError where nothing can be written. What is tried is the store's marker."""
+        self._create_once(MARKER, b"autoencoder model store\n")
 
     def make_folder(self, folder: str) -> None:
         """Make a model's folder, unless it is there; the store itself is never made."""

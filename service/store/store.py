@@ -46,6 +46,10 @@ class Store:
         """Make the store itself, unless it is there."""
         self._directory.create()
 
+    def check_writable(self, model: str) -> None:
+        """Raises StoreReadOnly or StoreError where no version of ``model`` could be written."""
+        self._directory.check_writable(model)
+
     def models(self) -> list[str]:
         """Names of the models, sorted; a model may have no version yet."""
         entries = self._directory.entries() or {}

@@ -1,11 +1,13 @@
 """Writing rows with their results: CSV, Parquet, Arrow and NDJSON, whole files at once or nothing."""
 
+import fcntl
+import glob
 import os
 import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
@@ -13,7 +15,7 @@ import orjson
 
 from service.codecs.answers import each_json, interleave
 from service.errors import DataError
-from service.tables.files import ARROW, CSV, NDJSON, PARQUET, STDIO, compression_of
+from service.tables.files import ARROW, CSV, NDJSON, PARQUET, STDIO, compression_of, shown
 from service.tables.frames import check_no_clash
 
 ROW_GROUP_ROWS: Final = 262_144
@@ -216,23 +218,43 @@ def whole_file(path: str, *, as_it_is: bool = False) -> Iterator[Any]:
     """A file that appears under its name, complete and on the disk, or not at all. ``-`` is standard output.
 
     What is written is compressed as the name says, unless it is that already.
+
+    Raises:
+        DataError: it cannot be written.
     """
     if path == STDIO:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        # A compressed stream closes the file that it writes to, so it is opened again to be brought to the disk.
-        with temporary.open("wb") as file, _compressing(file, "" if as_it_is else path) as stream:
+        with _held_file(Path(path), "" if as_it_is else path) as stream:
             yield stream
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{shown(path)} cannot be written: {error.strerror or error}.") from error
+
+
+@contextmanager
+def _held_file(target: Path, compressed_as: str) -> Iterator[Any]:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        _remove_unless_held(left)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    with temporary.open("xb") as held:  # a compressed stream closes the file that it writes to, so there are two
+        fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            with temporary.open("wb") as file, _compressing(file, compressed_as) as stream:
+                yield stream
+            os.fsync(held.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _remove_unless_held(temporary: Path) -> None:
+    """Remove what a run that was killed left; the flock of one that lives keeps its own."""
+    with suppress(OSError), temporary.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        temporary.unlink()
 
 
 def _compressing(file: BinaryIO, path: str) -> AbstractContextManager[Any]:

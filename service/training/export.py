@@ -13,6 +13,7 @@ from service.codecs.answers import label_text, time_text
 from service.runtime.quiet import tf
 from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, ColumnType, InputSchema, Rows, take_rows
 from service.store import GOLDEN_OUTPUTS, KERAS_MODEL, SAMPLE_REQUEST, Calibration, SignatureSpec, TensorSpec
+from service.store.directory import writing
 from service.training.graph import (
     ServingGraph,
     compile_for_rows,
@@ -42,6 +43,9 @@ def export(
     """Write everything that a service loads into ``folder``; what the signatures take and give.
 
     The golden outputs are those of the graph around the trained network, computed before anything is written.
+
+    Raises:
+        StoreError: it cannot be written.
     """
     functions = signatures(graph, calibration, denoises=denoises)
     golden = {name: run_rows(function, sample) for name, function in functions.items()}
@@ -51,14 +55,17 @@ def export(
     exported = {SERVING_DEFAULT: functions[ANOMALY_SCORE.name], **functions}
     if points is not None:
         exported[SCORE_SERIES] = compile_for_series(graph.score_series(points), graph.schema)
-    tf.saved_model.save(module, str(folder), exported)
-    (folder / KERAS_MODEL).parent.mkdir(exist_ok=True)
-    with warnings.catch_warnings():
+    with writing(), warnings.catch_warnings():
+        try:
+            tf.saved_model.save(module, str(folder), exported)
+        except tf.errors.OpError as error:  # a full disk, say
+            raise OSError(None, error.message.rpartition("; ")[2]) from error
+        (folder / KERAS_MODEL).parent.mkdir(exist_ok=True)
         # Keras copies TensorFlow variables in a way that NumPy 2 deprecates.
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         graph.trained.network.save(folder / KERAS_MODEL)
-    _write_json(folder / SAMPLE_REQUEST, request_body(sample, graph.schema))
-    _write_json(folder / GOLDEN_OUTPUTS, {name: _lists(outputs) for name, outputs in golden.items()})
+        _write_json(folder / SAMPLE_REQUEST, request_body(sample, graph.schema))
+        _write_json(folder / GOLDEN_OUTPUTS, {name: _lists(outputs) for name, outputs in golden.items()})
     return {name: _spec(function) for name, function in functions.items()}
 
 

@@ -114,7 +114,8 @@ class BarReporter:
         if self._task is None:
             self._task = self._bars.add_task("epoch", total=epoch.of, losses="")
         self._losses.append(epoch.validation_loss)
-        shown = f"{sparkline(self._losses)}  {_losses(epoch)}"
+        losses = f"loss {epoch.train_loss:.4g}, validation {epoch.validation_loss:.4g}"
+        shown = f"{sparkline(self._losses, 10)} {losses}"
         self._bars.update(self._bars.tasks[0].id, completed=epoch.number, losses=shown)
 
     def rows(self, read: int, of: int | None) -> None:
@@ -137,7 +138,7 @@ def terminal_reporter(stream: TextIO = sys.stderr) -> Iterator[Reporter]:
     columns = (
         TextColumn("{task.description}"),
         MofNCompleteColumn(),
-        BarColumn(bar_width=30),
+        BarColumn(bar_width=8),
         TimeRemainingColumn(),
         TextColumn("{task.fields[losses]}"),
     )

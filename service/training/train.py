@@ -128,7 +128,8 @@ def train(
         raise ConfigurationError(
             "A model's name is 1 to 63 characters of a-z, 0-9, - and _, and starts with a letter or a digit."
         )
-    target.models()  # a store that cannot be read is found before the training, not after
+    target.models()  # a store that can be neither read nor written is found before the training, not after
+    target.check_writable(model)
     reporter.stage("Reading rows")
     dataset = read_dataset(
         source,

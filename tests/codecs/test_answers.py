@@ -117,7 +117,7 @@ def test_contributions() -> None:
             {"feature": "amount", "observed": 7, "expected": 1.5, "share": 0.25},
         ],
         [
-            {"feature": "active", "observed": False, "expected": 1, "share": 0.9},
+            {"feature": "active", "observed": False, "expected": True, "share": 0.9},
             {"feature": "age", "observed": 2, "expected": 2, "share": 0.1},
         ],
     ]

@@ -46,6 +46,13 @@ def test_service_waits_for_the_trained_model() -> None:
     assert SERVICES["train"]["restart"] == "no"
 
 
+def test_the_image_is_built_once() -> None:
+    """By one service; the others wait for it, and nobody asks a registry for it."""
+    ours = {name: service for name, service in SERVICES.items() if service["image"] == "autoencoder-service"}
+    assert [name for name, service in ours.items() if "build" in service] == ["train"]
+    assert all(service["pull_policy"] in ("build", "never") for service in ours.values())
+
+
 def test_train_command_is_understood() -> None:
     """An option that is renamed would stop the demo at its first step."""
     name, *arguments = SERVICES["train"]["command"]

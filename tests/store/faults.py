@@ -472,6 +472,7 @@ def refusals(root: Path) -> Report:
         **{name: lambda work=work: work(store) for name, work in OPERATIONS.items() if name != "publish_naively"},  # type: ignore[misc]
         "delete_alias": lambda: store.delete_alias(MODEL, "production"),
         "new model": lambda: publish(store, model="another"),
+        "trying first": lambda: store.check_writable(MODEL),
     }
     for name, write in writes.items():
         try:

@@ -41,7 +41,7 @@ def test_bar_on_a_terminal() -> None:
         reporter.stage("Calibrating")
         assert [task.completed for task in bars.tasks] == [2]
     assert "Calibrating" in stream.getvalue()
-    assert "█▁  train loss 0.4  validation loss 0.2" in stream.getvalue()
+    assert "█▁ loss 0.4, validation 0.2" in stream.getvalue()
 
 
 def test_sparkline_shows_the_course_of_the_losses() -> None:
