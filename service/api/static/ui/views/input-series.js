@@ -2,7 +2,7 @@
 import { Card, Failure, html, useEffect, useState } from "../parts/base.js";
 import { call } from "../parts/api.js";
 import { LineChart } from "../parts/charts.js";
-import { parseCsv } from "../parts/csv.js";
+import { cellOf, decimalMarks, parseCsv, textOfFile } from "../parts/csv.js";
 import { count, list, number, percent, plural } from "../parts/words.js";
 
 const PAUSE_MS = 250;
@@ -11,10 +11,13 @@ const read = (cell) => (isNumber(cell) ? Number(cell) : null);
 
 /** Points of a text, each with a number for every channel: by the names in its first line, or as they come. */
 export function pointsOf(text, channels) {
-  const records = parseCsv(text.trim()).map(({ cells }) => cells);
+  const records = parseCsv(text.replace(/^\uFEFF/, "").trim()).map(({ cells }) => cells);
   const head = records[0]?.map((cell) => cell.trim()) ?? [];
   if (channels.every((name) => head.includes(name))) {
-    return records.slice(1).map((cells) => channels.map((name) => read(cells[head.indexOf(name)] ?? "")));
+    const columns = channels.map((name) => records.slice(1).map((cells) => cells[head.indexOf(name)] ?? ""));
+    const marks = decimalMarks(columns);
+    const values = columns.map((cells, at) => cells.map((cell) => cellOf(cell, "numeric", marks[at])));
+    return records.slice(1).map((_, row) => values.map((column) => (typeof column[row] === "number" ? column[row] : null)));
   }
   const lines = records.map((cells) => cells.join(" ").trim().split(/[\s,;]+/).filter(Boolean));
   const points = channels.length === 1 ? lines.flat().map((cell) => [cell]) : lines;
@@ -70,7 +73,7 @@ export default function SeriesInput({ schema, samples, start, base, onRow }) {
         <textarea id="series" spellcheck="false" value=${text} onInput=${(event) => setText(event.target.value)}></textarea>
         <span class="hint">${channels.length > 1 ? `${list(channels)}, oldest first` : channels[0]}; or a CSV whose first line names ${channels.length > 1 ? "them" : "it"}</span></div>
       <div class="row">${samples.length > 0 && html`<button type="button" class="button small" onClick=${takeSample}>Another sample</button>`}<button type="button" class="button small" disabled=${!scored} onClick=${spoil}>Spoil one point</button>
-        <label class="button small">From a file<input class="sr" type="file" accept=".csv,.txt,text/*" onChange=${async (event) => event.target.files[0] && setText(await event.target.files[0].text())} /></label></div>
+        <label class="button small">From a file<input class="sr" type="file" accept=".csv,.txt,text/*" onChange=${async (event) => event.target.files[0] && setText(await textOfFile(event.target.files[0]))} /></label></div>
       <${Failure} problem=${problem} />
       ${scored && html`<${Points} scored=${scored} steps=${steps} begin=${begin} onBegin=${(at) => look(scored.points, at)} />`}
     </div><//>`;

@@ -1,7 +1,7 @@
 // A row of a table: a form made of the schema, or a CSV file.
 import { Card, Failure, Tabs, html, useEffect, useState } from "../parts/base.js";
 import { call } from "../parts/api.js";
-import { csvText, rowsOf, save } from "../parts/csv.js";
+import { csvText, rowsOf, save, textOfFile } from "../parts/csv.js";
 import { chief, count, number, percent, plural } from "../parts/words.js";
 
 const MAX_FIELDS = 120;
@@ -124,7 +124,7 @@ function CsvRows({ schema, samples, base, onRow }) {
     }
     setBusy(false);
   };
-  const take = async (file) => { const content = await file.text(); setText(content.length > 200_000 ? "" : content); run(content); };
+  const take = async (file) => { const content = await textOfFile(file); setText(content.length > 200_000 ? "" : content); run(content); };
   const drop = (event) => { event.preventDefault(); setOver(false); if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]); };
   const example = () => {
     const names = schema.columns.map(({ name }) => name);
