@@ -4,7 +4,6 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from service.api.oip import OIPRoutes
 from service.api.openapi import install_openapi
 from service.api.ops import BatchKey, Operations
 from service.api.routes import OperationRoutes
-from service.api.serving import Serving, codec_limits
+from service.api.serving import CodecThreads, Serving, codec_limits
 from service.api.tfserving import TFServingRoutes
 from service.batching import Batcher, BatchLimits
 from service.runtime import ModelManager, ModelStatus
@@ -74,7 +73,7 @@ class Service:
             alert_values=settings.alert_values,
         )
         self.activity = ActivityLog(self.telemetry)
-        self.executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="codec")
+        self.threads = CodecThreads()
         self.operations: Operations
         self.exposed: Callable[[bytes], bytes] = lambda own: own
         """What /metrics shows, of this process's own exposition; a cluster shows all its replicas."""
@@ -90,7 +89,7 @@ class Service:
             telemetry=self.telemetry,
             tracing=self.tracing,
             reception=self.reception,
-            executor=self.executor,
+            threads=self.threads,
             draining=lambda: self.draining,
         )
 
@@ -152,7 +151,7 @@ class Service:
             self.manager.stop()
             self.traffic.stop()
             batcher.close()
-            self.executor.shutdown(wait=False)
+            self.threads.close()
             await asyncio.to_thread(self.tracing.shutdown)
 
     async def _start_grpc(self) -> None:

@@ -170,8 +170,8 @@ class Exchange:
     def content_encoding(self) -> str:
         return self.headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
 
-    async def body(self, limit: int) -> bytes:
-        """The whole body as it was received.
+    async def body(self, limit: int, deadline: float = math.inf) -> bytes:
+        """The whole body as it was received, by ``deadline`` on the event loop's clock and within the body timeout.
 
         Raises:
             TooLarge: it is larger than ``limit``; known at once where its length is announced.
@@ -180,10 +180,12 @@ class Exchange:
             CallerLeft: the connection closed.
         """
         chunks: list[bytes] = []
-        await self._receive_all(limit, lambda _at, chunk: chunks.append(chunk))
+        await self._receive_all(limit, deadline, lambda _at, chunk: chunks.append(chunk))
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def aligned_body(self, limit: int, begins: Callable[[bytes], int]) -> bytes | memoryview:
+    async def aligned_body(
+        self, limit: int, begins: Callable[[bytes], int], deadline: float = math.inf
+    ) -> bytes | memoryview:
         """The same, but a large body in memory of its own, into which the server receives it where it can.
 
         ``begins`` says, from the first bytes of the body, where an array begins in it, which TensorFlow can then take
@@ -195,7 +197,7 @@ class Exchange:
         """
         announced = self._announced(limit)
         if announced < ALIGNED_BYTES:
-            return await self.body(limit)
+            return await self.body(limit, deadline)
         place = memoryview(b"")
 
         def put(at: int, chunk: bytes) -> None:
@@ -206,11 +208,15 @@ class Exchange:
                 raise MalformedInput("The body is longer than its Content-Length.")
             place[at : at + len(chunk)] = chunk
 
-        size = await self._receive_all(limit, put, lambda at: place[at:])
+        size = await self._receive_all(limit, deadline, put, lambda at: place[at:])
         return place[:size]
 
     async def _receive_all(
-        self, limit: int, take: Callable[[int, bytes], None], rest: Callable[[int], memoryview] | None = None
+        self,
+        limit: int,
+        deadline: float,
+        take: Callable[[int, bytes], None],
+        rest: Callable[[int], memoryview] | None = None,
     ) -> int:
         """Give each piece of the body to ``take``, with its place in the body. Returns the size of all.
 
@@ -219,7 +225,7 @@ class Exchange:
         announced = self._announced(limit)
         self.hold(announced)
         self._attend()
-        self._receive_by = asyncio.get_running_loop().time() + self._reception.body_timeout_s
+        self._receive_by = min(deadline, asyncio.get_running_loop().time() + self._reception.body_timeout_s)
         size, more = 0, True
         try:
             while more:

@@ -5,6 +5,7 @@ the rows; what all requests have in common stands here.
 """
 
 import logging
+import math
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterable
@@ -17,7 +18,7 @@ from service import codecs
 from service.api.errors import log_failure
 from service.api.exchange import CallerLeft, Exchange, Headers
 from service.api.ops import Call
-from service.api.serving import LEFT, MIN_COMPRESSED_BYTES, Serving
+from service.api.serving import INLINE_BYTES, LEFT, MIN_COMPRESSED_BYTES, Serving
 from service.runtime.loaded_model import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -50,13 +51,20 @@ class Reply:
 
 
 class Lifecycle:
-    """A context around one request: its span, its stages, its count and its line in the access log."""
+    """A context around one request: its span, its stages, its count and its line in the access log.
 
-    __slots__ = ("_headers", "_operation", "_serving", "_span", "_started", "loaded", "status")
+    Attributes:
+        deadline: an instant of the event loop's clock by which every stage has to end; a protocol sets it.
+        loaded: the version that answers, when it is known.
+        status: what the request is counted with.
+    """
+
+    __slots__ = ("_headers", "_operation", "_serving", "_span", "_started", "deadline", "loaded", "status")
 
     def __init__(self, serving: Serving, operation: str, headers: dict[bytes, bytes]) -> None:
         self.loaded: LoadedModel | None = None
         self.status = LEFT
+        self.deadline = math.inf
         self._serving = serving
         self._operation = operation
         self._headers = headers
@@ -85,11 +93,18 @@ class Lifecycle:
         self.loaded = loaded = find()
         return loaded
 
-    async def decode(self, work: Callable[[], T], *, inline: bool) -> T:
-        """Make rows of bytes: at once, or off the event loop."""
+    async def decode(self, work: Callable[[], T], size: int) -> T:
+        """Make rows of ``size`` bytes, off the event loop where they are many.
+
+        Raises:
+            DeadlineExceeded: it took too long.
+        """
         started = time.perf_counter()
         with self._serving.tracing.stage("decode"):
-            result = work() if inline else await self._serving.in_thread(work)
+            if size <= INLINE_BYTES:
+                result = work()
+            else:
+                result = await self._serving.threads.run(work, size=size, deadline=self.deadline)
         self._serving.telemetry.stage_took("decode", time.perf_counter() - started)
         return result
 
@@ -98,11 +113,18 @@ class Lifecycle:
         with self._serving.tracing.stage("run"):
             return await self._serving.operations().run(call)
 
-    async def encode(self, work: Callable[[], T], *, inline: bool) -> T:
-        """Make bytes of results: at once, or off the event loop."""
+    async def encode(self, work: Callable[[], T], size: int) -> T:
+        """Make an answer of ``size`` bytes of results, off the event loop where they are many.
+
+        Raises:
+            DeadlineExceeded: it took too long.
+        """
         started = time.perf_counter()
         with self._serving.tracing.stage("encode"):
-            result = work() if inline else await self._serving.in_thread(work)
+            if size <= INLINE_BYTES:
+                result = work()
+            else:
+                result = await self._serving.threads.run(work, size=size, deadline=self.deadline)
         self._serving.telemetry.stage_took("encode", time.perf_counter() - started)
         return result
 

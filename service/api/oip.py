@@ -154,13 +154,13 @@ async def infer(
     loaded: LoadedModel,
     body: InferBody,
     *,
-    now: float,
-    timeout_s: float,
+    began: float,
     exchange: Exchange | None = None,
 ) -> InferAnswer:
     """Run the signatures that the outputs of a request belong to; of one that names none, ``anomaly_score``.
 
-    Over HTTP, the ``exchange`` is given up when its caller leaves; gRPC sees to that itself.
+    ``began`` is when the request did, on the event loop's clock. Over HTTP, the ``exchange`` is given up when its
+    caller leaves; gRPC sees to that itself.
 
     Raises:
         InvalidRows: an output that the version does not have, or one twice.
@@ -181,8 +181,8 @@ async def infer(
         )
         signatures = tuple(dict.fromkeys(known[wanted.name][0] for wanted in outputs))
         options = score_options(body.parameters, loaded, signatures)
-        deadline = now + min(timeout_s, _timeout_s(body.parameters))
-        call = Call(loaded, signatures, body.rows, options, deadline)
+        life.deadline = min(life.deadline, began + _timeout_s(body.parameters))
+        call = Call(loaded, signatures, body.rows, options, life.deadline)
         running = life.run(call)
         answer = await (running if exchange is None else exchange.while_connected(running))
     except Exception:
@@ -284,21 +284,19 @@ class OIPRoutes(ProtocolRoutes):
 
     async def _infer(self, exchange: Exchange, life: Lifecycle, loaded: LoadedModel) -> Reply:
         settings, limits = self._serving.settings, self._serving.limits
-        now = asyncio.get_running_loop().time()
-        timeout_s = exchange.timeout_s(settings.request_timeout_ms)
+        began = asyncio.get_running_loop().time()
+        life.deadline = began + exchange.timeout_s(settings.request_timeout_ms)
         json_length = _json_length(exchange.headers.get(HEADER_LENGTH))
         limit = settings.max_json_bytes if json_length is None else settings.max_body_bytes
         most = settings.max_json_bytes if json_length is None else settings.max_decoded_bytes
         content: bytes | memoryview
         if json_length is None or exchange.content_encoding != "identity":
-            content = await self.body(exchange, limit, most)
+            content = await self.body(exchange, limit, most, life.deadline)
         else:
-            content = await exchange.aligned_body(limit, lambda _head: json_length)
+            content = await exchange.aligned_body(limit, lambda _head: json_length, life.deadline)
         decode = partial(decode_infer, content, json_length, loaded.schema, model=loaded.name, limits=limits)
         body = await self.decode(life, exchange, content, decode)
-        answer = await infer(
-            life, self._serving.statistics, loaded, body, now=now, timeout_s=timeout_s, exchange=exchange
-        )
+        answer = await infer(life, self._serving.statistics, loaded, body, began=began, exchange=exchange)
         arrays = [array for _, array in answer.outputs]
         return await self.encode(life, exchange, arrays, lambda: _infer_reply(answer))
 

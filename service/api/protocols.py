@@ -5,6 +5,7 @@ Clients of these protocols send no content type, so bodies are read as they come
 ``{"error": "<text>"}``.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
 from functools import lru_cache
@@ -17,7 +18,7 @@ from service import codecs
 from service.api.errors import log_failure, protocol_refusal
 from service.api.exchange import CallerLeft, Exchange, Headers
 from service.api.lifecycle import DEFLATE, JSON, Lifecycle, Reply, serve
-from service.api.serving import INLINE_BYTES, INLINE_VALUES, Serving
+from service.api.serving import INLINE_BYTES, Serving
 from service.codecs.media_types import parse_preferences
 from service.errors import MalformedInput
 from service.runtime.loaded_model import LoadedModel
@@ -86,15 +87,10 @@ class ProtocolRoutes(ABC):
         """Answer a request that runs a model."""
         await serve(exchange, Lifecycle(self._serving, operation, exchange.headers), find, answer, refusal)
 
-    async def body(self, exchange: Exchange, limit: int, most: int) -> bytes:
+    async def body(self, exchange: Exchange, limit: int, most: int, deadline: float = math.inf) -> bytes:
         """The whole body, decompressed: at most ``limit`` bytes as it comes, ``most`` in the end."""
-        body = await exchange.body(limit)
-        encoding = exchange.content_encoding
-        if encoding == "identity":
-            return body
-        body = await self._serving.in_thread(lambda: codecs.decompress(body, encoding, most))
-        exchange.hold(len(body))
-        return body
+        body = await exchange.body(limit, deadline)
+        return bytes(await self._serving.decompressed(exchange, body, most, deadline))
 
     async def control_body(self, exchange: Exchange) -> dict[str, Any]:
         """The JSON object of a request that carries no rows; nothing is an empty one."""
@@ -109,18 +105,16 @@ class ProtocolRoutes(ABC):
 
     async def decode(self, life: Lifecycle, exchange: Exchange, body: bytes | memoryview, work: Callable[[], T]) -> T:
         """Rows of a body."""
-        inline = len(body) <= INLINE_BYTES
-        if not inline:
+        if len(body) > INLINE_BYTES:
             exchange.hold(len(body))  # its arrays are about as large again
-        return await life.decode(work, inline=inline)
+        return await life.decode(work, len(body))
 
     async def encode(
         self, life: Lifecycle, exchange: Exchange, arrays: Iterable[Array], work: Callable[[], Reply]
     ) -> Reply:
         """The answer with its body, compressed where the caller asks for that."""
         coding = _coding(exchange.headers.get(b"accept-encoding", b""))
-        inline = sum(array.size for array in arrays) <= INLINE_VALUES
-        return await life.encode(lambda: work().compressed(coding), inline=inline)
+        return await life.encode(lambda: work().compressed(coding), sum(array.nbytes for array in arrays))
 
 
 @lru_cache(maxsize=256)

@@ -5,6 +5,7 @@ on to FastAPI, which also documents these routes (``openapi.py``).
 """
 
 import asyncio
+import math
 import re
 from functools import lru_cache, partial
 
@@ -15,14 +16,14 @@ from service.api.errors import PROBLEM_TYPE, problem, problem_body
 from service.api.exchange import Exchange, Headers, answer_headers, request_id
 from service.api.lifecycle import Lifecycle, Reply, model_headers, serve
 from service.api.ops import Call
-from service.api.serving import INLINE_BYTES, INLINE_VALUES, Serving
+from service.api.serving import INLINE_BYTES, Serving
 from service.api.streams import NdjsonExchange
 from service.codecs import Decoded
 from service.errors import AutoencoderError, QueueFull
 from service.runtime import Target
 from service.runtime.loaded_model import LoadedModel
 from service.telemetry import request_id_of_context
-from service.words import JSON, NDJSON, OPERATIONS, PNG, Operation
+from service.words import JPEG, JSON, NDJSON, OPERATIONS, PNG, Operation
 
 Refusal = tuple[int, Headers, bytes]
 """Status, headers and body."""
@@ -120,30 +121,33 @@ class OperationRoutes:
         if request_type == NDJSON:
             await NdjsonExchange(self._serving, exchange, loaded, operation).answer(model_headers(loaded))
             return None
-        deadline = asyncio.get_running_loop().time() + exchange.timeout_s(settings.request_timeout_ms)
+        life.deadline = asyncio.get_running_loop().time() + exchange.timeout_s(settings.request_timeout_ms)
         limit = settings.max_json_bytes if request_type == JSON else settings.max_body_bytes
-        body = await exchange.aligned_body(limit, codecs.ARRAY_BEGINS.get(request_type, _at_once))
-        encoding = exchange.content_encoding
+        body = await exchange.aligned_body(limit, codecs.ARRAY_BEGINS.get(request_type, _at_once), life.deadline)
+        most = settings.max_json_bytes if request_type == JSON else settings.max_decoded_bytes
+        body = await self._serving.decompressed(exchange, body, most, life.deadline)
         decode = partial(
             codecs.decode,
             request_type,
             body,
-            encoding,
             schema=loaded.schema,
             operation=operation,
             query=exchange.query,
             limits=self._serving.limits,
         )
-        inline = encoding == "identity" and len(body) <= INLINE_BYTES
-        decoded = await life.decode(decode, inline=inline)
-        if not inline:
+        # A small image file may be millions of pixels.
+        size = max(len(body), 4 * math.prod(loaded.schema.row_shape)) if request_type in (PNG, JPEG) else len(body)
+        decoded = await life.decode(decode, size)
+        if size > INLINE_BYTES:
             exchange.hold(sum(array.nbytes for array in decoded.rows.values()))
-        call = Call(loaded, (operation.name,), decoded.rows, decoded.options, deadline)
+        call = Call(loaded, (operation.name,), decoded.rows, decoded.options, life.deadline)
         answer = await exchange.while_connected(life.run(call))
         accepted = headers.get(b"accept-encoding")
         coding = None if accepted is None else _answer_encoding(accepted)
-        inline = answer.explain is None and sum(array.size for array in answer.results.values()) <= INLINE_VALUES
-        return await life.encode(partial(_encode, answer_type, answer, decoded, coding), inline=inline)
+        size = sum(array.nbytes for array in answer.results.values())
+        if answer.explain is not None:
+            size += INLINE_BYTES  # reasons take longer than their bytes say
+        return await life.encode(partial(_encode, answer_type, answer, decoded, coding), size)
 
 
 def _refusal(given: str, error: Exception) -> Reply:

@@ -2,28 +2,55 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from service import codecs
 from service.api.access import Access, Role
-from service.api.exchange import Reception
+from service.api.exchange import Exchange, Reception
 from service.api.ops import Operations
 from service.api.signatures import Statistics
+from service.errors import DeadlineExceeded
 from service.runtime import ModelManager
 from service.settings import Settings
 from service.telemetry import Telemetry, Tracing
 
 INLINE_BYTES: Final = 32 * 2**10
-"""Bodies up to this size are decoded on the event loop: handing them to a thread costs more than decoding them."""
-INLINE_VALUES: Final = 8192
-"""Answers up to this many numbers are encoded on the event loop."""
+"""Bodies and results up to this size are decoded and encoded on the event loop: a thread costs more than the work."""
+SMALL_BYTES: Final = 2**20
+"""Bodies and results up to this size have threads of their own."""
 MIN_COMPRESSED_BYTES: Final = 1024
 LEFT: Final = 499
 """Status in the metrics for callers who left before their answer."""
 
 T = TypeVar("T")
+
+
+class CodecThreads:
+    """Threads that decode and encode. Small work has threads of its own, so that it waits behind nothing large."""
+
+    def __init__(self) -> None:
+        self._small = ThreadPoolExecutor(max_workers=2, thread_name_prefix="codec-small")
+        self._large = ThreadPoolExecutor(max_workers=2, thread_name_prefix="codec-large")
+
+    async def run(self, work: Callable[[], T], *, size: int, deadline: float) -> T:
+        """The result of work on ``size`` bytes; ``deadline`` is an instant of the event loop's clock.
+
+        Raises:
+            DeadlineExceeded: it is not there by then. Work that has not begun is dropped; what has begun cannot be
+                stopped and ends with nobody waiting.
+        """
+        threads = self._small if size <= SMALL_BYTES else self._large
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.get_running_loop().run_in_executor(threads, work)
+        except TimeoutError as error:
+            raise DeadlineExceeded("The deadline passed while the request was decoded or encoded.") from error
+
+    def close(self) -> None:
+        self._small.shutdown(wait=False)
+        self._large.shutdown(wait=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +66,7 @@ class Serving:
     telemetry: Telemetry
     tracing: Tracing
     reception: Reception
-    executor: Executor
-    """For decoding and encoding what is too large for the event loop."""
+    threads: CodecThreads
     draining: Callable[[], bool]
     statistics: Statistics = field(default_factory=Statistics)
 
@@ -58,8 +84,24 @@ class Serving:
         self.access.check(headers, Role.CALLER)
         self.operations().check_room()
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.executor, work)
+    async def decompressed(
+        self, exchange: Exchange, body: bytes | memoryview, most: int, deadline: float
+    ) -> bytes | memoryview:
+        """A body without its content coding, at most ``most`` bytes, which its exchange then holds.
+
+        Raises:
+            UnsupportedMediaType, MalformedInput, TooLarge: as ``codecs.decompress`` says.
+            QueueFull: the service holds as many received bytes as it may.
+            DeadlineExceeded: it took too long.
+        """
+        encoding = exchange.content_encoding
+        if encoding == "identity":
+            return body
+        plain = await self.threads.run(
+            lambda: codecs.decompress(bytes(body), encoding, most), size=len(body), deadline=deadline
+        )
+        exchange.hold(len(plain))
+        return plain
 
 
 def codec_limits(settings: Settings) -> codecs.Limits:

@@ -6,8 +6,9 @@ on; what ends the stream early is its last line.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
+from typing import TypeVar
 
 import orjson
 
@@ -24,6 +25,10 @@ QUEUE_RETRY_S = 0.02
 BLOCKS_AHEAD = 2
 """Blocks of one stream that run or wait to be sent."""
 
+PIECE_BYTES = 256 * 2**10
+"""Bytes of lines that are decoded in one go."""
+
+T = TypeVar("T")
 Block = codecs.RowBlock | codecs.BadLine
 
 
@@ -84,10 +89,17 @@ class NdjsonExchange:
 
     async def _blocks(self) -> AsyncIterator[Block]:
         async for chunk in self._chunks:
-            for block in await self._serving.in_thread(partial(_all, self._decoder.feed(chunk))):
-                yield block
-        for block in await self._serving.in_thread(partial(_all, self._decoder.finish())):
+            for at in range(0, len(chunk), PIECE_BYTES):
+                piece = chunk[at : at + PIECE_BYTES]
+                for block in await self._in_thread(partial(_all, self._decoder.feed(piece)), len(piece)):
+                    yield block
+        for block in await self._in_thread(partial(_all, self._decoder.finish()), 0):
             yield block
+
+    async def _in_thread(self, work: Callable[[], T], size: int) -> T:
+        """One step of the stream, within the timeout of a request."""
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        return await self._serving.threads.run(work, size=size, deadline=deadline)
 
     async def _lines(self, block: Block) -> bytes:
         """The answer's lines for a block, as many as it has rows."""
@@ -103,7 +115,8 @@ class NdjsonExchange:
                 return _error_line(error, request_id, block.first_row)
             # By halves, until the rows that the model fails on stand alone.
             return b"".join([await self._lines(half) for half in block.halves()])
-        return await self._serving.in_thread(partial(codecs.encode_ndjson, answer))
+        size = sum(array.nbytes for array in answer.results.values())
+        return await self._in_thread(partial(codecs.encode_ndjson, answer), size)
 
     async def _run(self, block: codecs.RowBlock) -> codecs.Answer:
         """A full queue makes a stream wait: its caller is already being answered."""
@@ -123,7 +136,7 @@ class NdjsonExchange:
             self._started = True
             await self._exchange.start_stream(NDJSON.encode(), [*headers, *self._encoding_headers()])
         if self._compressor is not None and lines:
-            lines = await self._serving.in_thread(partial(self._compressor.feed, lines))
+            lines = await self._in_thread(partial(self._compressor.feed, lines), len(lines))
         async with asyncio.timeout(self._stall_s):  # a caller who does not read what it asked for
             await self._exchange.send_part(lines)
 

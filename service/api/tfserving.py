@@ -155,12 +155,14 @@ class TFServingRoutes(ProtocolRoutes):
                 f"Expected {kind} signature method_name to be tensorflow/serving/{method}. Was: {METHOD_NAME}"
             )
         settings = self._serving.settings
-        deadline = asyncio.get_running_loop().time() + exchange.timeout_s(settings.request_timeout_ms)
-        content = await self.body(exchange, settings.max_json_bytes, settings.max_json_bytes)
+        life.deadline = asyncio.get_running_loop().time() + exchange.timeout_s(settings.request_timeout_ms)
+        content = await self.body(exchange, settings.max_json_bytes, settings.max_json_bytes, life.deadline)
         decode = partial(decode_predict, content, loaded.schema, model=loaded.name, limits=self._serving.limits)
         body = await self.decode(life, exchange, content, decode)
         signature = checked_signature(loaded, body.signature)
-        answer = await exchange.while_connected(life.run(Call(loaded, (signature,), body.rows, NO_OPTIONS, deadline)))
+        answer = await exchange.while_connected(
+            life.run(Call(loaded, (signature,), body.rows, NO_OPTIONS, life.deadline))
+        )
         wanted = loaded.manifest.signatures[signature].outputs
         results = {name: answer.results[name] for name in sorted(wanted) if name in answer.results}
         return await self.encode(

@@ -14,6 +14,7 @@ from service.codecs.compression import (
     Decompressor,
     choose_encoding,
     compress,
+    compression_of,
     decompress,
 )
 from service.codecs.images import decode_image, encode_png
@@ -45,6 +46,7 @@ __all__ = [
     "choose_encoding",
     "choose_media_type",
     "compress",
+    "compression_of",
     "decode",
     "decode_arrow",
     "decode_image",

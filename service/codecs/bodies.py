@@ -7,7 +7,6 @@ from typing import Any, Final
 from service.codecs.answers import Answer, encode_json, encode_ndjson
 from service.codecs.arrow import decode_arrow, encode_arrow
 from service.codecs.arrow_bounds import arrow_begins
-from service.codecs.compression import decompress
 from service.codecs.images import decode_image, encode_png
 from service.codecs.json_rows import decode_json
 from service.codecs.npy import decode_npy, encode_npy, npy_begins
@@ -40,21 +39,17 @@ def answer_types(operation: Operation) -> tuple[str, ...]:
 def decode(
     media_type: str,
     body: bytes | memoryview,
-    encoding: str,
     *,
     schema: InputSchema,
     operation: Operation,
     query: Mapping[str, str],
     limits: Limits,
 ) -> Decoded:
-    """Rows and options of a whole body; NDJSON has a decoder of its own.
+    """Rows and options of a whole body, decompressed; NDJSON has a decoder of its own.
 
     Raises:
-        RequestError: what is wrong with the body, its encoding, its rows or the options.
+        RequestError: what is wrong with the body, its rows or the options.
     """
-    if encoding != "identity":
-        most = limits.max_json_bytes if media_type == JSON else limits.max_decoded_bytes
-        body = decompress(bytes(body), encoding, most)
     content = b"" if media_type in (NPY, ARROW) else bytes(body)  # as it is: only arrays come as anything else
     if media_type == JSON:
         if query:

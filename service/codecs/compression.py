@@ -17,6 +17,7 @@ ANSWER_ENCODINGS: Final = ("zstd", "gzip")
 _ALIASES: Final = {"x-gzip": "gzip", "": "identity"}
 _GZIP_WBITS: Final = 31
 _ZLIB_WBITS: Final = 15
+_ZLIB_BEGINS: Final = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 _SLICE_BYTES: Final = 64 * 2**10
 _MAX_MEMBERS: Final = 4096
 _MAX_ZSTD_WINDOW_LOG: Final = 23
@@ -134,6 +135,13 @@ def decompress(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
     """A whole body at once; see ``Decompressor`` for the errors."""
     decompressor = Decompressor(encoding, max_bytes)
     return decompressor.feed(body) + decompressor.finish()
+
+
+def compression_of(message: bytes) -> str | None:
+    """The coding of a compressed protobuf message, by its first bytes; no message that is not compressed has them."""
+    if message.startswith(b"\x1f\x8b"):
+        return "gzip"
+    return "deflate" if message[:2] in _ZLIB_BEGINS else None
 
 
 def compress(body: bytes, encoding: str) -> bytes:

@@ -1,7 +1,8 @@
 """NDJSON: one row a line, decoded while it arrives.
 
 The answer to a stream has begun long before its end, so a bad line does not end it: it becomes a ``BadLine`` in its
-place, which the answer names in the same place, and the rows around it are answered as ever.
+place, which the answer names in the same place, and the rows around it are answered as ever. A stream of bad lines
+above all ends: an error takes longer than a row.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from service.schemas import InputSchema, Rows
 
 _DEFAULT_BLOCK_ROWS: Final = 256
 _DEFAULT_LINE_BYTES: Final = 2**20
+_MAX_BAD_LINES: Final = 1000
+"""Bad lines that a stream may have, and as many more as it has rows."""
 _BLANK: Final = b" \t\r"
 
 
@@ -72,9 +75,16 @@ class NdjsonDecoder:
         self._unfinished_bytes = 0
         self._skipping = False
         self._next_row = 0
+        self._bad_lines = 0
+        self._ended = False
 
     def feed(self, chunk: bytes) -> Iterator[RowBlock | BadLine]:
-        """What the lines hold that ``chunk`` completes. Exhaust the iterator before the next call."""
+        """What the lines hold that ``chunk`` completes. Exhaust the iterator before the next call.
+
+        Raises:
+            MalformedInput: most lines so far are bad, and these are many.
+        """
+        self._check_bad_lines()
         first, *others = chunk.split(b"\n")
         self._keep(first)
         if not others:
@@ -84,7 +94,8 @@ class NdjsonDecoder:
         yield from self._decode(lines)
 
     def finish(self) -> Iterator[RowBlock | BadLine]:
-        """What the last line holds, where no line end followed it."""
+        """What the last line holds, where no line end followed it; the errors are those of ``feed``."""
+        self._check_bad_lines()
         yield from self._decode([self._take()])
 
     def _keep(self, piece: bytes) -> None:
@@ -104,7 +115,14 @@ class NdjsonDecoder:
     def _decode(self, lines: Sequence[bytes | None]) -> Iterator[RowBlock | BadLine]:
         full = [line for line in lines if line is None or line.strip(_BLANK)]
         for start in range(0, len(full), self._block_rows):
+            if self._bad_lines > _MAX_BAD_LINES + (self._next_row - self._bad_lines):
+                self._ended = True  # the next call says so, behind what was decoded until now
+                return
             yield from self._decode_block(full[start : start + self._block_rows])
+
+    def _check_bad_lines(self) -> None:
+        if self._ended:
+            raise MalformedInput(f"{self._bad_lines} of the first {self._next_row} lines are no rows of this model.")
 
     def _decode_block(self, lines: Sequence[bytes | None]) -> Iterator[RowBlock | BadLine]:
         numbers = self._numbers_fast(lines)
@@ -170,6 +188,7 @@ class NdjsonDecoder:
     def _bad_line(self, error: RequestError) -> BadLine:
         row = self._next_row
         self._next_row += 1
+        self._bad_lines += 1
         if isinstance(error, InvalidRows):
             error = InvalidRows([replace(problem, row=row) for problem in error.problems], str(error))
         return BadLine(row, error)

@@ -1,6 +1,6 @@
 """Bodies as they arrive, piece by piece."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -116,14 +116,21 @@ async def test_answers_are_sent_whole_where_the_server_can(answers: bool) -> Non
     assert sent == ([] if answers else [start, {"type": "http.response.body", "body": b"content"}])
 
 
-@pytest.mark.parametrize("more", [(), (at_once,)])
-async def test_what_is_held_is_the_body_and_is_given_back(more: tuple[Callable[[bytes], int], ...]) -> None:
+@pytest.mark.parametrize("aligned", [False, True])
+async def test_what_is_held_is_the_body_and_is_given_back(aligned: bool) -> None:
     """Joined or aligned: no more than the limit of one body, and nothing once the exchange is released."""
+
+    async def receive(exchange: Exchange) -> None:
+        if aligned:
+            await exchange.aligned_body(ALIGNED_BYTES, at_once)
+        else:
+            await exchange.body(ALIGNED_BYTES)
+
     exchange, reception = exchange_of(pieces_of(bytes(ALIGNED_BYTES), 2**16), announced=ALIGNED_BYTES)
-    await (exchange.aligned_body if more else exchange.body)(ALIGNED_BYTES, *more)
+    await receive(exchange)
     assert reception.held == ALIGNED_BYTES
     exchange.release()
     assert reception.held == 0
     exchange, _ = exchange_of([b""], announced=ALIGNED_BYTES + 1)
     with pytest.raises(TooLarge):
-        await (exchange.aligned_body if more else exchange.body)(ALIGNED_BYTES, *more)
+        await receive(exchange)

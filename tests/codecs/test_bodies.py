@@ -1,6 +1,5 @@
 """Bodies of any media type."""
 
-import gzip
 import io
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from PIL import Image
 
 from service.codecs import ARRAY_BEGINS, Answer, Decoded, Limits, answer_types, decode, encode
-from service.errors import InvalidOption, NotAcceptable, TooLarge, UnsupportedMediaType
+from service.errors import InvalidOption, NotAcceptable, UnsupportedMediaType
 from service.schemas import Array, InputSchema
 from service.words import ANOMALY_SCORE, ARROW, DENOISE, ENCODE, JPEG, JSON, NDJSON, NPY, OPERATIONS, PNG, RECONSTRUCT
 from tests.codecs.samples import IMAGE, NUMBERS, npy
@@ -21,9 +20,9 @@ PIXELS = np.array([[0, 51, 102], [153, 204, 255]], np.uint8)
 VALUES = (PIXELS / 255).astype(np.float32)[None]
 
 
-def decoded(media_type: str, body: bytes | memoryview, encoding: str = "identity", **more: Any) -> Decoded:
+def decoded(media_type: str, body: bytes | memoryview, **more: Any) -> Decoded:
     given: dict[str, Any] = {"schema": IMAGE, "operation": ANOMALY_SCORE, "query": {}, "limits": Limits()} | more
-    return decode(media_type, body, encoding, **given)
+    return decode(media_type, body, **given)
 
 
 def _png() -> bytes:
@@ -42,10 +41,8 @@ BODIES = {
 
 @pytest.mark.parametrize("media_type", BODIES)
 def test_every_encoding_gives_the_same_rows(media_type: str) -> None:
-    """Compressed or not."""
-    body = BODIES[media_type]
-    for rows in (decoded(media_type, body).rows, decoded(media_type, gzip.compress(body), "gzip").rows):
-        np.testing.assert_allclose(rows["instances"], VALUES, rtol=1e-6)
+    """As they are."""
+    np.testing.assert_allclose(decoded(media_type, BODIES[media_type]).rows["instances"], VALUES, rtol=1e-6)
 
 
 @pytest.mark.parametrize("media_type", ARRAY_BEGINS)
@@ -83,20 +80,10 @@ def test_only_arrow_is_passed_through() -> None:
         decoded(NPY, BODIES[NPY], query={"passthrough": "true"})
 
 
-def test_json_has_its_own_limit() -> None:
-    """Parsing takes longer than copying, so that less of it may come out of a compressed body."""
-    body = gzip.compress(BODIES[JSON] + b" " * 5000)
-    with pytest.raises(TooLarge):
-        decoded(JSON, body, "gzip", limits=Limits(max_json_bytes=5000))
-    decoded(NPY, gzip.compress(BODIES[NPY]), "gzip", limits=Limits(max_json_bytes=10))
-
-
 def test_unknown_encodings_are_refused() -> None:
-    """Of the body and of its compression."""
+    """And images, of a model that takes none."""
     with pytest.raises(UnsupportedMediaType):
         decoded("text/plain", b"")
-    with pytest.raises(UnsupportedMediaType):
-        decoded(JSON, BODIES[JSON], "br")
     with pytest.raises(UnsupportedMediaType):
         decoded(JPEG, BODIES[PNG], schema=NUMBERS)
 

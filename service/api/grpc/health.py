@@ -6,10 +6,11 @@ from typing import Any, Final
 
 import grpc
 
-from service.api.grpc.messages import message_class, parse
+from service.api.errors import protocol_refusal
+from service.api.grpc.messages import message_class
 from service.api.grpc.methods import CODES, Context, Incoming
 from service.api.serving import Serving
-from service.errors import MalformedInput
+from service.errors import AutoencoderError
 
 SERVICE: Final = "grpc.health.v1.Health"
 MAX_WATCHERS: Final = 64
@@ -42,15 +43,16 @@ class Health:
     async def _named(self, context: Context) -> str:
         incoming = Incoming(self._serving, context, "health")
         try:
-            return str(parse("grpc.health.v1.HealthCheckRequest", await incoming.message()).service)
+            return str((await incoming.control_message("grpc.health.v1.HealthCheckRequest")).service)
+        except AutoencoderError as error:
+            status, text, _ = protocol_refusal(error)
+            await context.abort(CODES[status], text)
+            raise
         finally:
             incoming.release()
 
     async def _check(self, _messages: Any, context: Context) -> bytes:
-        try:
-            status = self._status(await self._named(context))
-        except MalformedInput as error:
-            await context.abort(CODES[400], str(error))
+        status = self._status(await self._named(context))
         if status == _SERVICE_UNKNOWN:
             await context.abort(CODES[404], "There is no such service.")
         return _response(status)

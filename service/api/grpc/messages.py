@@ -5,23 +5,40 @@ TensorFlow, Triton's client and others register too, in a pool that a process ha
 own, so that all of them can be in one process.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
+import numpy as np
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from service.errors import MalformedInput
+from service.errors import MalformedInput, TooLarge
 
 DESCRIPTORS: Final = "descriptors.pb"
 _VARINT: Final = 0
 _LENGTH_DELIMITED: Final = 2
 _FIXED: Final = {1: 8, 5: 4}
 _MAX_VARINT: Final = 10
+_FIELD_BYTES: Final = 64
+"""What a field takes at the least when it is parsed, its Python object included."""
+_MIN_FIELD_BYTES: Final = 2
+_MAX_DEPTH: Final = 100
+"""As protobuf has it."""
+_MAX_SPLIT_FIELDS: Final = 2**14
+_PACKED_BYTES: Final = {
+    FieldDescriptor.CPPTYPE_INT32: 4,
+    FieldDescriptor.CPPTYPE_UINT32: 4,
+    FieldDescriptor.CPPTYPE_ENUM: 4,
+    FieldDescriptor.CPPTYPE_INT64: 8,
+    FieldDescriptor.CPPTYPE_UINT64: 8,
+    FieldDescriptor.CPPTYPE_BOOL: 1,
+}
+"""Types whose packed values may be one byte each on the wire: what a value takes in memory."""
 _NOT_A_MESSAGE: Final = "The request is not a message of this method."
 
 
@@ -40,15 +57,55 @@ def message_class(full_name: str) -> Any:
     return GetMessageClass(descriptor_pool().FindMessageTypeByName(full_name))
 
 
-def parse(full_name: str, content: bytes) -> Any:
-    """
+def parse(full_name: str, content: bytes, most: int) -> Any:
+    """A message, of about ``most`` bytes at most when it is parsed.
+
     Raises:
         MalformedInput: the bytes are not such a message.
+        TooLarge: it would take more; known before it is parsed.
     """
+    if len(content) * (_FIELD_BYTES // _MIN_FIELD_BYTES) > most:
+        _check_parsed_size(full_name, content, most)
     try:
         return message_class(full_name).FromString(content)
     except DecodeError:
         raise MalformedInput(_NOT_A_MESSAGE) from None
+
+
+def _check_parsed_size(full_name: str, content: bytes, most: int) -> None:
+    """Add up what the fields of a message take when they are parsed, which may be 32 times the message."""
+    size, inside = 0, [(_costs(full_name), 0, len(content))]
+    while inside:
+        costs, at, end = inside.pop()
+        while at < end:
+            tag, at = _read_varint(content, at)
+            first, at = _value(content, at, tag & 7)
+            size += _FIELD_BYTES
+            cost = costs.get(tag)
+            if type(cost) is int:
+                size += cost * int(np.count_nonzero(np.frombuffer(content, np.uint8, at - first, first) < 0x80))
+            if size > most:
+                raise TooLarge(f"The message has more fields and values than fit into {most} bytes.")
+            if type(cost) is str and at > first:
+                inside.append((costs, at, end))
+                costs, at, end = _costs(cost), first, at
+            if len(inside) > _MAX_DEPTH:
+                raise MalformedInput(_NOT_A_MESSAGE)
+        if at > end:
+            raise MalformedInput(_NOT_A_MESSAGE)
+
+
+@cache
+def _costs(full_name: str) -> Mapping[int, str | int]:
+    """Fields of a message that need a look, by tag: the name of their message, or bytes of a packed value."""
+    found: dict[int, str | int] = {}
+    for described in descriptor_pool().FindMessageTypeByName(full_name).fields:
+        tag = described.number << 3 | _LENGTH_DELIMITED
+        if described.message_type is not None:
+            found[tag] = described.message_type.full_name
+        elif described.cpp_type in _PACKED_BYTES:
+            found[tag] = _PACKED_BYTES[described.cpp_type]
+    return found
 
 
 def split_field(content: bytes, number: int) -> tuple[bytes, list[memoryview]]:
@@ -56,6 +113,7 @@ def split_field(content: bytes, number: int) -> tuple[bytes, list[memoryview]]:
 
     Raises:
         MalformedInput: the bytes are not a message.
+        TooLarge: it has too many fields.
     """
     view, at, rest, values = memoryview(content), 0, [], []
     while at < len(content):
@@ -66,6 +124,8 @@ def split_field(content: bytes, number: int) -> tuple[bytes, list[memoryview]]:
             values.append(view[first:at])
         else:
             rest.append(view[start:at])
+        if len(values) + len(rest) > _MAX_SPLIT_FIELDS:
+            raise TooLarge(f"The message may have at most {_MAX_SPLIT_FIELDS} inputs, outputs and parameters.")
     return b"".join(rest), values
 
 

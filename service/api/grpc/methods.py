@@ -3,19 +3,26 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Any, Final
 
 import grpc
 
 from service.api.access import Role
 from service.api.errors import log_failure, protocol_refusal
 from service.api.exchange import request_id
+from service.api.grpc.messages import parse
 from service.api.lifecycle import Lifecycle
-from service.api.serving import INLINE_BYTES, Serving
-from service.errors import DeadlineExceeded, MalformedInput
+from service.api.serving import Serving
+from service.codecs import compression_of, decompress
+from service.errors import DeadlineExceeded, MalformedInput, TooLarge
 from service.telemetry import request_id_of_context
 
-T = TypeVar("T")
+MESSAGE_OVERHEAD_BYTES: Final = 64 * 2**10
+"""What a message may have beside the bytes of its tensors."""
+MAX_CONTROL_BYTES: Final = 64 * 2**10
+"""Of messages that carry no rows."""
+
 Context = Any
 """``grpc.aio.ServicerContext``, which is not typed."""
 
@@ -43,46 +50,51 @@ class Incoming:
         self.request_id = request_id(self.headers)
         request_id_of_context.set(self.request_id)
         self.life = Lifecycle(serving, operation, self.headers)
+        own, left = serving.settings.request_timeout_ms / 1000, context.time_remaining()
+        timeout_s = own if left is None else min(own, max(0.0, left))
+        self.life.deadline = asyncio.get_running_loop().time() + timeout_s
         self._context = context
         self._held = 0
 
-    @property
-    def timeout_s(self) -> float:
-        """Time that this call may take: the caller's where it is shorter than the service's own."""
-        own = self.serving.settings.request_timeout_ms / 1000
-        left = self._context.time_remaining()
-        return own if left is None else min(own, max(0.0, left))
-
-    async def message(self) -> bytes:
-        """The whole request message; gRPC has bounded it.
+    async def message(self, most: int | None = None) -> bytes:
+        """The whole request message, decompressed: at most ``most`` bytes, by default those of the largest body.
 
         Raises:
             DeadlineExceeded: it did not arrive in time.
             QueueFull: the service holds as many received bytes as it may.
-            MalformedInput: there is none.
+            MalformedInput: there is none, or it is not compressed as it says.
+            TooLarge: it is larger.
         """
+        settings, deadline = self.serving.settings, self.life.deadline
+        most = most or settings.max_body_bytes + MESSAGE_OVERHEAD_BYTES
         try:
-            async with asyncio.timeout(self.serving.settings.body_timeout_s):
-                content = await self._context.read()
+            async with asyncio.timeout(settings.body_timeout_s), asyncio.timeout_at(deadline):
+                content: bytes = await self._context.read()
         except TimeoutError as error:
             raise DeadlineExceeded("The message did not arrive in time.") from error
         if not isinstance(content, bytes):
             raise MalformedInput("The call has no message.")
-        self.serving.reception.hold(len(content))
-        self._held = len(content)
+        self._hold(len(content))
+        if len(content) > most:
+            raise TooLarge(f"The message may have at most {most} bytes.")
+        coding = compression_of(content)
+        if coding is not None:
+            work = partial(decompress, content, coding, most)
+            content = await self.serving.threads.run(work, size=len(content), deadline=deadline)
+            self._hold(len(content))
         return content
+
+    async def control_message(self, full_name: str) -> Any:
+        """The message of a method that takes no rows; the errors are those of ``message``."""
+        return parse(full_name, await self.message(MAX_CONTROL_BYTES), self.serving.limits.max_decoded_bytes)
+
+    def _hold(self, size: int) -> None:
+        self.serving.reception.hold(size)
+        self._held += size
 
     def release(self) -> None:
         self.serving.reception.release(self._held)
         self._held = 0
-
-    async def decode(self, size: int, work: Callable[[], T]) -> T:
-        """Make rows of a message of ``size`` bytes, off the event loop where they are many."""
-        return await self.life.decode(work, inline=size <= INLINE_BYTES)
-
-    async def encode(self, size: int, work: Callable[[], T]) -> T:
-        """Make a message of ``size`` bytes of results, off the event loop where they are many."""
-        return await self.life.encode(work, inline=size <= INLINE_BYTES)
 
     def refuse(self, error: Exception) -> int:
         """End the call with an error; gives its status as HTTP has it."""

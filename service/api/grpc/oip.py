@@ -78,10 +78,6 @@ def methods() -> tuple[Method, ...]:
     )
 
 
-async def _request(incoming: Incoming, name: str) -> Any:
-    return parse(f"inference.{name}Request", await incoming.message())
-
-
 def _response(method: str, /, **fields: Any) -> bytes:
     content: bytes = message_class(f"inference.{method}Response")(**fields).SerializeToString()
     return content
@@ -96,7 +92,7 @@ async def _server_ready(incoming: Incoming) -> bytes:
 
 
 async def _model_ready(incoming: Incoming) -> bytes:
-    request = await _request(incoming, "ModelReady")
+    request = await incoming.control_message("inference.ModelReadyRequest")
     try:
         acquire(incoming.serving.manager, request.name, request.version)
     except (NotFound, NotReady):
@@ -109,26 +105,26 @@ async def _server_metadata(_incoming: Incoming) -> bytes:
 
 
 async def _model_metadata(incoming: Incoming) -> bytes:
-    request = await _request(incoming, "ModelMetadata")
+    request = await incoming.control_message("inference.ModelMetadataRequest")
     manager = incoming.serving.manager
     loaded = acquire(manager, request.name, request.version)
     return _response("ModelMetadata", **model_metadata(loaded, manager.model(loaded.name)))
 
 
 async def _repository_index(incoming: Incoming) -> bytes:
-    request = await _request(incoming, "RepositoryIndex")
+    request = await incoming.control_message("inference.RepositoryIndexRequest")
     models = repository_index(incoming.serving.manager, only_ready=request.ready)
     return _response("RepositoryIndex", models=models)
 
 
 async def _load(incoming: Incoming) -> bytes:
-    request = await _request(incoming, "RepositoryModelLoad")
+    request = await incoming.control_message("inference.RepositoryModelLoadRequest")
     await load_model(incoming.serving.manager, request.model_name)
     return _response("RepositoryModelLoad")
 
 
 async def _unload(incoming: Incoming) -> bytes:
-    request = await _request(incoming, "RepositoryModelUnload")
+    request = await incoming.control_message("inference.RepositoryModelUnloadRequest")
     unload_model(incoming.serving.manager, request.model_name)
     return _response("RepositoryModelUnload")
 
@@ -137,21 +133,20 @@ async def _unload(incoming: Incoming) -> bytes:
 
 
 async def _model_infer(incoming: Incoming) -> bytes:
-    serving = incoming.serving
-    now, timeout_s, limits = asyncio.get_running_loop().time(), incoming.timeout_s, serving.limits
-    content = await incoming.message()
+    serving, began = incoming.serving, asyncio.get_running_loop().time()
+    limits, content = serving.limits, await incoming.message()
 
     def decode() -> tuple[LoadedModel, InferBody, bool]:
         fields, raw = split_field(content, _RAW_INPUT)
-        request = parse("inference.ModelInferRequest", fields)
+        request = parse("inference.ModelInferRequest", fields, limits.max_decoded_bytes)
         loaded = acquire(serving.manager, request.model_name, request.model_version)
         incoming.life.loaded = loaded
         return loaded, _body(request, raw, loaded, limits), bool(raw)
 
-    loaded, body, is_raw = await incoming.decode(len(content), decode)
-    answer = await infer(incoming.life, serving.statistics, loaded, body, now=now, timeout_s=timeout_s)
+    loaded, body, is_raw = await incoming.life.decode(decode, len(content))
+    answer = await infer(incoming.life, serving.statistics, loaded, body, began=began)
     size = sum(array.nbytes for _, array in answer.outputs)
-    return await incoming.encode(size, lambda: _encode(answer, is_raw=is_raw))
+    return await incoming.life.encode(lambda: _encode(answer, is_raw=is_raw), size)
 
 
 def _body(request: Any, raw: list[memoryview], loaded: LoadedModel, limits: Limits) -> InferBody:

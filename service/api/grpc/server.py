@@ -10,7 +10,7 @@ from grpc import aio
 
 from service.api.grpc import oip, tfserving
 from service.api.grpc.health import Health
-from service.api.grpc.methods import service_handler
+from service.api.grpc.methods import MESSAGE_OVERHEAD_BYTES, service_handler
 from service.api.serving import Serving
 from service.errors import ConfigurationError
 from service.settings import Settings
@@ -20,8 +20,6 @@ log = logging.getLogger(__name__)
 FRAME_BYTES: Final = 2**20
 """Large tensors come in fewer pieces than with HTTP/2's 16 KiB."""
 IDLE_CONNECTION_MS: Final = 300_000
-MESSAGE_OVERHEAD_BYTES: Final = 64 * 2**10
-"""What a message may have beside the bytes of its tensors."""
 
 
 class GrpcServer:
@@ -64,6 +62,8 @@ class GrpcServer:
 def _options(settings: Settings) -> list[tuple[str, Any]]:
     return [
         ("grpc.max_receive_message_length", settings.max_body_bytes + MESSAGE_OVERHEAD_BYTES),
+        # gRPC would decompress up to that size for all calls at once; here it is bounded as for HTTP.
+        ("grpc.per_message_decompression", 0),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", settings.max_header_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_header_bytes),

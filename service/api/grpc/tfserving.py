@@ -1,6 +1,5 @@
 """TensorFlow Serving over gRPC: ``tensorflow.serving.PredictionService`` and ``ModelService``."""
 
-import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -93,25 +92,24 @@ def _spec(loaded: LoadedModel, signature: str = "") -> Any:
 
 async def _predict(incoming: Incoming) -> bytes:
     serving = incoming.serving
-    deadline = asyncio.get_running_loop().time() + incoming.timeout_s
     content, limits = await incoming.message(), serving.limits
 
     def decode() -> tuple[LoadedModel, Any, Rows]:
-        request = parse("tensorflow.serving.PredictRequest", content)
+        request = parse("tensorflow.serving.PredictRequest", content, limits.max_decoded_bytes)
         loaded = _choice(serving.manager, request).acquire()
         incoming.life.loaded = loaded
         checked_signature(loaded, request.model_spec.signature_name)
         return loaded, request, _rows(request, loaded, limits)
 
-    loaded, request, rows = await incoming.decode(len(content), decode)
+    loaded, request, rows = await incoming.life.decode(decode, len(content))
     named = request.model_spec.signature_name
     signature = checked_signature(loaded, named)
     wanted = _wanted(loaded, signature, request.output_filter)
-    answer = await incoming.life.run(Call(loaded, (signature,), rows, NO_OPTIONS, deadline))
+    answer = await incoming.life.run(Call(loaded, (signature,), rows, NO_OPTIONS, incoming.life.deadline))
     results = {name: answer.results[name] for name in wanted}
     size = sum(array.nbytes for array in results.values())
     spec = _spec(loaded, named or _DEFAULT_SIGNATURE)
-    return await incoming.encode(size, lambda: _response(spec, results))
+    return await incoming.life.encode(lambda: _response(spec, results), size)
 
 
 def _wanted(loaded: LoadedModel, signature: str, output_filter: Sequence[str]) -> list[str]:
@@ -189,7 +187,7 @@ def _proto(array: Array) -> list[bytes | memoryview]:
 
 
 async def _metadata(incoming: Incoming) -> bytes:
-    request = parse("tensorflow.serving.GetModelMetadataRequest", await incoming.message())
+    request = await incoming.control_message("tensorflow.serving.GetModelMetadataRequest")
     if list(request.metadata_field) != [SIGNATURE_DEF]:
         raise InvalidOption(f"metadata_field must be '{SIGNATURE_DEF}', the only one that is supported")
     loaded = _choice(incoming.serving.manager, request).acquire()
@@ -218,7 +216,7 @@ def _describe(described: Any, tensor: TensorSpec, name: str) -> None:
 
 
 async def _status(incoming: Incoming) -> bytes:
-    request = parse("tensorflow.serving.GetModelStatusRequest", await incoming.message())
+    request = await incoming.control_message("tensorflow.serving.GetModelStatusRequest")
     _, statuses = _choice(incoming.serving.manager, request).statuses()
     response = message_class("tensorflow.serving.GetModelStatusResponse")()
     for status in sorted(statuses, key=lambda status: -status.version):
