@@ -46,15 +46,18 @@ def fake_manifest(
     model: str = MODEL,
     columns: Sequence[str] = (),
     denoises: bool = True,
+    image: tuple[int, int] | None = None,
 ) -> Manifest:
-    """The manifest of a fake version."""
+    """The manifest of a fake version; ``image`` is height and width of the rows that it decodes, and cannot run."""
     spec = TensorSpec(dtype="float32", shape=(None, WIDTH))
     names = [name for name in OUTPUTS if denoises or name != "denoise"]
     return Manifest(
         model=model,
         version=number,
         created=datetime(2025, 1, 1, tzinfo=UTC),
-        input=InputSchema(kind="tabular", row_shape=(WIDTH,), columns=tuple(Column(name=name) for name in columns)),
+        input=InputSchema(kind="tabular", row_shape=(WIDTH,), columns=tuple(Column(name=name) for name in columns))
+        if image is None
+        else InputSchema(kind="image", row_shape=image, value_range=(0.0, 255.0)),
         signatures={
             name: SignatureSpec(inputs={INSTANCES: spec}, outputs=dict.fromkeys(OUTPUTS[name], spec)) for name in names
         },
@@ -73,12 +76,18 @@ def fake_manifest(
 
 
 def publish_fake(
-    store: Store, *, model: str = MODEL, columns: Sequence[str] = (), denoises: bool = True, size_bytes: int = 0
+    store: Store,
+    *,
+    model: str = MODEL,
+    columns: Sequence[str] = (),
+    denoises: bool = True,
+    image: tuple[int, int] | None = None,
+    size_bytes: int = 0,
 ) -> int:
     """Publish the next version of a model that ``load_fake`` loads; the number that it got."""
 
     def manifest(number: int, digests: dict[str, str]) -> Manifest:
-        return fake_manifest(number, digests, model=model, columns=columns, denoises=denoises)
+        return fake_manifest(number, digests, model=model, columns=columns, denoises=denoises, image=image)
 
     with store.stage(model) as staging:
         (staging.path / ASSETS).mkdir()

@@ -24,8 +24,8 @@ _VARINT: Final = 0
 _LENGTH_DELIMITED: Final = 2
 _FIXED: Final = {1: 8, 5: 4}
 _MAX_VARINT: Final = 10
-_FIELD_BYTES: Final = 64
-"""What a field takes at the least when it is parsed, its Python object included."""
+_FIELD_BYTES: Final = 128
+"""What a short field takes when it is parsed and its value is an element of an array."""
 _MIN_FIELD_BYTES: Final = 2
 _MAX_DEPTH: Final = 100
 """As protobuf has it."""
@@ -57,29 +57,37 @@ def message_class(full_name: str) -> Any:
     return GetMessageClass(descriptor_pool().FindMessageTypeByName(full_name))
 
 
-def parse(full_name: str, content: bytes, most: int) -> Any:
-    """A message, of about ``most`` bytes at most when it is parsed.
-
+def parse(full_name: str, content: bytes) -> Any:
+    """
     Raises:
         MalformedInput: the bytes are not such a message.
-        TooLarge: it would take more; known before it is parsed.
     """
-    if len(content) * (_FIELD_BYTES // _MIN_FIELD_BYTES) > most:
-        _check_parsed_size(full_name, content, most)
     try:
         return message_class(full_name).FromString(content)
     except DecodeError:
         raise MalformedInput(_NOT_A_MESSAGE) from None
 
 
-def _check_parsed_size(full_name: str, content: bytes, most: int) -> None:
-    """Add up what the fields of a message take when they are parsed, which may be 32 times the message."""
+def check_parsed_size(full_name: str, content: bytes, most: int) -> None:
+    """Check that the fields of a message take about ``most`` bytes when they are parsed, which may be 64 times its own.
+
+    Raises:
+        MalformedInput: the bytes are not a message.
+        TooLarge: they take more.
+    """
+    if len(content) * (_FIELD_BYTES // _MIN_FIELD_BYTES) <= most:
+        return
     size, inside = 0, [(_costs(full_name), 0, len(content))]
     while inside:
         costs, at, end = inside.pop()
         while at < end:
-            tag, at = _read_varint(content, at)
-            first, at = _value(content, at, tag & 7)
+            tag, first = content[at], at + 2
+            if tag < 0x80 and not tag & 5 and first <= end and content[at + 1] < 0x80:
+                # As below, for short fields, of which there may be many.
+                at = first + content[at + 1] if tag & _LENGTH_DELIMITED else first
+            else:
+                tag, at = _read_varint(content, at)
+                first, at = _value(content, at, tag & 7)
             size += _FIELD_BYTES
             cost = costs.get(tag)
             if type(cost) is int:

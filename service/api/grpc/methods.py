@@ -86,7 +86,7 @@ class Incoming:
 
     async def control_message(self, full_name: str) -> Any:
         """The message of a method that takes no rows; the errors are those of ``message``."""
-        return parse(full_name, await self.message(MAX_CONTROL_BYTES), self.serving.limits.max_decoded_bytes)
+        return parse(full_name, await self.message(MAX_CONTROL_BYTES))
 
     def _hold(self, size: int) -> None:
         self.serving.reception.hold(size)

@@ -8,7 +8,7 @@ import numpy as np
 
 from service import __version__
 from service.api.access import Role
-from service.api.grpc.messages import field, message_bytes, message_class, parse, split_field
+from service.api.grpc.messages import check_parsed_size, field, message_bytes, message_class, parse, split_field
 from service.api.grpc.methods import Incoming, Method
 from service.api.oip import (
     SERVER_NAME,
@@ -56,6 +56,7 @@ _CONTENTS: Final[Mapping[str, str]] = {
     BYTES: "bytes_contents",
 }
 """Where the protocol has the elements of each datatype; 16-bit floats are sent raw only."""
+_REQUEST: Final = "inference.ModelInferRequest"
 _RAW_INPUT: Final = 7
 _RAW_OUTPUT: Final = 6
 _OUTPUT: Final = 5
@@ -137,8 +138,9 @@ async def _model_infer(incoming: Incoming) -> bytes:
     limits, content = serving.limits, await incoming.message()
 
     def decode() -> tuple[LoadedModel, InferBody, bool]:
+        check_parsed_size(_REQUEST, content, limits.max_decoded_bytes)
         fields, raw = split_field(content, _RAW_INPUT)
-        request = parse("inference.ModelInferRequest", fields, limits.max_decoded_bytes)
+        request = parse(_REQUEST, fields)
         loaded = acquire(serving.manager, request.model_name, request.model_version)
         incoming.life.loaded = loaded
         return loaded, _body(request, raw, loaded, limits), bool(raw)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from service.api.grpc.messages import field, message_bytes, message_class, parse
+from service.api.grpc.messages import check_parsed_size, field, message_bytes, message_class, parse
 from service.api.grpc.methods import Incoming, Method
 from service.api.ops import Call
 from service.api.signatures import SERVING_DEFAULT, signature_names
@@ -34,6 +34,7 @@ from service.words import ANOMALY_SCORE
 
 PREDICTION_SERVICE: Final = "tensorflow.serving.PredictionService"
 MODEL_SERVICE: Final = "tensorflow.serving.ModelService"
+_REQUEST: Final = "tensorflow.serving.PredictRequest"
 SIGNATURE_DEF: Final = "signature_def"
 _DEFAULT_SIGNATURE: Final = SERVING_DEFAULT
 _ERROR_CODES: Final = {"OK": 0, "UNKNOWN": 2}
@@ -95,7 +96,8 @@ async def _predict(incoming: Incoming) -> bytes:
     content, limits = await incoming.message(), serving.limits
 
     def decode() -> tuple[LoadedModel, Any, Rows]:
-        request = parse("tensorflow.serving.PredictRequest", content, limits.max_decoded_bytes)
+        check_parsed_size(_REQUEST, content, limits.max_decoded_bytes)
+        request = parse(_REQUEST, content)
         loaded = _choice(serving.manager, request).acquire()
         incoming.life.loaded = loaded
         checked_signature(loaded, request.model_spec.signature_name)
