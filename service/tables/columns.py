@@ -4,7 +4,7 @@ Types are taken from the file, or inferred where it has text only; what the user
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,28 +33,9 @@ class Found:
     note: str = ""
 
 
-class ColumnReader(Protocol):
-    """Reads one column."""
+def reader_of(name: str, type_: Any, wanted: ColumnType | None) -> "ColumnReader":
+    """What reads a column of an Arrow type, wanted as another one where the user says so.
 
-    is_number: ClassVar[bool]
-    """Whether ``read`` gives float32."""
-    name: str
-
-    def read(self, chunk: Any) -> Array:
-        """Values (rows,) of an Arrow array, in a form that is compact to keep."""
-        ...
-
-    def finish(self, values: Array, rows: NDArray[np.int64]) -> Found:
-        """The column that all kept values make; ``rows`` are their row numbers.
-
-        Raises:
-            DataError: they do not make one; the sentence names the row.
-        """
-        ...
-
-
-def reader_of(name: str, type_: Any, wanted: ColumnType | None) -> ColumnReader:
-    """
     Raises:
         DataError: columns of this type cannot be used, or not as what they are wanted for.
     """
@@ -65,10 +46,13 @@ def reader_of(name: str, type_: Any, wanted: ColumnType | None) -> ColumnReader:
     is_text = any(
         test(type_) for test in (kinds.is_string, kinds.is_large_string, kinds.is_binary, kinds.is_large_binary)
     )
-    is_number = any(test(type_) for test in (kinds.is_integer, kinds.is_floating, kinds.is_decimal, kinds.is_boolean))
+    is_number = kinds.is_boolean(type_) or any(
+        test(type_) for test in (kinds.is_integer, kinds.is_floating, kinds.is_decimal)
+    )
+    is_time = kinds.is_timestamp(type_) or kinds.is_date(type_)
     if kinds.is_null(type_):
         return NumberReader(name, is_boolean=False)
-    if not (is_text or is_number or kinds.is_timestamp(type_) or kinds.is_date(type_)):
+    if not (is_text or is_number or is_time):
         raise DataError(f'Column "{name}" holds neither numbers, booleans, text nor times; {_drop(name)}.')
     if wanted is ColumnType.CATEGORICAL:
         return LabelReader(name, wanted=wanted)
@@ -89,8 +73,6 @@ MIN_STEPS = 1_000
 
 
 class NumberReader:
-    is_number: ClassVar[bool] = True
-
     def __init__(self, name: str, *, is_boolean: bool) -> None:
         self.name, self._is_boolean = name, is_boolean
         self._low, self._high = np.inf, -np.inf
@@ -129,23 +111,19 @@ class NumberReader:
             minimum=float(np.nanmin(values)),
             maximum=float(np.nanmax(values)),
         )
-        return Found(column, values, self._lost())
-
-    def _lost(self) -> str:
-        """A note where float32 makes one number of many: they are far from 0 and close to each other."""
+        # Numbers far from 0 and close to each other: float32 makes one of many.
         spread, step = self._high - self._low, float(np.spacing(np.float32(max(abs(self._low), abs(self._high)))))
         if not 0 < spread < MIN_STEPS * step:
-            return ""
-        return (
+            return Found(column, values)
+        note = (
             f'Column "{self.name}" holds large numbers that lie close together: differences below {step:g} are lost '
             f"in float32. Subtract {self._low:.0f} from it, in requests too, or {_drop(self.name)}."
         )
+        return Found(column, values, note)
 
 
 class LabelReader:
     """Text as numbers of the labels that were seen, below 0 where it is missing."""
-
-    is_number: ClassVar[bool] = False
 
     def __init__(self, name: str, *, wanted: ColumnType | None) -> None:
         self.name, self._wanted = name, wanted
@@ -160,17 +138,14 @@ class LabelReader:
             encoded = chunk.cast(pa.string()).dictionary_encode()
         except pa.ArrowInvalid as error:
             raise DataError(f'Column "{self.name}" is not UTF-8 text; {_drop(self.name)}.') from error
-        codes = [self._code(label) for label in encoded.dictionary.to_pylist()]
+        known = self._codes
+        codes = [
+            -1 if not label else known.setdefault(label, len(known)) if len(known) <= MAX_LABELS else 0
+            for label in encoded.dictionary.to_pylist()
+        ]
         places = np.asarray(encoded.indices.fill_null(len(codes)))
         numbers: Array = np.array([*codes, -1], np.int64)[places]
         return numbers
-
-    def _code(self, label: str) -> int:
-        if not label:
-            return -1
-        if len(self._codes) > MAX_LABELS:
-            return 0
-        return self._codes.setdefault(label, len(self._codes))
 
     def finish(self, values: Array, rows: NDArray[np.int64]) -> Found:
         present = values[values >= 0]
@@ -185,8 +160,12 @@ class LabelReader:
             self._refuse_mixture(values, rows, labels, counts)
         too_many = len(used) > max(FEW_LABELS, FREE_TEXT_SHARE * len(present))
         if len(self._codes) > MAX_LABELS or (self._wanted is None and too_many):
-            return Found(None, note=_free_text(self.name, len(self._codes)))
-        self._refuse_nul(values, rows, labels)
+            many = f"more than {MAX_LABELS}" if len(known) > MAX_LABELS else str(len(known))
+            note = f'Column "{self.name}" has {many} different texts, like an identifier or free text; it was left out.'
+            advice = " To use it all the same, call it categorical in a schema file (--schema)."
+            return Found(None, note=note + (advice if len(known) <= MAX_LABELS else ""))
+        if broken := {code for code, label in labels.items() if "\0" in label}:
+            raise DataError(f'Row {_first(values, broken, rows)}, column "{self.name}": the text holds a NUL byte.')
         by_code = np.full(int(used.max()) + 2, b"", object)  # the last one for what is missing
         by_code[used] = [label.encode() for label in labels.values()]
         frequent = [labels[int(code)] for code in used[np.argsort(-counts, kind="stable")[:LABELS_SHOWN]]]
@@ -227,48 +206,34 @@ class LabelReader:
                 f"correct it, {_drop(self.name)}, or call it categorical in a schema file (--schema)."
             )
 
-    def _refuse_nul(self, values: Array, rows: NDArray[np.int64], labels: dict[int, str]) -> None:
-        broken = {code for code, label in labels.items() if "\0" in label}
-        if broken:
-            raise DataError(f'Row {_first(values, broken, rows)}, column "{self.name}": the text holds a NUL byte.')
-
 
 class TextReader:
     """Text that is times, if most of the first of it is, and labels otherwise."""
-
-    is_number: ClassVar[bool] = False
 
     def __init__(self, name: str, *, wanted: ColumnType | None) -> None:
         if wanted is ColumnType.BOOLEAN:
             raise DataError(f'Column "{name}" holds text; it cannot be boolean.')
         self.name = name
         self._labels, self._times = LabelReader(name, wanted=wanted), TimeReader(name)
-        self._chosen: ColumnReader | None = self._times if wanted is ColumnType.TIMESTAMP else None
-        if wanted is ColumnType.NUMERIC:
-            self._chosen = self._labels
+        self._chosen: TimeReader | LabelReader | None = None
+        if wanted is not None:
+            self._chosen = self._times if wanted is ColumnType.TIMESTAMP else self._labels
 
     def read(self, chunk: Any) -> Array:
-        if self._chosen is None:
-            self._choose(chunk)
-        if self._chosen is None:
-            return np.full(len(chunk), MISSING_TIMESTAMP)  # missing to both
-        return self._chosen.read(chunk)
-
-    def finish(self, values: Array, rows: NDArray[np.int64]) -> Found:
-        return _no_values(self.name) if self._chosen is None else self._chosen.finish(values, rows)
-
-    def _choose(self, chunk: Any) -> None:
-        cells = [cell for cell in chunk.drop_null().slice(0, LOOKED_AT).to_pylist() if cell]
+        cells = [] if self._chosen else [cell for cell in chunk.drop_null().slice(0, LOOKED_AT).to_pylist() if cell]
         if cells:
             times = sum(isinstance(cell, str) and time_of(cell) is not None for cell in cells)
             # Times with some other text between them are more likely a mistake than labels.
             self._chosen = self._times if times > len(cells) / 2 else self._labels
+        # A time that is missing is a missing label too.
+        return np.full(len(chunk), MISSING_TIMESTAMP) if self._chosen is None else self._chosen.read(chunk)
+
+    def finish(self, values: Array, rows: NDArray[np.int64]) -> Found:
+        return _no_values(self.name) if self._chosen is None else self._chosen.finish(values, rows)
 
 
 class TimeReader:
     """Times, and text that says them, as milliseconds since 1970 in UTC."""
-
-    is_number: ClassVar[bool] = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -323,14 +288,6 @@ def _no_values(name: str) -> Found:
     return Found(None, note=f'Column "{name}" has no values; it was left out.')
 
 
-def _free_text(name: str, different: int) -> str:
-    many = f"more than {MAX_LABELS}" if different > MAX_LABELS else str(different)
-    advice = (
-        "" if different > MAX_LABELS else " To use it all the same, call it categorical in a schema file (--schema)."
-    )
-    return f'Column "{name}" has {many} different texts, like an identifier or free text; it was left out.{advice}'
-
-
 def _drop(name: str) -> str:
     return f"leave it out with --drop {name if name.isidentifier() else repr(name)}"
 
@@ -338,3 +295,8 @@ def _drop(name: str) -> str:
 def _first(values: Array, codes: set[int], rows: NDArray[np.int64]) -> int:
     """Number of the first row with one of some codes."""
     return int(rows[np.isin(values, list(codes)).argmax()])
+
+
+ColumnReader: TypeAlias = NumberReader | LabelReader | TextReader | TimeReader
+"""``read`` makes values (rows,) of each Arrow array, compact to keep; ``finish`` the column of all that were kept,
+whose row numbers it is given. It raises DataError where they do not make one; the sentence names the row."""

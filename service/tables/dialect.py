@@ -99,7 +99,12 @@ def sniff(start: bytes, *, whole: bool = False) -> Dialect:
     hint = SEPARATOR_HINT.match(text)
     first = re.compile(r"[^\r\n]*(\r\n|\n|\r|$)").match(text, hint.end() if hint else 0)
     line = first[0].rstrip("\r\n") if first else ""
-    _check_header_line(line)
+    if "\0" in line:
+        raise DataError(f"The first line holds NUL bytes: it is UTF-16 without a mark, or no text; {SAVE_AS_UTF8}.")
+    if "\ufffd" in line:
+        raise DataError(f"The first line is not UTF-8 text; {SAVE_AS_UTF8}.")
+    if not line.strip():
+        raise DataError("The file is empty or its first line is; a header with the columns' names is needed.")
     delimiter = hint[1] if hint else max(DELIMITERS, key=re.sub('"[^"]*"', "", line).count)
     header = _cells([line], delimiter)[0]
     if all(NUMBER.fullmatch(cell) for cell in header):
@@ -109,33 +114,20 @@ def sniff(start: bytes, *, whole: bool = False) -> Dialect:
     columns = [[row[at] for row in rows if at < len(row) and row[at]] for at in range(len(header))]
     names, notes = _names(header, columns)
     commas, settled, doubts = _decimal_commas(dict(zip(names, columns, strict=True)))
+    mark = re.escape(delimiter)
     before = text[: first.end() if first else 0]
     return Dialect(
         header=tuple(names),
         delimiter=delimiter,
         encoding="utf-16" if encoding == "utf-16" else "utf-8",
         quotes='"' in text,
-        blanks=_has_blanks(text, delimiter),
+        blanks=re.search(rf" {mark}|{mark} |^ | $", re.sub('"[^"]*"', '""', text), re.MULTILINE) is not None,
         lines=2 if hint else 1,
         size=len(before.encode()) + (3 if start.startswith(b"\xef\xbb\xbf") else 0),
         decimal_commas=frozenset(commas),
         settled=settled,
         notes=(*notes, *doubts),
     )
-
-
-def _has_blanks(text: str, delimiter: str) -> bool:
-    unquoted, mark = re.sub('"[^"]*"', '""', text), re.escape(delimiter)
-    return re.search(rf" {mark}|{mark} |^ | $", unquoted, re.MULTILINE) is not None
-
-
-def _check_header_line(line: str) -> None:
-    if "\0" in line:
-        raise DataError(f"The first line holds NUL bytes: it is UTF-16 without a mark, or no text; {SAVE_AS_UTF8}.")
-    if "\ufffd" in line:
-        raise DataError(f"The first line is not UTF-8 text; {SAVE_AS_UTF8}.")
-    if not line.strip():
-        raise DataError("The file is empty or its first line is; a header with the columns' names is needed.")
 
 
 def _cells(lines: Iterable[str], delimiter: str) -> list[list[str]]:
@@ -149,20 +141,17 @@ def _names(header: Sequence[str], columns: Sequence[Sequence[str]]) -> tuple[lis
     """The names to parse by, and notes of the columns that are left out."""
     names, notes = list[str](), list[str]()
     for at, (name, cells) in enumerate(zip(header, columns, strict=True)):
+        is_index = at == 0 and INDEX_NAMES.fullmatch(name) and all(map(str.isdecimal, cells))
         if not name and not cells:
             names.append(f"{LEFT_OUT}{at}")
             notes.append(f"Column {at + 1} has neither a name nor values; it was left out.")
-        elif at == 0 and INDEX_NAMES.fullmatch(name) and _is_index(cells):
+        elif is_index and len(set(cells)) == len(cells):
             names.append(f"{LEFT_OUT}{at}")
             notes.append("The first column holds the numbers of the rows; it was left out.")
         else:
             names.append(name)
     check_names(names)
     return names, notes
-
-
-def _is_index(cells: Sequence[str]) -> bool:
-    return all(cell.isdecimal() for cell in cells) and len(set(cells)) == len(cells)
 
 
 def check_names(names: Sequence[str]) -> None:

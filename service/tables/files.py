@@ -5,8 +5,10 @@ Arrow file, a range of bytes of a CSV or NDJSON file that begins and ends betwee
 text, a stream) is one part.
 """
 
+import codecs
 import glob
 import gzip
+import itertools
 import os
 import re
 import sys
@@ -15,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 from urllib.parse import unquote
 
 import orjson
@@ -58,6 +60,7 @@ MARKS: Final = {
 """First bytes of files."""
 GZIP_MARK: Final = b"\x1f\x8b"
 COMPRESSED: Final = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+HIVE_NULL: Final = "__HIVE_DEFAULT_PARTITION__"
 STDIO: Final = "-"
 PART_ROWS: Final = 1_000_000
 PART_BYTES: Final = 128 * 2**20
@@ -145,7 +148,13 @@ def find_files(source: str, given: str | None = None) -> list[str]:
     if path.is_file():
         return [source]
     if path.is_dir():
-        found = [str(file) for file in path.rglob("*") if _is_meant(file.relative_to(path)) and _is_known(file, given)]
+        files = [file for file in path.rglob("*") if file.is_file()]
+        meant = [file for file in files if not any(part[0] in "_." for part in file.relative_to(path).parts)]
+        found = [
+            str(file)
+            for file in meant
+            if given is not None or any(suffix.lower() in SUFFIXES for suffix in file.suffixes[-2:])
+        ]
         missing = f"'{source}' has no files of rows."
     else:
         found = [name for name in glob.glob(source, recursive=True) if Path(name).is_file()]  # noqa: PTH207
@@ -154,17 +163,6 @@ def find_files(source: str, given: str | None = None) -> list[str]:
     if not found:
         raise DataError(missing)
     return sorted(found)
-
-
-def _is_meant(relative: Path) -> bool:
-    return not any(part.startswith(("_", ".")) for part in relative.parts)
-
-
-def _is_known(file: Path, given: str | None) -> bool:
-    if not file.is_file():
-        return False
-    suffixes = [suffix.lower() for suffix in file.suffixes]
-    return given is not None or any(suffix in SUFFIXES for suffix in suffixes[-2:])
 
 
 def plan_parts(
@@ -184,19 +182,14 @@ def plan_parts(
     parts: list[Part] = []
     for file in files:
         with _named(file):
-            whole = Part(0, file, _source_format(file, given), partition=_partition(file, root))
+            is_known = given is not None or file == STDIO or not Path(file).stat().st_size
+            kind = format_of(file, given) if is_known else kind_of(file)
+            if kind not in TABLES:
+                raise DataError("this is an array without names of columns, and no table.")
+            whole = Part(0, file, kind, partition=_partition(file, root))
             for part in _cut(whole, part_rows, part_bytes):
                 parts.append(replace(part, number=len(parts)))
     return parts
-
-
-def _source_format(file: str, given: str | None) -> str:
-    if given is not None or file == STDIO:
-        return format_of(file, given)
-    kind = kind_of(file) if Path(file).stat().st_size else format_of(file)
-    if kind not in TABLES:
-        raise DataError("this is an array without names of columns, and no table.")
-    return kind
 
 
 @contextmanager
@@ -220,15 +213,13 @@ def _partition(file: str, root: str) -> tuple[tuple[str, Any], ...]:
     """The hive style: folders called ``name=value`` below the root are columns."""
     if not root or not Path(root).is_dir():
         return ()
-    folders = Path(file).relative_to(root).parts[:-1]
-    pairs = [folder.split("=", 1) for folder in folders if "=" in folder]
-    return tuple((unquote(name), _partition_value(unquote(value))) for name, value in pairs)
-
-
-def _partition_value(text: str) -> Any:
-    if text == "__HIVE_DEFAULT_PARTITION__":
-        return None
-    return int(text) if text.lstrip("-").isdigit() and len(text) < 19 else text
+    found: list[tuple[str, Any]] = []
+    for folder in Path(file).relative_to(root).parts[:-1]:
+        name, mark, value = (unquote(part) for part in folder.partition("="))
+        if mark:
+            is_number = value.lstrip("-").isdigit() and len(value) < 19
+            found.append((name, None if value == HIVE_NULL else int(value) if is_number else value))
+    return tuple(found)
 
 
 def _cut(whole: Part, part_rows: int, part_bytes: int) -> Iterator[Part]:
@@ -397,7 +388,7 @@ def open_csv(stream: Any, part: Part, dialect: Dialect, names: Sequence[str], on
 
     cleaned = dialect.blanks and dialect.quotes
     if cleaned:
-        stream = pa.PythonFile(_WithoutBlanks(stream, dialect), mode="r")
+        stream = pa.PythonFile(_Blocks(_without_blanks(stream, dialect)), mode="r")
     try:
         return csv.open_csv(
             stream,
@@ -419,29 +410,17 @@ def open_csv(stream: Any, part: Part, dialect: Dialect, names: Sequence[str], on
         raise
 
 
-class _WithoutBlanks:
-    """A stream of whole rows of CSV text in UTF-8, without the blanks beside delimiters and quotation marks."""
+class _Blocks:
+    """A stream of blocks of bytes, as Arrow reads it."""
 
-    def __init__(self, stream: Any, dialect: Dialect) -> None:
-        import codecs
+    closed = False
 
-        self._stream = stream
-        self._decoder = None if dialect.encoding == "utf-8" else codecs.getincrementaldecoder(dialect.encoding)()
-        mark = re.escape(dialect.delimiter.encode())
-        self._blanks = re.compile(rb'(?: *([%b\r\n])|\A) *("(?:[^"]|"")*"(?= *(?:[%b\r\n]|\Z)))?| +\Z' % (mark, mark))
-        self._rest, self._ready, self._ended = b"", b"", False
-        self.closed = False
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks, self._ready = blocks, b""
 
     def read(self, size: int = -1) -> bytes:
-        while not self._ended and (size < 0 or len(self._ready) < size):
-            block = self._stream.read(BLOCK_BYTES)
-            self._ended = not block
-            self._rest += self._decoder.decode(block, final=not block).encode() if self._decoder else block
-            cut = len(self._rest) if self._ended else _last_row_end(self._rest, odd=False)
-            if not cut and len(self._rest) > MAX_ROW_BYTES:
-                raise DataError(_NEVER_CLOSED)
-            self._ready += self._blanks.sub(rb"\1\2", self._rest[:cut])
-            self._rest = self._rest[cut:]
+        while (size < 0 or len(self._ready) < size) and (block := next(self._blocks, None)) is not None:
+            self._ready += block
         size = len(self._ready) if size < 0 else size
         taken, self._ready = self._ready[:size], self._ready[size:]
         return taken
@@ -451,6 +430,22 @@ class _WithoutBlanks:
 
     def close(self) -> None:
         self.closed = True
+
+
+def _without_blanks(stream: Any, dialect: Dialect) -> Iterator[bytes]:
+    """Whole rows of CSV text in UTF-8, without the blanks beside delimiters and quotation marks."""
+    decoder = codecs.getincrementaldecoder(dialect.encoding)()
+    mark = re.escape(dialect.delimiter.encode())
+    blanks = re.compile(rb'(?: *([%b\r\n])|\A) *("(?:[^"]|"")*"(?= *(?:[%b\r\n]|\Z)))?| +\Z' % (mark, mark))
+    rest, block = b"", b"\n"
+    while block:
+        block = stream.read(BLOCK_BYTES)
+        rest += decoder.decode(block, final=not block).encode()
+        cut = _last_row_end(rest, odd=False) if block else len(rest)
+        if not cut and len(rest) > MAX_ROW_BYTES:
+            raise DataError(_NEVER_CLOSED)
+        yield blanks.sub(rb"\1\2", rest[:cut])
+        rest = rest[cut:]
 
 
 _NEVER_CLOSED: Final = f"A row is longer than {MAX_ROW_BYTES // 2**20} MiB; probably a quotation mark is never closed."
@@ -496,26 +491,6 @@ def _ragged(part: Part, dialect: Dialect) -> str:
     return f"Row {number} has {row.actual_columns} values, but the header has {row.expected_columns}."
 
 
-class _Ahead:
-    """Bytes that were read already, then the rest of the stream."""
-
-    def __init__(self, start: bytes, stream: BinaryIO) -> None:
-        self._start, self._stream = start, stream
-        self.closed = False
-
-    def read(self, size: int = -1) -> bytes:
-        if not self._start:
-            return self._stream.read(size)
-        taken, self._start = (self._start[:size], self._start[size:]) if size >= 0 else (self._start, b"")
-        return taken
-
-    def readable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self.closed = True
-
-
 def _text_stream(part: Part) -> tuple[Any, bytes]:
     """A binary stream of the part; of standard input, which cannot be read twice, its first lines too."""
     import pyarrow as pa
@@ -524,7 +499,8 @@ def _text_stream(part: Part) -> tuple[Any, bytes]:
         start = b""
         while b"\n" not in start[:-1] and (block := os.read(sys.stdin.buffer.fileno(), BLOCK_BYTES)):
             start += block
-        return pa.PythonFile(_Ahead(start, sys.stdin.buffer), mode="r"), start
+        blocks = itertools.chain([start], iter(lambda: sys.stdin.buffer.read(BLOCK_BYTES), b""))
+        return pa.PythonFile(_Blocks(blocks), mode="r"), start
     if part.stop != WHOLE:
         file = pa.OSFile(part.file)
         return file.get_stream(part.start, part.stop - part.start), b""
@@ -563,19 +539,14 @@ def _parsed_lines(part: Part, first_row: int, lines: list[bytes]) -> list[dict[s
         rows = orjson.loads(b"[" + b",".join(lines) + b"]")
     except orjson.JSONDecodeError:
         rows = []
-    if len(rows) != len(lines) or any(type(row) is not dict and type(row) is not list for row in rows):
-        rows = [_parsed_line(part, first_row + at, line) for at, line in enumerate(lines)]
+    if len(rows) != len(lines) or not {dict, list}.issuperset(map(type, rows)):
+        rows = []
+        for at, line in enumerate(lines):
+            with suppress(orjson.JSONDecodeError):
+                rows.append(orjson.loads(line))
+            if len(rows) == at or type(rows[-1]) not in (dict, list):
+                raise DataError(f"row {row_number(part, first_row + at)} is not a JSON object or array.")
     return [row if type(row) is dict else {INSTANCES: row} for row in rows]
-
-
-def _parsed_line(part: Part, row: int, line: bytes) -> Any:
-    try:
-        value = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        value = None
-    if type(value) is not dict and type(value) is not list:
-        raise DataError(f"row {row_number(part, row)} is not a JSON object or array.")
-    return value
 
 
 def row_number(part: Part, row: int) -> int:

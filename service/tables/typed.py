@@ -39,17 +39,20 @@ class TableFiles:
         self._types: dict[str, Any] = {}
         self._as_text: set[str] = set()
         for path in paths:
-            names = self._open(path)
+            if kind_of(path) != self._kind:
+                raise DataError("Several files can be read together when all are of one format.")
+            names = self._names_in(path)
             if path is paths[0]:
                 self.names = names
                 check_names(names)
             elif names != self.names:
                 raise DataError(f"{path.name} has other columns than {paths[0].name}.")
 
-    def _open(self, path: Path) -> list[str]:
-        """The names of a file's columns, and what it says of types, rows and columns left out."""
-        if kind_of(path) != self._kind:
-            raise DataError("Several files can be read together when all are of one format.")
+    def _names_in(self, path: Path) -> list[str]:
+        """The columns of a file; keeps what it says of types, rows and columns left out."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
         if self._kind == CSV:
             dialect = dialect_of(path)
             self.notes = tuple(dict.fromkeys([*self.notes, *dialect.notes]))
@@ -57,24 +60,18 @@ class TableFiles:
             return dialect.names
         if self._kind == NDJSON:
             return list(next(read_batches(Part(0, str(path), NDJSON), batch_rows=BATCH_ROWS))[0])
-        schema = self._schema(path)
-        index = [name for name in schema.names if name.startswith("__index_level_")]
-        self.notes = (f"The index that pandas wrote ({', '.join(index)}) was left out.",) if index else self.notes
-        self._types = dict(zip(schema.names, schema.types, strict=True)) | self._types
-        return [name for name in schema.names if name not in index]
-
-    def _schema(self, path: Path) -> Any:
-        import pyarrow as pa
-        from pyarrow import parquet
-
         try:
             if self._kind == PARQUET:
                 file = parquet.ParquetFile(path)
                 self.rows = (self.rows or 0) + file.metadata.num_rows
-                return plain(file.schema_arrow.empty_table()).schema
-            return plain(open_arrow(str(path)).schema.empty_table()).schema
+            schema = file.schema_arrow if self._kind == PARQUET else open_arrow(str(path)).schema
+            schema = plain(schema.empty_table()).schema
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"The file cannot be read as {self._kind.capitalize()}: it is damaged.") from error
+        index = [name for name in schema.names if name.startswith("__index_level_")]
+        self.notes = (f"The index that pandas wrote ({', '.join(index)}) was left out.",) if index else self.notes
+        self._types = dict(zip(schema.names, schema.types, strict=True)) | self._types
+        return [name for name in schema.names if name not in index]
 
     def read_as_text(self, names: Sequence[str]) -> None:
         """Take the cells of these columns as they stand in a text file, though they may look like numbers."""
