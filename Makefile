@@ -20,7 +20,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet instal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup clients demo train serve bench test check lint docs fmt lock vendor screenshots pictures docker clean
+.PHONY: help setup clients demo train serve bench test check lint docs fmt lock vendor outputs screenshots pictures docker clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -46,8 +46,8 @@ bench: setup ## Measure a running service: make bench ARGS="--help".
 test: setup clients ## Install what the tests need and run them all (minutes; ARGS goes to pytest).
 	@$(BIN)/python -m pytest --all -n 2 --dist worksteal $(ARGS)
 
-check: lint ## Static checks and the tests that need no TensorFlow (seconds).
-	@$(BIN)/python -m pytest -q -m "not tf" $(ARGS)
+check: lint ## Static checks and the quick tests, which need no TensorFlow: make check ARGS=tests/codecs runs those of one room.
+	@$(BIN)/python -m pytest -q -m "not tf" -n 2 --dist worksteal $(ARGS)
 
 lint: setup ## Static checks alone: ruff, mypy, import rules.
 	@$(BIN)/ruff check .
@@ -75,6 +75,9 @@ vendor: ## Copy the console's locked libraries, ReDoc and the site's shim from n
 	@tools/console/vendor.sh
 	@tools/redoc/vendor.sh
 	@tools/docs/vendor.sh
+
+outputs: setup ## Run the README and the tutorial, and write what is printed into them (minutes).
+	@$(BIN)/python -m tests.examples.outputs
 
 screenshots: setup ## Draw the pictures of docs/console.md again.
 	@$(BIN)/python -m tests.ui.screenshots docs/images

@@ -152,7 +152,7 @@ GIVEN = {
     "docs/tables.md": Given(files=(payments_with_zip, days)),
     "docs/timeseries.md": Given(files=(boiler,)),
     "docs/training.md": Given(files=(payments,)),
-    "docs/tutorial.md": Given(("digits",), brief=False),
+    "docs/tutorial.md": Given(brief=False),
 }
 
 

@@ -16,7 +16,7 @@ import pytest
 from tests.commands import check_command
 from tests.examples.elsewhere import ELSEWHERE, Elsewhere, elsewhere, forgotten, tried
 from tests.examples.given import GIVEN, given
-from tests.examples.pages import ROOT, Block, agrees, blocks_of, pages, read_page
+from tests.examples.pages import ROOT, Block, agrees, blocks_of, pages, read_page, renewed
 from tests.examples.reader import ExampleFailed, Reader, free_address
 from tests.examples.warm import warm_commands
 from tests.live import LiveService
@@ -124,6 +124,43 @@ def test_a_fence_that_does_not_end_is_found() -> None:
 def test_outputs_are_compared(shown: str, printed: str, agree: bool) -> None:
     """Names and words count; numbers, flags, spaces and what is left out do not."""
     assert agrees(shown, printed) is agree
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "agree"),
+    [
+        ("error 0.034", "error 0.041", True),
+        ("error 0.98", "error 0.0098", False),
+        ("p 0.0037", "p 0.0041", True),
+        ("60 of 60", "3 of 60", False),
+        ("version 2: 0.9", "version 1: 0.1\nversion 2: 0.8", True),
+    ],
+)
+def test_numbers_of_the_same_model_are_close(shown: str, printed: str, agree: bool) -> None:
+    """Where a page is followed as it stands, not with few epochs."""
+    assert agrees(shown, printed, by_numbers=True) is agree
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "new"),
+    [
+        ("error 1.5, 7 of …\n", "now\nerror 12.25, 8 of 10\n", "error 12.25, 8 of …\n"),
+        ('{"a":[1,…],\n "b":true}\n', '{"a":[2,3],"b":false}', '{"a":[2,…],\n "b":false}\n'),
+        ("last 1\n\nfirst 2\n", "first 3\nmiddle 4\nlast 5\n", "last 5\n\nfirst 3\n"),
+        ("│ a │  1.5 │\n", "│ a │ 12.5 │\n", "│ a │ 12.5 │\n"),
+        ("  title\na 1\n", "before\n  title  \na  2\n", "  title\na  2\n"),
+        ('{"version":2},…\n', '{"version":1},"b":3}', '{"version":2},…\n'),
+    ],
+)
+def test_outputs_are_renewed(shown: str, printed: str, new: str) -> None:
+    """With what was printed; what the page leaves out stays left out."""
+    assert renewed(shown, printed) == new
+
+
+def test_words_are_not_renewed() -> None:
+    """Another sentence is for the author of the page to read."""
+    with pytest.raises(ValueError, match="Not printed: Version 2 stays"):
+        renewed("Version 2 stays", "Version 2 goes")
 
 
 @pytest.mark.tf
