@@ -37,6 +37,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if not item.get_closest_marker("slow")]
 
 
+PERIOD = 24
+"""Hours after which ``readings`` repeat."""
 COLUMNS = ("amount", "age", "visits", "balance", "tenure", "score")
 
 
@@ -62,15 +64,27 @@ def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     The alias ``stable`` of ``digits`` names version 1.
     """
-    base = tmp_path_factory.getbasetemp()
+    return _trained_once(tmp_path_factory, "trained", _train_all)
+
+
+@pytest.fixture(scope="session")
+def series_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with ``boiler`` 1, trained on 1,500 hours of two channels with a daily period. Do not write to it."""
+    return _trained_once(tmp_path_factory, "series", _train_series)
+
+
+def _trained_once(factory: pytest.TempPathFactory, name: str, train: Callable[[Path, Path], None]) -> Path:
+    """The store that ``train(store, folder)`` fills, once for all workers of a run."""
+    base = factory.getbasetemp()
     # The workers of one run share what is above their own folders; above that of a run alone are the runs before it.
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     shared.mkdir(exist_ok=True)
     store = shared / "store"
     with FileLock(shared / "lock"):
         if not (shared / "complete").exists():
             shutil.rmtree(store, ignore_errors=True)
-            _train_all(store, shared)
+            store.mkdir()
+            train(store, shared)
             (shared / "complete").touch()
     return store
 
@@ -79,13 +93,37 @@ def _train_all(store: Path, folder: Path) -> None:
     from service.training.config import load_config
     from service.training.train import train
 
-    store.mkdir()
     for seed in (0, 1):
         train(load_config("demo", epochs=6, seed=seed), source="digits", store=store, model="digits")
     Store(store).set_alias("digits", "stable", 1)
     csv = write_csv(folder / "payments.csv", table_rows(3000, seed=0))
     config = load_config("dense", epochs=25, latent_dim=2, batch_size=64, hidden=(32,))
     train(config, source=str(csv), store=store, model="payments")
+
+
+def readings(points: int, *, seed: int) -> NDArray[np.float32]:
+    """Load and temperature: a daily curve with noise, the second an hour later."""
+    random, at = np.random.default_rng(seed), np.arange(points)
+    load = 100 + 20 * np.sin(2 * np.pi * at / PERIOD)
+    warm = 15 + 5 * np.sin(2 * np.pi * (at - 1) / PERIOD)
+    return (np.stack([load, warm], axis=1) + random.normal(size=(points, 2)) * [2, 0.5]).astype(np.float32)
+
+
+def write_series(path: Path, values: NDArray[np.float32]) -> str:
+    times = np.datetime64("2026-01-01T00:00:00") + np.arange(len(values)) * np.timedelta64(1, "h")
+    lines = [f"{time},{load:.4f},{warm:.4f}" for time, (load, warm) in zip(times, values, strict=True)]
+    path.write_text("time,load,warm\n" + "\n".join(lines) + "\n")
+    return str(path)
+
+
+def _train_series(store: Path, folder: Path) -> None:
+    from service.training import load_config
+    from service.training.series import Windows
+    from service.training.train import train
+
+    source = write_series(folder / "boiler.csv", readings(1500, seed=0))
+    config = load_config(latent_dim=4, hidden=(32,), epochs=25, learning_rate=3e-3)
+    train(config, source=source, store=store, model="boiler", windows=Windows())
 
 
 @pytest.fixture

@@ -67,14 +67,12 @@ def test_a_stranger_learns_nothing_of_the_store(guarded: LiveService, path: str)
 
 
 @pytest.mark.parametrize("path", [*OPERATION_ROUTES[:4], *CALLERS])
-@pytest.mark.parametrize("key", ["caller-1", "caller-2", "admin-1", "admin-2"])
-@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "X-API-Key"])
-def test_every_key_opens_the_routes_of_callers(guarded: LiveService, path: str, key: str, scheme: str) -> None:
+def test_every_key_opens_the_routes_of_callers(guarded: LiveService, path: str) -> None:
     """In ``Authorization: Bearer`` and in ``X-API-Key``; an admin may do what a caller may."""
-    headers = {"X-API-Key": key} if scheme == "X-API-Key" else {"Authorization": f"{scheme} {key}"}
-    method = "POST" if path in OPERATION_ROUTES else "GET"
-    response = guarded.http.request(method, path, headers=headers, json=ROWS if method == "POST" else None)
-    assert response.status_code == 200
+    method, body = ("POST", ROWS) if path in OPERATION_ROUTES else ("GET", None)
+    for key in ("caller-1", "caller-2", "admin-1", "admin-2"):
+        for headers in ({"Authorization": f"Bearer {key}"}, {"Authorization": f"bearer {key}"}, {"X-API-Key": key}):
+            assert guarded.http.request(method, path, headers=headers, json=body).status_code == 200, headers
 
 
 @pytest.mark.parametrize(

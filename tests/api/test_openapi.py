@@ -176,6 +176,7 @@ def test_statuses_of_the_document_are_explained(document: dict[str, Any]) -> Non
             assert all(response["description"] for response in described["responses"].values())
 
 
+@pytest.mark.slow
 def test_the_document_is_true_of_the_service(fake_store: Path, serve: Callable[..., LiveService]) -> None:
     """schemathesis over the live service: no 5xx, no undocumented status, and answers that fit their schemas."""
     service = serve(fake_store, load=load_fake)

@@ -6,46 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from service.scoring import conformal_p_values, point_scores
 from service.settings import Settings
 from service.store import Manifest, read_manifest
+from tests.conftest import PERIOD, readings
 from tests.live import LiveService, serve_live
 
 pytestmark = pytest.mark.tf
-
-PERIOD = 24
-
-
-def readings(points: int, *, seed: int) -> NDArray[np.float32]:
-    """Load and temperature: a daily curve with noise, the second an hour later."""
-    random, at = np.random.default_rng(seed), np.arange(points)
-    load = 100 + 20 * np.sin(2 * np.pi * at / PERIOD)
-    warm = 15 + 5 * np.sin(2 * np.pi * (at - 1) / PERIOD)
-    return (np.stack([load, warm], axis=1) + random.normal(size=(points, 2)) * [2, 0.5]).astype(np.float32)
-
-
-def write_series(path: Path, values: NDArray[np.float32]) -> str:
-    times = np.datetime64("2026-01-01T00:00:00") + np.arange(len(values)) * np.timedelta64(1, "h")
-    lines = [f"{time},{load:.4f},{warm:.4f}" for time, (load, warm) in zip(times, values, strict=True)]
-    path.write_text("time,load,warm\n" + "\n".join(lines) + "\n")
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def series_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with ``boiler`` 1, trained on 1,500 hours of two channels."""
-    from service.training import load_config
-    from service.training.series import Windows
-    from service.training.train import train
-
-    folder = tmp_path_factory.mktemp("series")
-    source = write_series(folder / "boiler.csv", readings(1500, seed=0))
-    (folder / "store").mkdir()
-    config = load_config(latent_dim=4, hidden=(32,), epochs=25, learning_rate=3e-3)
-    train(config, source=source, store=folder / "store", model="boiler", windows=Windows())
-    return folder / "store"
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ import pytest
 from tests.api.raw import connect, head
 from tests.attack.conftest import MAX_GROWTH_BYTES, Target
 
+pytestmark = pytest.mark.slow
+
 
 def test_memory_that_an_attack_takes_is_seen(attack: Callable[..., Target]) -> None:
     """A service that may hold more than is allowed here, given just that much."""

@@ -12,6 +12,8 @@ from tests.api.raw import RawConnection, chunk, connect, head
 from tests.api.samples import assert_problem
 from tests.attack.conftest import ROW, Target
 
+pytestmark = pytest.mark.slow
+
 H2C = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2_Settings": "AAEAAEAAAAIAAAABAAMAAABk"}
 UPGRADES = {
     "h2c": H2C,

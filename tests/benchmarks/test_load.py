@@ -136,6 +136,7 @@ def test_swaps_are_checked_answer_by_answer(live: LiveService) -> None:
     assert Store(live.service.settings.store).aliases("pumps")["production"] == 2
 
 
+@pytest.mark.slow
 def test_a_soak_asks_in_many_ways_and_fails_in_none(live: LiveService) -> None:
     """Rows that must be refused are, all others are answered, while production moves; memory is looked at."""
     report = measure_soak(Target.find(live.url), seconds=4, versions=(1, 2))
@@ -146,6 +147,7 @@ def test_a_soak_asks_in_many_ways_and_fails_in_none(live: LiveService) -> None:
     assert all(sample.memory > 2**20 and sample.descriptors > 0 for sample in report.samples)
 
 
+@pytest.mark.slow
 def test_a_soak_of_what_refuses_good_rows_says_so(strict: LiveService) -> None:
     """Only short bodies are taken there: what is refused is counted, by what it was."""
     report = measure_soak(Target.find(strict.url), seconds=2)

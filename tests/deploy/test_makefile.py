@@ -65,6 +65,7 @@ def test_make_alone_lists_every_target() -> None:
     assert listed == TARGETS == set(phony[1].split())
 
 
+@pytest.mark.slow
 def test_broken_shim_is_passed_over(tmp_path: Path) -> None:
     """An interpreter that only fails, as a version manager's shim can, does not stop the search."""
     shim = tmp_path / "python3.13"

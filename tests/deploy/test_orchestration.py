@@ -60,6 +60,7 @@ def test_kustomization_names_every_manifest() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("kserve") is None, reason="`make clients` installs kserve")
 def test_the_kserve_service_is_valid() -> None:
     """By the models of KServe's Python package, down to the container's fields."""

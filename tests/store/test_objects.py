@@ -50,7 +50,7 @@ def s3(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return use_server(server, monkeypatch)
 
 
-@pytest.fixture(params=["memory", "s3"])
+@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest) -> str:
     """Of an empty prefix."""
     if request.param == "memory":
@@ -139,6 +139,7 @@ def test_no_store_is_an_error(url: str, tmp_path: Path) -> None:
     assert store.models() == []
 
 
+@pytest.mark.slow
 def test_no_bucket_is_an_error(s3: str, tmp_path: Path) -> None:
     """Reading, making and publishing alike."""
     store = store_at("s3://there-is-no-such-bucket/x", tmp_path)
@@ -310,6 +311,7 @@ def test_the_cache_downloads_once_and_stays_bounded(tmp_path: Path) -> None:
 STEPS = ["create claim", "upload 1", "upload 2", "upload 3", "renew", "create manifest"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", range(len(STEPS)), ids=STEPS)
 def test_a_publisher_killed_half_way_leaves_nothing(s3: str, tmp_path: Path, step: int) -> None:
     """Before any of its writes: no version, the next number is free of it, and what it left is swept once it is old."""
@@ -356,6 +358,7 @@ def test_a_trainer_that_was_given_up_does_not_publish(store: Store, url: str, tm
     assert store.versions(MODEL) == []
 
 
+@pytest.mark.slow
 def test_a_service_follows_an_object_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Published, promoted and rolled back while it serves; when the store goes away it goes on serving."""
     monkeypatch.setenv("AUTOENCODER_STORE_CACHE", str(tmp_path / "cache"))

@@ -156,6 +156,7 @@ def test_constant_columns_are_kept(folder: Path) -> None:
     assert read_dataset(write_csv(folder, text)).schema.row_shape == (3,)
 
 
+@pytest.mark.slow
 def test_many_columns(folder: Path) -> None:
     """Ten thousand columns are read."""
     names = ",".join(f"c{n}" for n in range(10_000))
@@ -386,6 +387,7 @@ def test_quoted_line_ends_are_text(folder: Path) -> None:
     assert set(dataset.rows["categories"][:, 0]) == {b"two\nlines", b"one"}
 
 
+@pytest.mark.slow
 def test_a_type_that_widens_late(folder: Path) -> None:
     """A column that is empty, whole or a number at first may hold other things after megabytes."""
     first = "1,,2024-01-01,true\n" * 500_000

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,6 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from service.settings import Settings
 from service.store import Store
-from tests.api.test_series import readings, write_series
 from tests.live import LiveService, serve_live
 from tests.training.mixed import mixed_dataset
 
@@ -31,18 +31,9 @@ OpenPage = Callable[..., Page]
 
 
 @pytest.fixture(scope="session")
-def series_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+def series_service(series_store: Path) -> Iterator[LiveService]:
     """A service of ``boiler`` 1, a model of two channels with a daily period."""
-    from service.training import load_config
-    from service.training.series import Windows
-    from service.training.train import train
-
-    folder = tmp_path_factory.mktemp("series")
-    source = write_series(folder / "boiler.csv", readings(1500, seed=0))
-    (folder / "store").mkdir()
-    config = load_config(latent_dim=4, hidden=(32,), epochs=15, learning_rate=3e-3)
-    train(config, source=source, store=folder / "store", model="boiler", windows=Windows())
-    with serve_live(Settings(store=folder / "store", port=0)) as live:
+    with serve_live(Settings(store=series_store, port=0)) as live:
         yield live
 
 

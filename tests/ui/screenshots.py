@@ -12,8 +12,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from service.settings import Settings
 from tests.api.samples import digits, named
-from tests.api.test_series import readings, write_series
-from tests.conftest import table_rows, write_csv
+from tests.conftest import readings, table_rows, write_csv, write_series
 from tests.live import LiveService, serve_live
 from tests.ui.conftest import NAMES, OPTIONS
 

@@ -6,6 +6,8 @@ from playwright.sync_api import expect
 from tests.live import LiveService
 from tests.ui.conftest import OpenPage
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("route", ["docs", "redoc"])
 @pytest.mark.parametrize("size", ["desktop", "phone"])

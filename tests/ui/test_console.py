@@ -18,8 +18,7 @@ from playwright.sync_api import Locator, Page, expect
 from service.api.access import hash_key
 from service.store import Store
 from tests.api.samples import named, payments
-from tests.api.test_series import readings
-from tests.conftest import COLUMNS
+from tests.conftest import COLUMNS, readings
 from tests.fakes import load_fake
 from tests.live import LiveService
 from tests.ui.conftest import SIZES, OpenPage

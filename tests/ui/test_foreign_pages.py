@@ -11,6 +11,7 @@ from tests.fakes import load_fake
 from tests.live import LiveService
 
 Serve = Callable[..., LiveService]
+pytestmark = pytest.mark.slow
 
 SCORE = {"method": "POST", "body": '{"instances": [[1, 2]]}'}
 ATTEMPTS: tuple[tuple[str, dict[str, Any]], ...] = (
