@@ -44,7 +44,7 @@ _Work = tuple[Alert, LoadedModel, Rows]
 
 
 class Alerts:
-    """Is shown every scored batch on the model's thread; bounded whatever comes."""
+    """The last rows over the threshold. Receives every scored batch on the model's thread; its size is bounded."""
 
     def __init__(self, *, keep_values: bool, pause_s: float = PAUSE_S) -> None:
         self._keep_values = keep_values
@@ -66,7 +66,7 @@ class Alerts:
             self._thread.join(5)
 
     def scored(self, loaded: LoadedModel, rows: Rows, results: Results) -> None:
-        """Note the rows of one batch that are over the version's threshold."""
+        """Keep the rows of one batch that are over the version's threshold."""
         flagged = np.flatnonzero(results["is_anomaly"])
         if not len(flagged):
             return
@@ -82,7 +82,7 @@ class Alerts:
                 self._arrived.release()
 
     def latest(self) -> list[Alert]:
-        """The newest first."""
+        """The kept alerts, newest first."""
         return list(self._alerts)[::-1]
 
     def _work(self) -> None:

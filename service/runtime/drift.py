@@ -102,7 +102,7 @@ class DriftMonitor:
                 self._features.fade()
 
     def _numbers(self, rows: Rows) -> NDArray[np.float64]:
-        """The features of rows as numbers, (rows, features): labels by their place in the reference."""
+        """The features of rows as numbers (rows, features); a label becomes its index in the reference."""
         parts = list[Any]()
         if INSTANCES in rows:
             parts.append(rows[INSTANCES].reshape(row_count(rows), -1))
@@ -114,7 +114,7 @@ class DriftMonitor:
         return np.concatenate(parts, axis=1) if len(parts) > 1 else np.asarray(parts[0], np.float64)
 
     def _sample(self, rows: int) -> int:
-        """How many rows of a batch to count now."""
+        """The number of rows of a batch to count now."""
         now = time.monotonic()
         earned = (now - self._refilled) * SAMPLED_ROWS_PER_S
         self._allowance = min(float(SAMPLED_ROWS_PER_S), self._allowance + earned)
@@ -136,7 +136,7 @@ class DriftMonitor:
 
 
 class _Bins:
-    """Counts of several features over bins of their own; (features, bins + 1), the last one for missing values."""
+    """Counts of several features, each over its own bins: (features, bins + 1), the last bin for missing values."""
 
     def __init__(self, references: Sequence[FeatureReference]) -> None:
         self._references = references

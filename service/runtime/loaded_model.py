@@ -34,7 +34,7 @@ Judged: TypeAlias = tuple[Results, np.float32 | float, float]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judge:
-    """What scores are compared with."""
+    """The calibration scores and the threshold that scores are compared with."""
 
     scores: NDArray[np.float32]
     """Calibration scores, ascending."""
@@ -52,7 +52,7 @@ class Judge:
         return {"score": scores, "p_value": p_values, "is_anomaly": is_anomaly(scores, self.threshold)}
 
     def as_chosen(self, results: Results, *, threshold: float | None, false_alarm_rate: float | None) -> Judged:
-        """Results with the flags, threshold and false-alarm rate that a caller chose; with neither, one's own."""
+        """Results with the flags, threshold and false-alarm rate that a caller chose, or the version's own."""
         if threshold is not None:
             limit = float32_threshold(threshold)
             rate = float(np.count_nonzero(self.scores > limit)) / len(self.scores)
@@ -103,11 +103,11 @@ class LoadedModel:
         return self._signatures[signature](rows)
 
     def judge(self, results: Results, *, threshold: float | None, false_alarm_rate: float | None) -> Judged:
-        """Results of ``anomaly_score`` as the caller chose; with neither option they are the version's own."""
+        """Results of ``anomaly_score`` with the caller's threshold or rate, or with the version's own."""
         return self._judge.as_chosen(results, threshold=threshold, false_alarm_rate=false_alarm_rate)
 
     def judge_points(self, results: Results, *, threshold: float | None, false_alarm_rate: float | None) -> Judged:
-        """The same for points of a series, of results of ``point_errors``.
+        """Results of ``anomaly_score`` for the points of a series, from results of ``point_errors``.
 
         Raises:
             OperationNotSupported: this version was not trained on a series.
@@ -118,7 +118,7 @@ class LoadedModel:
         return self._point_judge.as_chosen(judged, threshold=threshold, false_alarm_rate=false_alarm_rate)
 
     def inline_rows(self, signature: str) -> int:
-        """So many rows are answered within INLINE_S, as measured in warm-up; 0 without one."""
+        """The number of rows that are answered within INLINE_S, as measured in warm-up; 0 without one."""
         return self._inline_rows[signature]
 
     def warm_up(self, sample: Rows) -> None:
@@ -131,7 +131,7 @@ class LoadedModel:
             self._inline_rows[signature] = self._timed_rows(signature, {size: batches[size] for size in sizes})
 
     def _timed_rows(self, signature: str, batches: Mapping[int, Rows]) -> int:
-        """How many rows are answered within INLINE_S, between sizes and never beyond the largest."""
+        """The number of rows that are answered within INLINE_S, interpolated between the measured sizes."""
         times = [0.0]
         for rows in batches.values():
             if times[-1] <= INLINE_S:
@@ -142,7 +142,7 @@ class LoadedModel:
 
 
 def _repeated(rows: Rows, count: int) -> Rows:
-    """So many rows, the same ones again where there are too few."""
+    """The first ``count`` rows, repeated if there are fewer."""
     repeats = -(-count // row_count(rows))
     return {name: np.concatenate([array] * repeats)[:count] for name, array in rows.items()}
 
@@ -163,7 +163,7 @@ def load_version(version_dir: Path) -> LoadedModel:
 
 
 def open_version(version_dir: Path, manifest: Manifest) -> LoadedModel:
-    """Load what is in a folder, unchecked and cold.
+    """Load the version in a folder, without checks and warm-up.
 
     Raises:
         InvalidVersion: it cannot be loaded, or lacks a signature of the manifest.

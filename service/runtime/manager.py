@@ -47,7 +47,7 @@ class VersionStatus:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom a request asks for; nothing given means the default."""
+    """The model, version or alias that a request names; empty means the default."""
 
     model: str | None = None
     version: int | None = None
@@ -56,12 +56,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """One model as the snapshot has it."""
+    """One model in the snapshot."""
 
     name: str
     versions: tuple[VersionStatus, ...]
     aliases: Mapping[str, int]
-    """As the store has them."""
+    """Alias to version, as in the store."""
     serving: Mapping[str, int]
     """Alias to the version that answers for it: the one it names, or the last good one until that is loaded."""
     default_version: int | None
@@ -70,7 +70,7 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class _Contents:
-    """One model as the store has it."""
+    """One model in the store."""
 
     versions: tuple[int, ...]
     aliases: dict[str, int]
@@ -173,7 +173,7 @@ class ModelManager:
 
     @property
     def not_ready_reason(self) -> str | None:
-        """Why no default version can answer, or None when one can."""
+        """The reason why no default version can answer, or None if one can."""
         try:
             self.acquire(Target())
         except ModelNotFound as error:
@@ -297,7 +297,7 @@ class ModelManager:
         }
 
     def _ensure(self, key: Key) -> bool:
-        """Have a version loaded; False when it fails."""
+        """Load a version; False if that fails."""
         if key in self._loaded:
             return True
         if key in self._failures:

@@ -15,7 +15,7 @@ CONNECT_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """To a cluster."""
+    """A connection to a Ray cluster."""
 
     ray: Any
     """The module."""
@@ -24,7 +24,7 @@ class Connection:
 
     @property
     def cpus(self) -> int:
-        """Of the cluster, at least one."""
+        """Number of CPUs of the cluster, at least one."""
         return max(1, int(self.ray.cluster_resources().get("CPU", 1)))
 
 
@@ -51,7 +51,7 @@ def connected(address: str | None = None, *, show_logs: bool = False) -> Iterato
 
 
 def _join(ray: Any, address: str | None, *, show_logs: bool) -> bool:
-    """Whether the cluster was started for this."""
+    """Whether the cluster was started for this connection."""
     options = {"log_to_driver": show_logs, "logging_level": "warning" if show_logs else "error"}
     try:
         if address is None:

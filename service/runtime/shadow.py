@@ -28,7 +28,7 @@ ROWS_AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class ShadowReport:
-    """What the candidate said beside the version that answered, over all rows that both scored."""
+    """Comparison of the candidate with the version that answered, over all rows that both scored."""
 
     version: int
     """The candidate."""
@@ -41,7 +41,7 @@ class ShadowReport:
     only_candidate: int = 0
     only_current: int = 0
     p_value_shift: float = 0.0
-    """Mean of the candidate's p-value less the other's."""
+    """Mean of the candidate's p-value minus the other's."""
     p_value_distance: float = 0.0
     """Mean of the absolute difference of the two p-values."""
     score_ratio: float | None = None
@@ -50,7 +50,7 @@ class ShadowReport:
 
     @property
     def disagreement(self) -> float:
-        """Share of rows on whose flag the two differ."""
+        """Share of rows for which the two flags differ."""
         return (self.only_candidate + self.only_current) / self.rows if self.rows else 0.0
 
 
@@ -92,7 +92,7 @@ class Shadow:
         return self._reports.get(model)
 
     def offer(self, current: LoadedModel, rows: Rows, results: Results) -> None:
-        """Have a scored batch scored by the model's candidate too, for the share of batches that is set."""
+        """Score a batch with the model's candidate too, for the configured share of batches."""
         candidate = self._find_candidate(current.name)
         if candidate is None or candidate is current or self._random.random() >= self._share:
             return

@@ -6,6 +6,6 @@ _VARIABLES = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREA
 
 
 def limit_threads(threads: int) -> None:
-    """Let a model call of this process use so many cores; without effect once TensorFlow has run."""
+    """Bound the cores that a model call of this process uses. Has no effect once TensorFlow has run."""
     for variable in _VARIABLES:
         os.environ.setdefault(variable, str(threads))

@@ -1,4 +1,4 @@
-"""What is learnt from live rows, beside answering them: counts, drift, alerts, and the candidate's shadow."""
+"""Statistics of live rows: counts, drift, alerts, and the candidate's shadow run."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from service.telemetry import Telemetry
 
 
 class LiveTraffic:
-    """Is shown every scored batch on the model's thread, so it counts whole batches and nothing a request."""
+    """Receives every scored batch on the model's thread, and counts by batch, not by request."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class LiveTraffic:
         self.alerts.stop()
 
     def models_changed(self, models: Mapping[str, ModelStatus]) -> None:
-        """Watch what is loaded now, and forget what is not."""
+        """Watch the versions that are loaded now, and forget all others."""
         loaded = [version for model in models.values() for version in model.loaded.values()]
         self._monitors = {version: self._monitors.get(version) or self._monitor(version) for version in loaded}
 
@@ -53,7 +53,7 @@ class LiveTraffic:
         return status.loaded.get(status.serving.get(CANDIDATE, 0))
 
     def scored(self, loaded: LoadedModel, rows: Rows, results: Results) -> None:
-        """Take in one scored batch."""
+        """Count one scored batch."""
         self._telemetry.rows_scored(loaded.name, loaded.version, results["p_value"], results["is_anomaly"])
         monitor = self._monitors.get(loaded)
         if monitor is not None:
