@@ -30,7 +30,7 @@ _HISTORY = TypeAdapter(dict[AliasName, list[VersionNumber]])
 
 
 def read_aliases(directory: Directory, model: str) -> dict[str, int]:
-    """Raises StoreError when ``aliases.json`` is not what it should be; {} when there is none."""
+    """Alias to version, {} if there is no ``aliases.json``. Raises StoreError if it is malformed."""
     return _read(directory, f"{model}/{ALIASES}", _ALIASES)
 
 

@@ -48,7 +48,7 @@ class Bucket:
         self._write = _WRITES[self.url.partition("://")[0]](self._fs)
 
     def names(self, folder: str) -> dict[str, bool]:
-        """Names in a folder, and whether each is one; {} where there is nothing."""
+        """Names in a folder, each with whether it is a folder; {} if there is nothing."""
         with _reading():
             try:
                 found = self._fs.ls(self._at(folder), detail=True, refresh=True)
@@ -68,7 +68,7 @@ class Bucket:
         return {name.strip("/")[at:]: int(entry["size"] or 0) for name, entry in found.items()}
 
     def tag(self, key: str) -> Tag | None:
-        """None where there is no such object."""
+        """The tag of an object, or None if there is none."""
         with _reading():
             try:
                 found = self._fs.info(self._at(key), refresh=True)
@@ -166,7 +166,7 @@ def _writing() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The first sentence of what a library says, without keys or addresses of requests."""
+    """The first sentence of a library's error, without keys or addresses of requests."""
     text = str(error).splitlines()[0].strip().rstrip(".") if str(error) else ""
     return text[:200] or type(error).__name__
 
@@ -271,4 +271,4 @@ _WRITES: Mapping[str, Callable[[Any], ConditionalWrite]] = {
     "memory": _memory,
 }
 _EXTRAS: Mapping[Any, str] = {_s3: "s3", _google: "gcs", _azure: "azure", _memory: "s3"}
-"""What brings the libraries."""
+"""The optional dependency that installs each library."""

@@ -23,7 +23,7 @@ CACHE_VARIABLE = "AUTOENCODER_STORE_CACHE"
 SIZE_VARIABLE = "AUTOENCODER_STORE_CACHE_BYTES"
 DEFAULT_BYTES = 10 * 2**30
 IN_USE_S = 3600.0
-"""What was used within this time stays, whatever the size: somebody may be loading it."""
+"""Copies used within this time stay, whatever the size: a process may be loading them."""
 PARTIAL_PREFIX = ".partial-"
 _LOCK = ".lock"
 
@@ -32,7 +32,7 @@ Download = Callable[[str, Path], None]
 
 
 def default_cache() -> Path:
-    """Of the user, by the XDG convention; the variable ``AUTOENCODER_STORE_CACHE`` names another."""
+    """The user's cache folder by the XDG convention, unless ``AUTOENCODER_STORE_CACHE`` names another."""
     named = os.environ.get(CACHE_VARIABLE)
     if named:
         return Path(named)
@@ -66,7 +66,7 @@ class VersionCache:
         return target
 
     def staging(self) -> "tempfile.TemporaryDirectory[str]":
-        """A private folder for what is to become a version."""
+        """A private folder in which a version is downloaded."""
         with _local_errors():
             self._home.mkdir(parents=True, exist_ok=True)
             return tempfile.TemporaryDirectory(prefix=PARTIAL_PREFIX, dir=self._home, ignore_cleanup_errors=True)
@@ -86,7 +86,7 @@ class VersionCache:
             folder.rename(target)
 
     def _evict(self, *, keep: Path) -> None:
-        """Remove the least recently used versions until the rest fits, and what killed downloads left."""
+        """Remove the remains of killed downloads, and the least recently used versions until the rest fits."""
         with suppress(OSError):
             for left in self.folder.glob(f"*/{PARTIAL_PREFIX}*"):
                 if time.time() - left.stat().st_mtime > 24 * IN_USE_S:

@@ -67,7 +67,7 @@ def _walk(folder: Path, prefix: str) -> Iterator[str]:
 
 
 def check_paths(manifest: Manifest) -> None:
-    """Raises InvalidVersion when the manifest lists something that is no plain path within the version."""
+    """Raise InvalidVersion if the manifest lists anything but plain paths within the version."""
     for path in manifest.digests:
         _check_path(path)
 

@@ -118,7 +118,7 @@ class LocalDirectory:
                 raise
 
     def exists(self, relative: str) -> bool:
-        """Whether something is there. What cannot be looked at counts: reading it will tell what is wrong."""
+        """Whether a path exists. One that cannot be looked at counts as existing: reading it reports the error."""
         try:
             self.path(relative).lstat()
         except OSError as error:
@@ -151,7 +151,7 @@ class LocalDirectory:
             raise InvalidVersion(f"{self.path(relative).name} cannot be read: {error.strerror}.") from error
 
     def size_bytes(self, folder: str) -> int:
-        """Of all files below a folder."""
+        """Size of all files below a folder, in bytes."""
         with reading():
             return sum(file.stat().st_size for file in self.path(folder).rglob("*") if file.is_file())
 
@@ -171,7 +171,7 @@ class LocalDirectory:
         return int(text)
 
     def note_number(self, model: str, number: int) -> None:
-        """Note durably that ``number`` was given. Only within ``exclusively``."""
+        """Record durably that ``number`` was given. Only within ``exclusively``."""
         if number > self.last_number(model):
             self.replace(f"{model}/{LAST_VERSION}", f"{number}\n".encode())
 
@@ -211,7 +211,7 @@ class LocalDirectory:
             os.close(descriptor)
 
     def exclusively(self, model: str, work: Callable[[], T]) -> T:
-        """Do ``work`` while no other writer touches the model."""
+        """Run ``work`` while no other writer changes the model."""
         with self.locked(model):
             return work()
 
@@ -233,14 +233,14 @@ class LocalDirectory:
                 os.close(claim)
 
     def publish(self, source: Path, model: str, number: int) -> bool:
-        """Let a private folder be a version; False where the number is taken. Only within ``exclusively``."""
+        """Turn a private folder into a version; False if the number is taken. Only within ``exclusively``."""
         with writing():
             source.chmod(FOLDER_MODE)
             fsync_path(source)
         return self.move(str(source.relative_to(self.root)), f"{model}/{number}")
 
     def discard(self, model: str, version: int, *, wanted: Callable[[], bool]) -> bool:
-        """Take a version away for ``clear`` to remove; False where it could not be. Only within ``exclusively``."""
+        """Move a version aside for ``clear`` to remove; False if it could not be moved. Only within ``exclusively``."""
         return self.move(f"{model}/{version}", f"{model}/{DELETED_PREFIX}{version}-{secrets.token_hex(8)}")
 
     def move(self, source: str, target: str) -> bool:
@@ -257,7 +257,7 @@ class LocalDirectory:
         return True
 
     def clear(self, folder: str) -> list[str]:
-        """Remove what killed writers left in ``folder``; the names of what has gone."""
+        """Remove the remains of killed writers in ``folder``, and return their names."""
         if not self._remains(folder):
             return []
         claims: dict[str, int] = {}
@@ -289,7 +289,7 @@ def _scan(folder: Path) -> dict[str, bool]:
 
 
 def _claim(folder: Path) -> int | None:
-    """Take the flock of a folder that says that its owner lives; None when somebody has it."""
+    """Take the lock that shows that a folder's owner is alive; None if another process holds it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

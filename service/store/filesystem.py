@@ -22,7 +22,7 @@ _FLAG_REFUSED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPN
 
 
 def fsync_path(path: Path) -> None:
-    """Put a file, or the names in a folder, on the disk."""
+    """Flush a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fsync(descriptor)
@@ -70,7 +70,7 @@ def rename_no_replace(source: Path, target: Path) -> None:
 
 
 def check_and_rename(source: Path, target: Path) -> None:
-    """What remains where the file system refuses the flag. Safe only under the lock of the folder."""
+    """Rename for file systems that refuse the flag. Safe only under the lock of the folder."""
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     source.rename(target)
@@ -78,7 +78,7 @@ def check_and_rename(source: Path, target: Path) -> None:
 
 @cache
 def _rename_exclusively() -> Callable[[bytes, bytes], int]:
-    """(source, target) -> errno, 0 when it was done."""
+    """A function (source, target) -> errno, which is 0 on success."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def linux(source: bytes, target: bytes) -> int:

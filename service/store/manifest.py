@@ -52,7 +52,7 @@ class Corruption(Frozen):
 
 
 class Calibration(Frozen):
-    """Scores of rows that the training never saw: the ground of p-values and thresholds."""
+    """Scores of rows that training never saw, from which p-values and thresholds come."""
 
     rows: int
     false_alarm_rate: float
@@ -69,7 +69,7 @@ class RowCounts(Frozen):
 
 
 class FeatureReference(Frozen):
-    """How one feature was distributed over the training rows: what live rows are compared with."""
+    """The distribution of one feature over the training rows, which live rows are compared with."""
 
     name: str | int
     """Column name, or the flat index of the value in a row."""
@@ -80,7 +80,7 @@ class FeatureReference(Frozen):
     missing: float
     """Share of missing values."""
     labels: tuple[str, ...] = ()
-    """Of a categorical column: label i counts as the number i, any other one as a number beyond all edges."""
+    """Labels of a categorical column: label i counts as i, any other label as a number beyond all edges."""
 
 
 class Manifest(Frozen):
@@ -97,7 +97,7 @@ class Manifest(Frozen):
     seed: int
     corruption: Corruption | None = None
     source: str
-    """Where the rows came from: a file name without its folders, or the name of a bundled set."""
+    """Source of the rows: a file name without its folders, or the name of a bundled set."""
     source_sha256: str
     """Fingerprint of the rows after reading: SHA-256 of their bytes in order."""
     row_counts: RowCounts
@@ -107,12 +107,12 @@ class Manifest(Frozen):
     metrics: dict[str, Any]
     """Reconstruction errors by split, with the PCA baseline beside them; more where the training measured more."""
     warnings: tuple[str, ...] = ()
-    """What the trainer found worth a look: overfitting, a baseline not beaten, too few calibration rows."""
+    """The trainer's warnings: overfitting, a baseline not beaten, too few calibration rows."""
     calibration: Calibration
     point_calibration: Calibration | None = None
-    """Of series models: the same for points of a series sent whole."""
+    """Calibration of single points, for models of series."""
     reference: tuple[FeatureReference, ...] = ()
-    """Of every feature in order, at most the first ``MAX_REFERENCE_FEATURES``."""
+    """Distributions of the features in order, at most the first ``MAX_REFERENCE_FEATURES``."""
     digests: dict[str, str]
     """SHA-256 of every other file of the version, by POSIX path relative to the version's folder."""
 
@@ -131,7 +131,7 @@ def read_manifest(version_dir: Path) -> Manifest:
 
 
 def write_manifest(version_dir: Path, manifest: Manifest) -> None:
-    """Write ``manifest.json`` anew, closed by a digest of its own, as it is what all other digests rest on."""
+    """Write ``manifest.json`` with a digest of its own, because all other digests rest on it."""
     body = manifest.model_dump_json(indent=1).removesuffix("\n}").encode()
     path = version_dir / MANIFEST
     path.parent.mkdir(exist_ok=True)
@@ -140,7 +140,7 @@ def write_manifest(version_dir: Path, manifest: Manifest) -> None:
 
 
 def parse_manifest(content: bytes) -> Manifest:
-    """Raises InvalidVersion when it was altered since it was written, or is not a manifest."""
+    """The manifest in ``content``. Raises InvalidVersion if it was altered since it was written, or is none."""
     body, digest = content[:-_SEAL_BYTES], content[-_SEAL_BYTES:]
     if digest != _SEAL % hashlib.sha256(body).hexdigest().encode():
         raise InvalidVersion(

@@ -36,7 +36,7 @@ KNOWN_FOR_S = 60.0
 
 
 class ObjectDirectory:
-    """A prefix and what is below it."""
+    """A prefix of an object store and everything below it."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class ObjectDirectory:
         self._create_once(f"{folder}/{CLAIMS}/0", b"")
 
     def note_number(self, model: str, number: int) -> None:
-        """Nothing: who publishes claims, and claims stay."""
+        """Do nothing: a publisher claims its number, and claims stay."""
 
     def replace(self, relative: str, content: bytes) -> None:
         """Write a small file over the one that was read in this change. Raises LostRace when it is another one now."""
@@ -143,7 +143,7 @@ class ObjectDirectory:
             self._bucket.replace(relative, content, tag=tag)
 
     def exclusively(self, model: str, work: Callable[[], T]) -> T:
-        """Do ``work``; again from the start where another writer was quicker."""
+        """Run ``work``, again from the start if another writer was quicker."""
         for _ in range(MAX_RACES):
             self._change.tags = {}
             try:
@@ -190,14 +190,14 @@ class ObjectDirectory:
         return True
 
     def clear(self, model: str) -> list[str]:
-        """Remove what killed trainers and deletions left of a model; the names of what has gone."""
+        """Remove the remains of killed trainers and deletions, and return their names."""
         entries = self._bucket.names(model)
         numbers = [name for name, is_folder in entries.items() if is_folder and name.isdecimal()]
         gone = [name for name in numbers if self._bucket.tag(f"{model}/{name}/{MANIFEST}") is None]
         return [name for name in gone if self._abandon(f"{model}/{CLAIMS}/{name}") and self._remove(f"{model}/{name}")]
 
     def _abandon(self, claim: str) -> bool:
-        """Take a claim from an owner who has not been heard of for long; one that is younger is left alone."""
+        """Take over a claim that its owner has not renewed for long; leave a younger one alone."""
         written = self._bucket.modified(claim)
         found = self._bucket.read(claim)
         if written is None or found is None or time.time() - written < self._abandoned_after_s:
@@ -209,7 +209,7 @@ class ObjectDirectory:
         return True
 
     def _renew(self, claim: str, owner: bytes) -> None:
-        """Say that the owner lives. Raises StoreError when somebody has given it up."""
+        """Renew the owner's claim. Raises StoreError if it was taken over."""
         found = self._bucket.read(claim)
         if found is None or found.content != owner:
             raise StoreError("Publishing took so long that the number was given up; publish again.")

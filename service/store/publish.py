@@ -52,7 +52,7 @@ class Staging:
         return self._directory.exclusively(self.model, take)
 
     def _settle(self) -> dict[str, str]:
-        """Put every file and folder on the disk, readable by all, writable by nobody; the files' digests."""
+        """Flush every file and folder to the disk, readable by all, writable by nobody; return the files' digests."""
         digests = file_digests(self.path)
         with writing():
             (self.path / ASSETS).mkdir(exist_ok=True)

@@ -56,14 +56,14 @@ class Store:
         return sorted(name for name, is_folder in entries.items() if is_folder and is_name(name))
 
     def versions(self, model: str) -> list[int]:
-        """Ascending. A version that is listed need not be whole: see ``manifest`` and ``verify_digests``."""
+        """Version numbers, ascending. A listed version need not be whole: see ``manifest`` and ``verify_digests``."""
         found = list_versions(self._directory, self._known(model))
         if found is None:
             raise ModelNotFound("There is no such model in the store.")
         return found
 
     def aliases(self, model: str) -> dict[str, int]:
-        """Alias -> version. Raises StoreError when ``aliases.json`` is damaged."""
+        """The aliases with their versions. Raises StoreError if ``aliases.json`` is damaged."""
         return read_aliases(self._directory, self._known(model))
 
     def earlier(self, model: str) -> dict[str, int]:
@@ -71,7 +71,7 @@ class Store:
         return alias_files.read_earlier(self._directory, self._known(model))
 
     def resolve(self, model: str, *, version: int | None = None, alias: str | None = None) -> int:
-        """The version that is meant: this one, the alias's, or with neither that of ``production``, else the highest.
+        """The version that is meant: this one, the alias's, or with neither that of ``production`` or the highest.
 
         Raises:
             VersionNotFound: it is not there, or the alias points at a version that is not.
@@ -101,7 +101,7 @@ class Store:
             return self._directory.version_path(model, resolved)
 
     def size_bytes(self, model: str, version: int) -> int:
-        """Of all files of a version."""
+        """Size of all files of a version, in bytes."""
         return self._directory.size_bytes(f"{model}/{self.resolve(model, version=version)}")
 
     def read_file(self, model: str, version: int, path: str) -> bytes | None:
@@ -109,7 +109,7 @@ class Store:
         return self._directory.read_file(f"{model}/{self.resolve(model, version=version)}/{path}")
 
     def manifest(self, model: str, version: int) -> Manifest:
-        """Raises InvalidVersion when it is damaged, or not of this model and version."""
+        """The manifest of a version. Raises InvalidVersion if it is damaged, or of another model or version."""
         with self._still_there(model, version):
             content = self.read_file(model, version, MANIFEST)
             if content is None:
@@ -120,7 +120,7 @@ class Store:
         return manifest
 
     def verify_digests(self, model: str, version: int) -> Manifest:
-        """Check every byte of a version; its manifest. Raises InvalidVersion naming the first bad file."""
+        """Check every byte of a version and return its manifest. Raises InvalidVersion naming the first bad file."""
         manifest = self.manifest(model, version)
         with self._still_there(model, version):
             check_digests(self.path(model, version), manifest)
@@ -180,7 +180,7 @@ class Store:
         return self._directory.exclusively(self._known(model), point_back)
 
     def delete(self, model: str, version: int) -> None:
-        """Delete a version for ever; its number does not come back.
+        """Delete a version for good; its number is never used again.
 
         Raises:
             VersionInUse: an alias points at it.
@@ -207,7 +207,7 @@ class Store:
             raise VersionInUse(f"Version {version} of model {model} is in use by the alias {aliases[0]}.")
 
     def sweep(self, model: str | None = None) -> list[str]:
-        """Remove what killed trainers and deletions left of a model, or of all; what has gone, as ``model/name``.
+        """Remove the remains of killed trainers and deletions, and return them as ``model/name``.
 
         A living trainer's staging folder stays.
         """
@@ -215,7 +215,7 @@ class Store:
         return [f"{name}/{gone}" for name in models for gone in self._directory.clear(name)]
 
     def _known(self, model: str) -> str:
-        """``model``, once it is certain that it names a folder of ours and no path elsewhere."""
+        """``model``, checked to be a model's name and no path elsewhere."""
         if model not in self.models():
             raise ModelNotFound("There is no such model in the store.")
         return model

@@ -1,4 +1,4 @@
-"""Names of models and numbers of versions: which exist, and which comes next.
+"""Model names and version numbers: which exist, and which comes next.
 
 The directory remembers the highest number ever given, so that no number comes back after its version was deleted.
 """
@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 
 
 def is_name(name: str) -> bool:
-    """Whether this may be the name of a model or of an alias."""
+    """Whether a text is a valid name of a model or of an alias."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -31,7 +31,7 @@ def list_versions(directory: Directory, model: str) -> list[int] | None:
 
 
 def next_version(directory: Directory, model: str) -> int:
-    """One more than every number that was given or that anything in the model's folder bears, valid or not."""
+    """One more than every number that was ever given or that occurs in the model's folder, valid or not."""
     taken = [int(name) for name in directory.entries(model) or () if _NUMBER.fullmatch(name)]
     number = max([directory.last_number(model), *taken]) + 1
     if number > MAX_VERSION:
