@@ -41,14 +41,14 @@ class BatchLimits:
     max_batch_rows: int = 4096
     max_batch_bytes: int = 16 * 2**20
     slice_rows: int = 256
-    """Rows that one job gets before the others have had theirs."""
+    """Rows of one job in a batch before the other jobs get their turn."""
     max_queue_requests: int = 1024
     max_queue_rows: int = 131_072
     max_queue_bytes: int = 256 * 2**20
 
 
 class BatchObserver(Protocol):
-    """What the batcher reports; called on the event loop."""
+    """Receives the batcher's reports on the event loop."""
 
     def batch_ran(self, rows: int, model_s: float) -> None: ...
     def batch_started(self, queue_s: float) -> None: ...
@@ -204,7 +204,7 @@ class Batcher(Generic[K]):
             del self._timed[job]
 
     def _expire_late(self) -> None:
-        """Tell those whose deadline has passed; one timer for all, since one for each costs more than the queue."""
+        """Fail the jobs whose deadline has passed. One timer serves all: one for each costs more than the queue."""
         now = self._loop.time()
         for job, deadline in self._timed.items():
             if deadline <= now and not job.future.done():
@@ -304,7 +304,7 @@ class Batcher(Generic[K]):
                 return  # the loop is closed: nobody waits any more
 
     def _run(self, batch: _Batch[K]) -> list[Results | AutoencoderError]:
-        """Outcome of every slice. Small ones are joined; copying a large one takes longer than a call of its own."""
+        """The outcome of every slice. Small slices share a call; copying a large one costs more than its own call."""
         small = [part for part in batch.slices if part.size_bytes < LARGE_BYTES]
         outcomes = dict(zip(small, self._run_small(batch.key, small), strict=True))
         for part in batch.slices:
@@ -313,14 +313,14 @@ class Batcher(Generic[K]):
         return [outcomes[part] for part in batch.slices]
 
     def _run_small(self, key: K, slices: list[_Slice]) -> list[Results | AutoencoderError]:
-        """When a batch of several fails, each slice runs alone: only the bad one fails."""
+        """Run each slice of a failed batch alone, so that only the bad one fails."""
         if len(slices) > 1:
             with suppress(Exception):  # whatever the model raises is the answer of the slice that it raises for
                 return self._run_joined(key, slices)
         return [self._run_alone(key, part.rows()) for part in slices]
 
     def _run_joined(self, key: K, slices: list[_Slice]) -> list[Results | AutoencoderError]:
-        """Outcomes of one call for all. Raises what the model raises."""
+        """The outcomes of one call for all slices. Raises what the model raises."""
         results = self._run_batch(key, joined([part.rows() for part in slices]))
         split = _split(results, slices)
         return list(split) if failure_of(results) is None else [failure_of(part) or part for part in split]
@@ -368,7 +368,7 @@ def _split(results: Results, slices: list[_Slice]) -> list[Results]:
 
 
 def _deliver(slices: list[_Slice], outcomes: list[Results | AutoencoderError]) -> None:
-    """Give each job its outcome, or this part of its results until it has all of them."""
+    """Give each job its outcome, or one part of its results until all are there."""
     for part, outcome in zip(slices, outcomes, strict=True):
         job = part.job
         if job.future.done():

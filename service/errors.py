@@ -44,7 +44,7 @@ MAX_ROW_PROBLEMS = 10
 
 @dataclass(frozen=True, slots=True)
 class RowProblem:
-    """What is wrong with one value; never the value itself."""
+    """A problem with one value; never holds the value itself."""
 
     row: int | None
     column: str | int | None

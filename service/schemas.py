@@ -1,4 +1,4 @@
-"""What rows look like: the forms shared by store, codecs, runtime, API and training.
+"""The forms of rows that store, codecs, runtime, API and training share.
 
 Rows of one model travel as ``Rows``: the inputs of its SavedModel signatures by name, all with the same leading
 dimension. ``instances`` holds numbers (float32, a missing value is NaN), ``categories`` the categorical columns
@@ -55,7 +55,7 @@ class Column(Frozen):
 
 
 class InputSchema(Frozen):
-    """What one row is: named columns, or an array of ``row_shape``."""
+    """The form of one row: named columns, or an array of ``row_shape``."""
 
     kind: Literal["tabular", "image", "timeseries"]
     row_shape: tuple[int, ...]
@@ -209,7 +209,7 @@ def take_rows(rows: Rows, which: Any) -> Rows:
 
 
 def failure_of(results: Results) -> ModelFailed | None:
-    """What a model's answer is where a number in it is not finite; None where all are."""
+    """The error for a model's answer that holds a non-finite number, or None."""
     for name, array in results.items():
         if array.dtype.kind == "f" and not all_finite(array):
             return ModelFailed(f"The model answered with non-finite numbers in '{name}'.")

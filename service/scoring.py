@@ -1,4 +1,4 @@
-"""What a reconstruction error, an anomaly score's p-value and a threshold are: the one definition, in numpy.
+"""Reconstruction error, p-value and threshold: the one definition, in numpy.
 
 A SavedModel computes the same inside its graph; training takes thresholds from here, and tests compare the two.
 Scores are compared in float32, the type that the graph returns, so that a score that equals a calibration score

@@ -196,7 +196,7 @@ class Telemetry:
         return generate_latest(self._of_all_workers())
 
     def families(self) -> list[Metric]:
-        """The same as objects."""
+        """The metrics as objects of prometheus_client."""
         return list(self._of_all_workers().collect())
 
     def _of_all_workers(self) -> CollectorRegistry:
@@ -211,7 +211,7 @@ _NO_SPAN: AbstractContextManager[None] = nullcontext()
 
 
 class Tracing:
-    """OpenTelemetry spans of requests, where a collector is configured; else nothing at all.
+    """OpenTelemetry spans of requests, if a collector is configured; otherwise does nothing.
 
     A caller's ``traceparent`` is continued; without one, a share of the requests is traced.
     """
@@ -248,11 +248,11 @@ class Tracing:
         return self._tracer.start_as_current_span(name, context=extract(caller), kind=SpanKind.SERVER)
 
     def stage(self, name: Stage | Literal["run"]) -> "AbstractContextManager[Span | None]":
-        """A span within that of the request."""
+        """A span below that of the request."""
         return _NO_SPAN if self._tracer is None else self._tracer.start_as_current_span(name)
 
     def shutdown(self) -> None:
-        """Send what is left. Blocks."""
+        """Send the remaining spans. Blocks."""
         if self._provider is not None:
             self._provider.shutdown()
 
