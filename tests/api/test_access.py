@@ -1,16 +1,17 @@
 """Keys, roles and host names: which routes are open, who may do what, and that refusals say little."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from service.api.access import hash_key
 from service.settings import Settings, SettingsError
+from service.store import Store
 from tests.api.raw import connect, head
 from tests.api.samples import OPERATIONS, assert_problem
-from tests.fakes import load_fake
-from tests.live import LiveService
+from tests.fakes import load_fake, publish_fake
+from tests.live import LiveService, serve_live
 
 Serve = Callable[..., LiveService]
 
@@ -34,11 +35,16 @@ OPERATION_ROUTES = [
 ]
 
 
-@pytest.fixture
-def guarded(fake_store: Path, serve: Serve) -> LiveService:
-    """Two callers' keys, two admins' keys."""
-    keys = [[hash_key(f"{role}-{number}") for number in (1, 2)] for role in ("caller", "admin")]
-    return serve(fake_store, load=load_fake, key_hashes=keys[0], admin_key_hashes=keys[1])
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """Two callers' keys, two admins' keys; one service for all tests here."""
+    root = tmp_path_factory.mktemp("guarded")
+    for _ in range(2):
+        publish_fake(Store(root))
+    callers, admins = ([hash_key(f"{role}-{index}") for index in (1, 2)] for role in ("caller", "admin"))
+    settings = Settings(store=root, port=0, key_hashes=tuple(callers), admin_key_hashes=tuple(admins))
+    with serve_live(settings, load=load_fake) as live:
+        yield live
 
 
 @pytest.mark.parametrize("path", OPEN)

@@ -7,6 +7,8 @@ import pytest
 from tests.api.raw import RawConnection, chunk, connect, head
 from tests.attack.conftest import ROW, Target
 
+pytestmark = pytest.mark.slow
+
 CHUNKED = {"Content_Type": "application/json", "Transfer_Encoding": "chunked"}
 SENT_BYTES = 320 * 10**6
 PIECE = 10**6

@@ -14,6 +14,8 @@ import pytest
 from tests.api.raw import chunk, connect, head
 from tests.attack.conftest import ROW, Target
 
+pytestmark = pytest.mark.slow
+
 ALIAS = "/models/pumps/aliases/sly"
 JSON = {"Content_Type": "application/json"}
 SMUGGLED = head(ALIAS, method="PUT", **JSON, Content_Length="13") + b'{"version":1}'
@@ -28,7 +30,9 @@ class Doubt:
 
 
 def lined(*lines: bytes, body: bytes = b"") -> bytes:
-    return b"\r\n".join([b"POST /encode HTTP/1.1", b"Host: test", b"Content-Type: application/json", *lines, b"", body])
+    return b"\r\n".join(
+        [b"POST /encode HTTP/1.1", b"Host: localhost", b"Content-Type: application/json", *lines, b"", body]
+    )
 
 
 def chunked(body: bytes, *lines: bytes) -> bytes:
