@@ -83,7 +83,12 @@ def serve(engine: str, **arguments: Any) -> None:
     settings = load_settings(**arguments)
     settings.check_access()
     if engine == "ray":
-        _serve_on_ray(settings, **on_ray)
+        from service.api.ray_serve import Scale, serve_on_ray
+
+        least = on_ray["min_replicas"] or 1
+        requests = on_ray["replica_requests"] or Scale().replica_requests
+        scale = Scale(least, on_ray["max_replicas"] or least, requests)
+        serve_on_ray(settings, address=on_ray["address"], scale=scale)
         return
     if any(value is not None for value in on_ray.values()):
         from service.errors import ConfigurationError
@@ -92,21 +97,6 @@ def serve(engine: str, **arguments: Any) -> None:
     from service.api.server import serve
 
     serve(settings)
-
-
-def _serve_on_ray(
-    settings: Any,
-    *,
-    address: str | None,
-    min_replicas: int | None,
-    max_replicas: int | None,
-    replica_requests: int | None,
-) -> None:
-    from service.api.ray_serve import Scale, serve_on_ray
-
-    least = min_replicas or 1
-    scale = Scale(least, max_replicas or least, replica_requests or Scale().replica_requests)
-    serve_on_ray(settings, address=address, scale=scale)
 
 
 @app.command()

@@ -121,7 +121,21 @@ def _run(
     from service.pipelines.files import Job, run
 
     options |= {"operation": operation, "columns": listed(columns)}
-    scorer = _remote_scorer(url, key, model, options) if url else _local_scorer(store, model, options)
+    scorer: Any
+    if url:
+        from service.pipelines.remote import RemoteScorer, only_model
+
+        scorer = RemoteScorer(url, model or only_model(url, key), key=key, **options)
+    else:
+        from service.pipelines.scorer import Scorer
+
+        # Several calls at a time on a core each: cores that share one call are in each other's way.
+        scorer = Scorer(store, model or _only_model(store), threads=1, **options)
+    work: Any = None
+    if engine == "ray":
+        from service.pipelines.ray import ray_engine
+
+        work = ray_engine(address, workers=workers)
     job = Job(
         source,
         target,
@@ -133,34 +147,13 @@ def _run(
         part_rows=part_rows,
     )
     began = time.monotonic()
-    with _progress(quiet=quiet) as progress:
-        outcome = run(job, scorer, progress=progress, work=_engine(engine, address, workers))
+    with Quiet(sys.stderr) if quiet else Bar(sys.stderr) if sys.stderr.isatty() else Lines(sys.stderr) as progress:
+        outcome = run(job, scorer, progress=progress, work=work)
     if not quiet:
         seconds = time.monotonic() - began
         done = f"{outcome.rows:,} rows by version {scorer.version} of {scorer.model} in {seconds:.1f} s"
         skipped = f", {outcome.skipped_parts} of {outcome.parts} parts were there already"
         click.echo(f"{done}{skipped if outcome.skipped_parts else ''}: {target}", err=True)
-
-
-def _engine(name: str, address: str | None, workers: int | None) -> Any:
-    if name == "local":
-        return None
-    from service.pipelines.ray import ray_engine
-
-    return ray_engine(address, workers=workers)
-
-
-def _local_scorer(store: str, model: str | None, options: dict[str, Any]) -> Any:
-    from service.pipelines.scorer import Scorer
-
-    # Several calls at a time on a core each: cores that share one call are in each other's way.
-    return Scorer(store, model or _only_model(store), threads=1, **options)
-
-
-def _remote_scorer(url: str, key: str | None, model: str | None, options: dict[str, Any]) -> Any:
-    from service.pipelines.remote import RemoteScorer, only_model
-
-    return RemoteScorer(url, model or only_model(url, key), key=key, **options)
 
 
 def _only_model(store: str) -> str:
@@ -247,9 +240,3 @@ class Bar:
 class Quiet(Lines):
     def rows_done(self, rows: int) -> None:
         pass
-
-
-def _progress(*, quiet: bool, stream: TextIO = sys.stderr) -> Any:
-    if quiet:
-        return Quiet(stream)
-    return Bar(stream) if stream.isatty() else Lines(stream)

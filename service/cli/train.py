@@ -81,7 +81,18 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def source_arguments(source: str, options: dict[str, Any]) -> dict[str, Any]:
     """Arguments of ``read_dataset``; takes the options of ``source_options`` out of ``options``."""
-    windows = _windows(*(options.pop(name) for name in ("kind", "timestamp", "window", "stride", "step")))
+    from service.errors import ConfigurationError
+    from service.training.series import Windows, seconds_of
+
+    kind, timestamp, window, stride, step = (
+        options.pop(name) for name in ("kind", "timestamp", "window", "stride", "step")
+    )
+    # Any option of a series says that the source is one.
+    is_series = (kind, timestamp, window, stride, step) != (None, None, None, 1, None)
+    resize = options.pop("resize")
+    size = re.fullmatch(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})", (resize or "").strip().lower(), re.ASCII)
+    if resize is not None and size is None:
+        raise ConfigurationError("--resize takes a height and a width of at most 9999 pixels, as in 64x64.")
     columns, drop = (listed(options.pop(name)) for name in ("columns", "drop"))
     return {
         "source": source,
@@ -89,8 +100,8 @@ def source_arguments(source: str, options: dict[str, Any]) -> dict[str, Any]:
         "drop": drop,
         "where": options.pop("where"),
         "schema_file": options.pop("schema_file"),
-        "resize": _size(options.pop("resize")),
-        "windows": windows,
+        "resize": (int(size[1]), int(size[2])) if size else None,
+        "windows": Windows(timestamp, window, stride, seconds_of(step) if step else None) if is_series else None,
     }
 
 
@@ -144,7 +155,7 @@ def train(
     pattern such as 'days/*.parquet', or the bundled 'digits'.
     """
     from service.errors import ConfigurationError
-    from service.training.checkpoint import Checkpoints
+    from service.training.checkpoint import FOLDER, Checkpoints
 
     if source is None and preset not in (None, "demo"):
         raise ConfigurationError(f"Preset {preset} needs a SOURCE: a file, or the bundled 'digits'.")
@@ -157,6 +168,8 @@ def train(
     rows = source_arguments(source, options)
     if labels and rows["columns"]:
         rows["columns"] = (*rows["columns"], labels)
+    # A run keeps its checkpoint in the store, or here where the store is none of files.
+    own = Path(FOLDER) / model if "://" in store else Path(store) / model / FOLDER
     train_and_publish(
         rows,
         training_config(preset, options),
@@ -164,7 +177,7 @@ def train(
         store,
         promotion=promotion,
         labels=labels,
-        checkpoints=Checkpoints(checkpoint_dir or _own_folder(store, model), every_s=checkpoint_every_s, resume=resume),
+        checkpoints=Checkpoints(checkpoint_dir or own, every_s=checkpoint_every_s, resume=resume),
         tensorboard=tensorboard,
     )
 
@@ -204,61 +217,24 @@ def train_and_publish(
     Console().print(summary(result))
 
 
-def _own_folder(store: str, model: str) -> Path:
-    """Where a run keeps its checkpoint: in the store, or here where the store is none of files."""
-    from service.training.checkpoint import FOLDER
-
-    return Path(FOLDER) / model if "://" in store else Path(store) / model / FOLDER
-
-
 def training_config(preset: str, overrides: dict[str, Any]) -> Any:
     """Options as the configuration has them."""
+    from service.errors import ConfigurationError
     from service.training.config import load_config
 
     for name in ("hidden", "filters"):
         if overrides.get(name) is not None:
-            overrides[name] = _widths(overrides[name], name)
-    if overrides.get("latent_dim") not in (None, "auto"):
-        overrides["latent_dim"] = _width(overrides["latent_dim"])
+            try:
+                overrides[name] = tuple(int(width) for width in listed(overrides[name]))
+            except ValueError as error:
+                sentence = f"--{name} takes whole numbers with commas between them, as in 256,128."
+                raise ConfigurationError(sentence) from error
+    latent = overrides.get("latent_dim")
+    if latent not in (None, "auto"):
+        if not latent.isdecimal():
+            raise ConfigurationError("--latent takes a whole number, or auto.")
+        overrides["latent_dim"] = int(latent)
     return load_config(preset, **overrides)
-
-
-def _widths(text: str, name: str) -> tuple[int, ...]:
-    from service.errors import ConfigurationError
-
-    try:
-        return tuple(int(width) for width in listed(text))
-    except ValueError as error:
-        raise ConfigurationError(f"--{name} takes whole numbers with commas between them, as in 256,128.") from error
-
-
-def _windows(kind: str | None, timestamp: str | None, window: int | None, stride: int, step: str | None) -> Any:
-    """How a series becomes rows; any of its options says that the source is one. None: it is not."""
-    from service.training.series import Windows, seconds_of
-
-    if (kind, timestamp, window, stride, step) == (None, None, None, 1, None):
-        return None
-    return Windows(timestamp=timestamp, length=window, stride=stride, step=seconds_of(step) if step else None)
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    """Height and width of ``64x48``."""
-    from service.errors import ConfigurationError
-
-    if text is None:
-        return None
-    found = re.fullmatch(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})", text.strip().lower(), re.ASCII)
-    if found is None:
-        raise ConfigurationError("--resize takes a height and a width of at most 9999 pixels, as in 64x64.")
-    return int(found[1]), int(found[2])
-
-
-def _width(text: str) -> int:
-    from service.errors import ConfigurationError
-
-    if not text.isdecimal():
-        raise ConfigurationError("--latent takes a whole number, or auto.")
-    return int(text)
 
 
 def model_name(source: str) -> str:

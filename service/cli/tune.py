@@ -55,6 +55,7 @@ def tune(
     Needs Optuna: pip install 'autoencoder-service[tune]'.
     """
     from rich.console import Console
+    from rich.table import Table
 
     from service.training.data import read_dataset
     from service.training.tune import tune as search
@@ -66,6 +67,11 @@ def tune(
     click.echo("Reading rows", err=True)
     dataset = read_dataset(**rows, max_rows=config.max_rows, seed=config.seed)
     click.echo("Searching", err=True)
+    run: Any = None
+    if engine == "ray":
+        from service.training.ray import ray_trials
+
+        run = ray_trials(address, workers=workers)
     tuned = search(
         dataset,
         config,
@@ -73,20 +79,18 @@ def tune(
         trials=trials,
         time_budget_s=time_budget_s,
         reporter=_Lines(trials),
-        run=_runner(engine, address, workers),
+        run=run,
     )
-    Console().print(_table(tuned))
-    click.echo(shlex.join(["autoencoder", "train", source, *said, *_options(tuned.found)]))
+    table = Table("", "as given", "found", title=f"{tuned.trials} trials, {tuned.stopped} stopped early")
+    table.add_row("error on validation rows with a fifth hidden", f"{tuned.first_error:.5g}", f"{tuned.error:.5g}")
+    Console().print(table)
+    words = list[str]()
+    for name, value in tuned.found.items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        words += [OPTION_OF.get(name, f"--{name.replace('_', '-')}"), text]
+    click.echo(shlex.join(["autoencoder", "train", source, *said, *words]))
     if trains:
         train_and_publish(rows, tuned.config, model or model_name(source), store)
-
-
-def _runner(engine: str, address: str | None, workers: int | None) -> Any:
-    if engine == "local":
-        return None
-    from service.training.ray import ray_trials
-
-    return ray_trials(address, workers=workers)
 
 
 class _Lines:
@@ -114,19 +118,3 @@ def _said() -> list[str]:
             flag = parameter.secondary_opts[0] if value is False else parameter.opts[0]
             words += [flag] if isinstance(value, bool) else [flag, str(value)]
     return words
-
-
-def _options(found: dict[str, Any]) -> list[str]:
-    words = list[str]()
-    for name, value in found.items():
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        words += [OPTION_OF.get(name, f"--{name.replace('_', '-')}"), text]
-    return words
-
-
-def _table(tuned: Any) -> Any:
-    from rich.table import Table
-
-    table = Table("", "as given", "found", title=f"{tuned.trials} trials, {tuned.stopped} stopped early")
-    table.add_row("error on validation rows with a fifth hidden", f"{tuned.first_error:.5g}", f"{tuned.error:.5g}")
-    return table

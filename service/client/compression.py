@@ -3,6 +3,7 @@
 import ipaddress
 import sys
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal
@@ -16,18 +17,14 @@ WORTH_IT = 0.75
 Mode = Literal["auto", "none", "gzip", "zstd"]
 
 
-def _find_zstd() -> ModuleType | None:
-    try:
-        if sys.version_info >= (3, 14):
-            from compression import zstd
-        else:
-            from backports import zstd
-    except ImportError:
-        return None
-    return zstd
-
-
-_ZSTD = _find_zstd()
+zstd: ModuleType | None
+try:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+except ImportError:
+    zstd = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +37,12 @@ class BodyCompression:
     def to(cls, url: str, mode: Mode) -> "BodyCompression":
         if mode not in ("auto", "none", "gzip", "zstd"):
             raise ValueError("compression must be auto, none, gzip or zstd.")
-        if mode == "zstd" and _ZSTD is None:
+        if mode == "zstd" and zstd is None:
             raise ValueError("compression='zstd' needs backports-zstd: pip install backports-zstd.")
-        return cls(mode, _is_local(urlsplit(url).hostname or ""))
+        host = urlsplit(url).hostname or ""
+        with suppress(ValueError):  # a name
+            return cls(mode, ipaddress.ip_address(host).is_loopback)
+        return cls(mode, host == "localhost")
 
     @property
     def accepted(self) -> str | None:
@@ -55,7 +55,7 @@ class BodyCompression:
         """The body to send and its Content-Encoding."""
         if self.mode == "none" or (self.mode == "auto" and (self.local or len(content) < MIN_BYTES)):
             return content, None
-        encoding = self.mode if self.mode != "auto" else "gzip" if _ZSTD is None else "zstd"
+        encoding = self.mode if self.mode != "auto" else "gzip" if zstd is None else "zstd"
         if self.mode == "auto":
             sample = content[:SAMPLE_BYTES]
             if len(_compressed(sample, encoding)) > WORTH_IT * len(sample):
@@ -64,15 +64,6 @@ class BodyCompression:
 
 
 def _compressed(content: bytes, encoding: str) -> bytes:
-    if encoding == "zstd" and _ZSTD is not None:
-        return bytes(_ZSTD.compress(content, level=1))
+    if encoding == "zstd" and zstd is not None:
+        return bytes(zstd.compress(content, level=1))
     return zlib.compress(content, level=1, wbits=31)
-
-
-def _is_local(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

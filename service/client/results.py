@@ -73,8 +73,15 @@ class Result:
         """A ``pandas.DataFrame`` with the index of the rows, where they had one."""
         import pandas as pd
 
-        columns = {name: _listed_rows(values) for name, values in self.columns().items()}
-        return pd.DataFrame({name: _without_index(values) for name, values in columns.items()}, index=self.rows.index)
+        columns = self.columns()
+        for name, values in columns.items():
+            if isinstance(values, np.ndarray) and values.ndim > 1:
+                columns[name] = list(values)  # a list of arrays, which a pandas column can hold
+            elif hasattr(values, "index") and hasattr(values, "array"):
+                columns[name] = values.array  # a pandas series: pandas would align it
+            elif hasattr(values, "to_pandas"):
+                columns[name] = values.to_pandas().array
+        return pd.DataFrame(columns, index=self.rows.index)
 
     def to_polars(self) -> Any:
         """A ``polars.DataFrame``."""
@@ -201,13 +208,9 @@ def _from_json(values: list[Any]) -> Any:
     if values and isinstance(values[0], dict):
         return values
     if values and isinstance(values[0], list) and values[0] and isinstance(values[0][0], dict):
-        return _contributions(values)
+        return [tuple(Contribution(**entry) for entry in row) for row in values]
     array = np.asarray(values)
     return array if array.dtype == np.bool_ else array.astype(np.float32)
-
-
-def _contributions(listed: list[list[dict[str, Any]]]) -> list[tuple[Contribution, ...]]:
-    return [tuple(Contribution(**entry) for entry in row) for row in listed]
 
 
 def _read_arrow(body: bytes, results: Sequence[str]) -> tuple[dict[str, Any], dict[str, float]]:
@@ -292,17 +295,6 @@ def _wide(name: str, rows: Any) -> dict[str, Any]:
         return dict(rows)
     names = rows.column_names if hasattr(rows, "column_names") else rows.columns
     return {column: rows[column] for column in names}
-
-
-def _listed_rows(values: Any) -> Any:
-    """Arrays of more than one dimension as a list of arrays, which a pandas column can hold."""
-    return list(values) if isinstance(values, np.ndarray) and values.ndim > 1 else values
-
-
-def _without_index(values: Any) -> Any:
-    if hasattr(values, "index") and hasattr(values, "array"):  # a pandas series: pandas would align it
-        return values.array
-    return values.to_pandas().array if hasattr(values, "to_pandas") else values
 
 
 def _arrow_column(values: Any) -> Any:

@@ -75,7 +75,8 @@ def rows_of(given: Any) -> Rows:  # noqa: PLR0911 - one line a form
     if isinstance(given, Rows):
         return given
     if _is_frame_of("pandas", given):
-        return PandasRows(given) if _has_names(given) else rows_of(given.to_numpy())
+        named = all(isinstance(name, str) for name in given.columns)
+        return PandasRows(given) if named else rows_of(given.to_numpy())
     if _is_frame_of("polars", given):
         return PolarsRows(given)
     if hasattr(given, "__arrow_c_stream__") and (hasattr(given, "schema") or not hasattr(given, "__array__")):
@@ -85,7 +86,12 @@ def rows_of(given: Any) -> Rows:  # noqa: PLR0911 - one line a form
     if isinstance(given, list | tuple):
         return _of_list(list(given))
     if hasattr(given, "__array__"):
-        return _of_array(np.asarray(given))
+        array = np.asarray(given)
+        if array.ndim > 0 and array.dtype.kind in "biuf":
+            return ArrayRows(array)
+        if array.ndim > 0 and array.dtype.kind in "OUS":
+            return ListRows(array.tolist())
+        raise TypeError(f"Rows cannot be an array of {array.dtype} with {array.ndim} dimensions.")
     raise TypeError(
         f"Rows cannot be a {type(given).__name__}: give an array, a data frame, an Arrow table, a list or a dict of "
         "columns; for an iterable of batches use stream()."
@@ -95,10 +101,6 @@ def rows_of(given: Any) -> Rows:  # noqa: PLR0911 - one line a form
 def _is_frame_of(library: str, given: Any) -> bool:
     """Whether this is a data frame of a library that is loaded; one that another thread is still loading made none."""
     return isinstance(given, getattr(sys.modules.get(library), "DataFrame", ()))
-
-
-def _has_names(frame: Any) -> bool:
-    return all(isinstance(name, str) for name in frame.columns)
 
 
 def _of_list(values: list[Any]) -> Rows:
@@ -116,14 +118,6 @@ def _of_list(values: list[Any]) -> Rows:
 def _has_booleans(values: Sequence[Any]) -> bool:
     """A boolean among numbers is one to numpy; to the service it is not a number."""
     return any(_has_booleans(row) if isinstance(row, list | tuple) else isinstance(row, bool) for row in values)
-
-
-def _of_array(array: np.ndarray[Any, Any]) -> Rows:
-    if array.dtype.kind in "biuf" and array.ndim > 0:
-        return ArrayRows(array)
-    if array.dtype.kind in "OUS" and array.ndim > 0:
-        return ListRows(array.tolist())
-    raise TypeError(f"Rows cannot be an array of {array.dtype} with {array.ndim} dimensions.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,9 +37,9 @@ class ScorerHandler(ModelHandler):  # type: ignore[misc, unused-ignore]
         scored = model(columns)
         results = {name: scored[name] for name in scored if name not in columns}
         for at, row in enumerate(batch):
-            yield PredictionResult(
-                row, {name: _plain(values[at]) for name, values in results.items()}, f"{model.model}/{model.version}"
-            )
+            found = {name: values[at] for name, values in results.items()}
+            plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in found.items()}
+            yield PredictionResult(row, plain, f"{model.model}/{model.version}")
 
     def batch_elements_kwargs(self) -> Mapping[str, Any]:
         return {"min_batch_size": 1, "max_batch_size": CALL_ROWS}
@@ -51,8 +51,3 @@ class ScorerHandler(ModelHandler):  # type: ignore[misc, unused-ignore]
 def scored_row(result: PredictionResult) -> dict[str, Any]:
     """A row with its results beside its columns."""
     return {**result.example, **result.inference}
-
-
-def _plain(value: Any) -> Any:
-    """A Python value of one of numpy's."""
-    return value.tolist() if hasattr(value, "tolist") else value

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
@@ -116,7 +117,9 @@ def run(job: Job, scorer: Scorer, *, progress: Progress | None = None, work: "En
     progress = progress or Silent()
     plan = prepare(job, scorer, with_parts=work is not None)
     remaining = plan.remaining()
-    progress.begins(rows=_known_rows(remaining), size=sum(part.size for part in remaining))
+    counts = [part.rows for part in remaining]
+    known = None if None in counts else sum(count or 0 for count in counts)
+    progress.begins(rows=known, size=sum(part.size for part in remaining))
     if work is not None:
         rows = work(plan, remaining, scorer, progress)
     elif plan.folder is not None:
@@ -131,11 +134,6 @@ Engine = Callable[[Plan, Sequence[Part], Scorer, Progress], int]
 """Writes the output file of every part; the number of rows."""
 
 
-def _known_rows(parts: Sequence[Part]) -> int | None:
-    counts = [part.rows for part in parts]
-    return None if None in counts else sum(count or 0 for count in counts)
-
-
 # --- what there is to do ----------------------------------------------------------------------------------------------
 
 
@@ -143,7 +141,8 @@ def prepare(job: Job, scorer: Scorer, *, with_parts: bool = False) -> Plan:
     """Look at the files, and at what an earlier run left."""
     files = find_files(job.source, job.source_format)
     source_kind = format_of(files[0], job.source_format)
-    kind = _target_format(job, source_kind)
+    onto_source = job.target == STDIO or job.to_folder
+    kind = job.target_format or (source_kind if onto_source else format_of(job.target))
     parts = tuple(plan_parts(files, given=job.source_format, root=job.source, part_rows=job.part_rows))
     by_parts = job.to_folder or job.resume or with_parts
     if by_parts and job.target == STDIO:
@@ -151,21 +150,11 @@ def prepare(job: Job, scorer: Scorer, *, with_parts: bool = False) -> Plan:
     if job.resume and job.source == STDIO:
         raise ConfigurationError("Standard input cannot be read twice: --resume needs a file.")
     folder = None if not by_parts else Path(job.target) if job.to_folder else Path(job.target.rstrip("/") + ".parts")
-    plan = Plan(job, parts, kind, folder, _suffix(job, kind))
+    compressed = not job.to_folder and compression_of(job.target)
+    plan = Plan(job, parts, kind, folder, f".{kind}{Path(job.target).suffix if compressed else ''}")
     if folder is not None:
         _claim(plan, scorer)
     return plan
-
-
-def _target_format(job: Job, source_kind: str) -> str:
-    if job.target_format is not None:
-        return job.target_format
-    return source_kind if job.target == STDIO or job.to_folder else format_of(job.target)
-
-
-def _suffix(job: Job, kind: str) -> str:
-    compressed = not job.to_folder and compression_of(job.target)
-    return f".{kind}{Path(job.target).suffix if compressed else ''}"
 
 
 def _claim(plan: Plan, scorer: Scorer) -> None:
@@ -174,24 +163,21 @@ def _claim(plan: Plan, scorer: Scorer) -> None:
     record = plan.folder / RUN_FILE
     ours = _record(plan, scorer)
     if record.exists():
-        _check_same(orjson.loads(record.read_bytes()), ours, plan)
+        if not plan.job.resume:
+            raise ConfigurationError(
+                f"'{plan.folder}' has the parts of an earlier run: go on with --resume, or remove the folder."
+            )
+        theirs = orjson.loads(record.read_bytes())
+        for name, words in (("scorer", "model, version or options"), ("inputs", "input"), ("output", "output format")):
+            if theirs.get(name) != ours[name]:
+                raise ConfigurationError(
+                    f"'{plan.folder}' has parts of a run with another {words}: remove the folder, or run as before."
+                )
         return
     if plan.folder.exists() and any(plan.folder.iterdir()):
         raise ConfigurationError(f"The folder '{plan.folder}' holds other files: name an empty or a new one.")
     plan.folder.mkdir(parents=True, exist_ok=True)
     _write_record(plan, ours)
-
-
-def _check_same(theirs: dict[str, Any], ours: dict[str, Any], plan: Plan) -> None:
-    if not plan.job.resume:
-        raise ConfigurationError(
-            f"'{plan.folder}' has the parts of an earlier run: go on with --resume, or remove the folder."
-        )
-    for name, words in (("scorer", "model, version or options"), ("inputs", "input"), ("output", "output format")):
-        if theirs.get(name) != ours[name]:
-            raise ConfigurationError(
-                f"'{plan.folder}' has parts of a run with another {words}: remove the folder, or run as before."
-            )
 
 
 def _record(plan: Plan, scorer: Scorer) -> dict[str, Any]:
@@ -334,15 +320,7 @@ def in_order(items: Iterator[Chunk], work: Callable[[Chunk], Any], *, threads: i
         finally:
             stopped.set()
             room.release()
-            while not reading.done() or not under_way.empty():
-                _cancel(under_way)
-
-
-def _cancel(under_way: "Queue[tuple[Chunk, Future[Any]] | None]") -> None:
-    """Drop what waits, and wait a moment for the reader to notice."""
-    try:
-        found = under_way.get(timeout=0.05)
-    except Empty:
-        return
-    if found is not None:
-        found[1].cancel()
+            while not reading.done() or not under_way.empty():  # drop what waits, until the reader has noticed
+                with suppress(Empty):
+                    if (dropped := under_way.get(timeout=0.05)) is not None:
+                        dropped[1].cancel()

@@ -85,7 +85,9 @@ class Scorer:
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        self._set(store=_address(self.store), columns=tuple(self.columns))
+        # A folder's whole path: other processes may have been started elsewhere.
+        store = str(self.store) if "://" in str(self.store) else str(Path(self.store).resolve())
+        self._set(store=store, columns=tuple(self.columns))
         if self.fingerprint:
             return  # a copy of one that was settled elsewhere
         self._set(version=self._resolved(), alias=None)
@@ -161,7 +163,7 @@ class Scorer:
             raise _in_words(error) from error
         problems = {**found, **(problems or {})}
         if problems and self.errors == "raise":
-            raise _refusal(problems)
+            raise _in_words(InvalidRows([problems[row] for row in sorted(problems)]))
         count = row_count(rows)
         if len(problems) == count:
             return self._columns_of(self._answered(_blank_row(self.schema)), problems, count)
@@ -221,17 +223,14 @@ class Scorer:
         columns = {self.prefix + name: column for name, column in answered.items()}
         if self.errors == "null":
             if problems:
-                places = _places(problems, count)
+                bad = np.zeros(count, np.bool_)
+                bad[list(problems)] = True
+                places = pa.array(np.where(bad, 0, np.cumsum(~bad) - 1), mask=bad)  # of each row among the good ones
                 columns = {name: column.take(places) for name, column in columns.items()}
             words = {row: _words(problem) for row, problem in problems.items()}
             texts = map(words.get, range(count))
             columns[self.prefix + PROBLEM] = pa.array(texts, size=count, type=pa.string())
         return pa.table(columns)
-
-
-def _address(store: str) -> str:
-    """A folder's whole path: other processes may have been started elsewhere."""
-    return str(store) if "://" in str(store) else str(Path(store).resolve())
 
 
 def _run(loaded: "LoadedModel", signature: str, rows: Rows, call_rows: int) -> Results:
@@ -244,15 +243,6 @@ def _run(loaded: "LoadedModel", signature: str, rows: Rows, call_rows: int) -> R
     return results
 
 
-def _places(problems: Mapping[int, RowProblem], count: int) -> Any:
-    """For each row its place among the good ones, null for a bad one."""
-    import pyarrow as pa
-
-    bad = np.zeros(count, np.bool_)
-    bad[list(problems)] = True
-    return pa.array(np.where(bad, 0, np.cumsum(~bad) - 1), mask=bad)
-
-
 def _blank_row(schema: InputSchema) -> Rows:
     rows: Rows = {}
     if schema.numbers or not schema.columns:
@@ -262,10 +252,6 @@ def _blank_row(schema: InputSchema) -> Rows:
     if schema.timestamps:
         rows[TIMESTAMPS] = np.zeros((1, len(schema.timestamps)), np.int64)
     return rows
-
-
-def _refusal(problems: Mapping[int, RowProblem]) -> InvalidRows:
-    return _in_words(InvalidRows([problems[row] for row in sorted(problems)]))
 
 
 def _in_words(error: InvalidRows) -> InvalidRows:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from service.pipelines.scorer import Scorer
-from service.schemas import Array
 
 
 def score_dataframe(frame: Any, scorer: Scorer) -> Any:
@@ -51,7 +50,8 @@ def batch_function(scorer: Scorer) -> Callable[[], Callable[..., Mapping[str, An
 
         def predict(*columns: Any) -> Mapping[str, Any]:
             scored = by_name(dict(zip(names, columns, strict=True)))
-            return {name: _without_booleans(scored[name]) for name in wanted}
+            booleans = {name: scored[name].astype(np.int8) for name in wanted if scored[name].dtype.kind == "b"}
+            return {name: booleans.get(name, scored[name]) for name in wanted}
 
         # Spark counts the parameters to know whether columns come one by one.
         places = [Parameter(f"column_{at}", Parameter.POSITIONAL_ONLY) for at in range(len(names))]
@@ -70,10 +70,6 @@ def result_type(scorer: Scorer) -> Any:
     return StructType(
         [StructField(each.name, ByteType() if each.dataType == BooleanType() else each.dataType) for each in fields]
     )
-
-
-def _without_booleans(values: Array) -> Array:
-    return values.astype(np.int8) if values.dtype.kind == "b" else values
 
 
 def _of_one_core(scorer: Scorer) -> Scorer:

@@ -110,17 +110,16 @@ def _write(directory: Directory, relative: str, content: Mapping[str, int | list
 
 
 def _read(directory: Directory, relative: str, adapter: TypeAdapter[T]) -> T:
+    def without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a name comes twice")
+        return dict(pairs)
+
     content = directory.read(relative)
     try:
         return adapter.validate_python(
-            json.loads(b"{}" if content is None else content, object_pairs_hook=_without_duplicates)
+            json.loads(b"{}" if content is None else content, object_pairs_hook=without_duplicates)
         )
     except (ValueError, RecursionError) as error:
         model, name = relative.split("/")
         raise StoreError(f"{name} of model {model} is damaged; restore it, or remove it to start anew.") from error
-
-
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a name comes twice")
-    return dict(pairs)

@@ -53,7 +53,7 @@ class Bucket:
             try:
                 found = self._fs.ls(self._at(folder), detail=True, refresh=True)
             except FileNotFoundError as error:
-                if _says_no_bucket(error):
+                if any(word in str(error).lower() for word in ("bucket", "container")):  # the root itself is missing
                     raise StoreUnavailable(f"The store cannot be read: {_reason(error)}.") from error
                 return {}
         at = len(self._at(folder)) + 1
@@ -169,10 +169,6 @@ def _reason(error: Exception) -> str:
     """The first sentence of a library's error, without keys or addresses of requests."""
     text = str(error).splitlines()[0].strip().rstrip(".") if str(error) else ""
     return text[:200] or type(error).__name__
-
-
-def _says_no_bucket(error: FileNotFoundError) -> bool:
-    return "bucket" in str(error).lower() or "container" in str(error).lower()
 
 
 # --- what differs between the services --------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def _walk(folder: Path, prefix: str) -> Iterator[str]:
         entries = sorted(scan, key=lambda entry: entry.name)
     for entry in entries:
         path = prefix + entry.name
-        if not _is_utf8(path):
+        if path.encode(errors="replace").decode() != path:
             raise InvalidVersion(f"{_shown(path)} is not a name in UTF-8.")
         if entry.is_symlink():
             raise InvalidVersion(f"{_shown(path)} is a symbolic link.")
@@ -69,15 +69,17 @@ def _walk(folder: Path, prefix: str) -> Iterator[str]:
 def check_paths(manifest: Manifest) -> None:
     """Raise InvalidVersion if the manifest lists anything but plain paths within the version."""
     for path in manifest.digests:
-        _check_path(path)
-
-
-def _check_path(path: str) -> None:
-    parts = PurePosixPath(path).parts
-    if not parts or PurePosixPath(path).is_absolute() or ".." in parts or "/".join(parts) != path or "\0" in path:
-        raise InvalidVersion(f"The manifest lists {_shown(path)}, which is not a plain relative path.")
-    if path == MANIFEST:
-        raise InvalidVersion("The manifest lists itself.")
+        plain = PurePosixPath(path)
+        if (
+            not plain.parts
+            or plain.is_absolute()
+            or ".." in plain.parts
+            or "/".join(plain.parts) != path
+            or "\0" in path
+        ):
+            raise InvalidVersion(f"The manifest lists {_shown(path)}, which is not a plain relative path.")
+        if path == MANIFEST:
+            raise InvalidVersion("The manifest lists itself.")
 
 
 def _sha256(version_dir: Path, path: str) -> str:
@@ -88,14 +90,6 @@ def _sha256(version_dir: Path, path: str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InvalidVersion(f"{_shown(path)} cannot be read: {error.strerror}.") from error
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _shown(path: str) -> str:
