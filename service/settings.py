@@ -93,7 +93,9 @@ class Settings(BaseSettings):
     max_body_bytes: PositiveInt = Field(64 * 2**20, description="Largest body of any other kind.")
     max_decoded_bytes: PositiveInt = Field(64 * 2**20, description="Largest body after decompression, and its arrays.")
     max_received_bytes: PositiveInt = Field(
-        256 * 2**20, description="Bodies that may be in memory at once over all requests; beyond it 429."
+        192 * 2**20,
+        description="Bodies as received, their arrays and answers not sent yet, over all requests; beyond it large "
+        "requests get 429.",
     )
     max_rows: PositiveInt = Field(65_536, description="Rows in one request; NDJSON streams have no limit.")
     max_explain_rows: PositiveInt = Field(1024, description="Rows in one request with `explain`.")
@@ -108,6 +110,9 @@ class Settings(BaseSettings):
     )
     header_timeout_s: PositiveFloat = Field(10.0, description="Time to receive the headers of a request.")
     body_timeout_s: PositiveFloat = Field(30.0, description="Time to receive a body (NDJSON: its next bytes).")
+    write_timeout_s: PositiveFloat = Field(
+        30.0, description="Time in which a caller must take some of its answer; then its connection is closed."
+    )
     drain_timeout_s: NonNegativeFloat = Field(20.0, description="Time for accepted requests after SIGTERM.")
 
     key_hashes: Annotated[tuple[KeyHash, ...], NoDecode] = Field(

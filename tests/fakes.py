@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,15 +48,16 @@ def fake_manifest(
     columns: Sequence[str] = (),
     denoises: bool = True,
     image: tuple[int, int] | None = None,
+    width: int = WIDTH,
 ) -> Manifest:
     """The manifest of a fake version; ``image`` is height and width of the rows that it decodes, and cannot run."""
-    spec = TensorSpec(dtype="float32", shape=(None, WIDTH))
+    spec = TensorSpec(dtype="float32", shape=(None, width))
     names = [name for name in OUTPUTS if denoises or name != "denoise"]
     return Manifest(
         model=model,
         version=number,
         created=datetime(2025, 1, 1, tzinfo=UTC),
-        input=InputSchema(kind="tabular", row_shape=(WIDTH,), columns=tuple(Column(name=name) for name in columns))
+        input=InputSchema(kind="tabular", row_shape=(width,), columns=tuple(Column(name=name) for name in columns))
         if image is None
         else InputSchema(kind="image", row_shape=image, value_range=(0.0, 255.0)),
         signatures={
@@ -83,11 +85,12 @@ def publish_fake(
     denoises: bool = True,
     image: tuple[int, int] | None = None,
     size_bytes: int = 0,
+    width: int = WIDTH,
 ) -> int:
     """Publish the next version of a model that ``load_fake`` loads; the number that it got."""
 
     def manifest(number: int, digests: dict[str, str]) -> Manifest:
-        return fake_manifest(number, digests, model=model, columns=columns, denoises=denoises, image=image)
+        return fake_manifest(number, digests, model=model, columns=columns, denoises=denoises, image=image, width=width)
 
     with store.stage(model) as staging:
         (staging.path / ASSETS).mkdir()
@@ -109,28 +112,28 @@ class FakeSignature:
         values = rows[INSTANCES]
         if (values[:, 0] == RAISES).any():
             raise RuntimeError(SECRET)
-        results = self._results(values)
+        results = {name: self._result(name, values) for name in OUTPUTS[self.name]}
         for array in results.values():
             if array.dtype.kind == "f":
                 array[values[:, 0] == ANSWERS_NAN] = np.nan
-        return {name: results[name] for name in OUTPUTS[self.name]}
+        return results
 
-    def _results(self, values: NDArray[np.float32]) -> Results:
+    def _result(self, name: str, values: NDArray[np.float32]) -> NDArray[Any]:
+        if name == "latent":
+            return values[:, :1].copy()
+        if name in ("reconstruction", "denoised", "expected"):
+            return np.full_like(values, self.manifest.version)
+        if name == "contribution":
+            return np.full_like(values, 1 / values.shape[1])
         values = np.clip(values, -1e15, 1e15)  # as real versions do: any finite row has a finite score
+        if name == "error":
+            return np.asarray(np.square(values - self.manifest.version).mean(axis=1, dtype=np.float32))
         score = values.sum(axis=1, dtype=np.float32)
         calibration = self.manifest.calibration
-        at_least = (np.asarray(calibration.scores, np.float32) >= score[:, None]).sum(axis=1)
-        return {
-            "latent": values[:, :1].copy(),
-            "reconstruction": np.full_like(values, self.manifest.version),
-            "denoised": np.full_like(values, self.manifest.version),
-            "error": np.square(values - self.manifest.version).mean(axis=1, dtype=np.float32),
-            "score": score,
-            "p_value": ((1 + at_least) / (calibration.rows + 1)).astype(np.float32),
-            "is_anomaly": score > np.float32(calibration.threshold),
-            "contribution": np.full_like(values, 1 / WIDTH),
-            "expected": np.full_like(values, self.manifest.version),
-        }
+        if name == "p_value":
+            at_least = (np.asarray(calibration.scores, np.float32) >= score[:, None]).sum(axis=1)
+            return np.asarray(((1 + at_least) / (calibration.rows + 1)).astype(np.float32))
+        return np.asarray(score > np.float32(calibration.threshold) if name == "is_anomaly" else score)
 
 
 @dataclass

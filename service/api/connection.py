@@ -5,9 +5,16 @@ times, and writes an answer in parts.
 """
 
 import asyncio
+import math
+import socket
+import sys
 import time
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from typing import Any, cast
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
 
 import httptools
 from starlette.types import Receive, Scope, Send
@@ -15,14 +22,21 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.api.errors import PROBLEM_TYPE, problem, problem_body
-from service.api.exchange import DIRECT, Direct, Headers, answer_headers, request_id
+from service.api.exchange import DIRECT, Direct, Headers, Reception, answer_headers, request_id
 from service.api.routes import Refusal
-from service.errors import Unavailable
+from service.errors import QueueFull, Unavailable
 
 COPIED_BYTES = 64 * 2**10
 """Bodies below this size are copied behind their heads: one packet instead of two."""
 _PASSED_OVER_BYTES = 64 * 2**10
 _CLOSE = (b"connection", b"close")
+
+
+def _held_by_kernel(sock: socket.socket) -> int:
+    """Bytes that the peer's kernel has not acknowledged: they move when the process's own do not yet."""
+    if sys.platform != "linux":
+        return 0
+    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,6 +65,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     max_header_bytes = 16 * 2**10
     max_connections = 2048
+    reception = Reception(sys.maxsize, body_timeout_s=math.inf)
+    """Where answers that are not sent yet are counted."""
     draining = False
 
     @staticmethod
@@ -66,6 +82,12 @@ class GuardedProtocol(HttpToolsProtocol):
     """Received since the last byte of a body or the end of a message: a head, trailers, extensions of chunks."""
     _is_ending: bool
     """What comes from now on is not received any more."""
+    _unsent: int
+    """Bytes of answers that this process holds, when last looked."""
+    _untaken: int
+    """The same and those that the kernel holds; 0 while there are none of the former."""
+    _taken_at: float
+    """When the peer last took some of them."""
     _is_refused: bool
     """The request that is being received has its answer already."""
     _answered: RequestResponseCycle
@@ -74,7 +96,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.waiting_since = time.monotonic()
         self.in_headers = True
-        self._bytes_without_body = 0
+        self._bytes_without_body = self._unsent = self._untaken = 0
         self._is_refused = self._is_ending = False
         self._idle_since = self.waiting_since
         self._extensions: dict[str, Direct] = {DIRECT: self}
@@ -83,7 +105,19 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._unsent = self.reception.recount(self._unsent, 0)
         self._extensions.clear()  # else the scope of the last request and this connection would keep each other
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._count_unsent()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._count_unsent()
+
+    def _count_unsent(self) -> None:
+        self._unsent = self.reception.recount(self._unsent, self.transport.get_write_buffer_size())
 
     def data_received(self, data: bytes) -> None:
         if self.waiting_since is None:
@@ -176,7 +210,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._answered = cycle
         super()._start_asgi_task(cycle, app)
 
-    async def receive_into(self, memory: memoryview) -> int:
+    async def receive_into(self, memory: memoryview, hold: Callable[[int], None]) -> int:
         """As ``Direct`` says, for the request that is being answered."""
         cycle = self._answered
         arrived = len(cycle.body)
@@ -185,14 +219,21 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle.message_event.clear()
         if cycle.disconnected or not cycle.more_body:
             return arrived
-        receiver = _BodyReceiver(self, memory[arrived:])
+        hold(arrived)
+        receiver = _BodyReceiver(self, memory[arrived:], hold)
         self.receive_with(receiver)
         try:
             await cycle.message_event.wait()
         finally:
             left = receiver.let_go()
+        if receiver.no_room is not None:
+            raise receiver.no_room
         cycle.message_event.clear()
         return len(memory) - left
+
+    def body_has_no_room(self) -> None:
+        """Wake who waits for the body that is received: it is not kept any more."""
+        self._answered.message_event.set()
 
     def answer(self, status: int, headers: Headers, body: bytes) -> bool:
         """As ``Direct`` says, for the request that is being answered."""
@@ -257,8 +298,14 @@ class GuardedProtocol(HttpToolsProtocol):
         else:
             super().on_message_complete()
 
-    def reap(self, now: float, header_timeout_s: float, body_timeout_s: float) -> None:
-        """Close the connection when its peer has not sent what it owes in time."""
+    def reap(self, now: float, header_timeout_s: float, body_timeout_s: float, write_timeout_s: float) -> None:
+        """Close the connection when its peer has not sent what it owes in time, or takes nothing of its answer."""
+        self._count_unsent()
+        untaken = self._unsent and self._unsent + _held_by_kernel(self.transport.get_extra_info("socket"))
+        if untaken != self._untaken:
+            self._untaken, self._taken_at = untaken, now
+        elif untaken and now - self._taken_at > write_timeout_s:
+            self.transport.abort()
         if self.transport.is_closing():
             return
         if self.waiting_since is None:
@@ -325,8 +372,10 @@ class GuardedProtocol(HttpToolsProtocol):
 class _BodyReceiver(asyncio.BufferedProtocol):
     """Stands in for the protocol of a connection while the rest of a body comes, which goes where it belongs."""
 
-    def __init__(self, protocol: GuardedProtocol, memory: memoryview) -> None:
+    def __init__(self, protocol: GuardedProtocol, memory: memoryview, hold: Callable[[int], None]) -> None:
+        self.no_room: QueueFull | None = None
         self._protocol = protocol
+        self._hold = hold
         self._memory: memoryview | None = memory
         self._left = len(memory)
 
@@ -343,6 +392,12 @@ class _BodyReceiver(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._protocol.waiting_since = time.monotonic()
         self._left -= nbytes
+        if self._memory is not None:
+            try:
+                self._hold(nbytes)
+            except QueueFull as error:
+                self.no_room, self._memory = error, None
+                self._protocol.body_has_no_room()
         if not self._left:
             self._protocol.received_directly()
 

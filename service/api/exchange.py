@@ -28,6 +28,8 @@ DIRECT: Final = "autoencoder.direct"
 LEAVING_CHECK_S = 0.05
 """Requests that take longer than this are given up when their caller leaves; shorter ones are not worth a watch."""
 ATTEND_INTERVAL_S = 0.05
+SMALL_BYTES = 32 * 2**10
+"""A request that holds no more than this always finds room; the bound on connections bounds all of them together."""
 ALIGNED_BYTES = 2**20
 """Of bodies from this size on, TensorFlow's copy of an array that is not aligned would be felt."""
 
@@ -50,42 +52,59 @@ class CallerLeft(Exception):
 class Direct(Protocol):
     """What a server may offer beside ``receive`` and ``send``, whose messages cost a copy, or half of an answer."""
 
-    async def receive_into(self, memory: memoryview) -> int:
-        """Receive the rest of a body into ``memory``, which is of just its size; less came when the caller left."""
+    async def receive_into(self, memory: memoryview, hold: Callable[[int], None]) -> int:
+        """Receive the rest of a body into ``memory``, which is of just its size; less came when the caller left.
+
+        ``hold`` is told of the bytes as they come; what it raises is raised.
+        """
 
     def answer(self, status: int, headers: Headers, body: bytes) -> bool:
         """Answer at once and whole; False where ``send`` has to do it."""
 
 
 class Reception:
-    """What all exchanges share: the bytes that they may hold at once, and one timer that looks after all of them.
+    """What all requests share: the bytes that they may hold at once, and one timer that looks after all of them.
 
-    A timer for each request would cost more than most of what a request does.
+    Held are bodies as they are received, the arrays of large ones, unfinished lines of streams, and answers that are
+    not sent yet. A timer for each request would cost more than most of what a request does.
+
+    Attributes:
+        was_large: something larger than ``SMALL_BYTES`` was held since this was last set to False.
     """
 
     def __init__(self, max_bytes: int, *, body_timeout_s: float) -> None:
         self.body_timeout_s = body_timeout_s
         self._max_bytes = max_bytes
         self._held = 0
+        self.was_large = False
         self._attended: set[Exchange] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def held(self) -> int:
-        """Bytes of all bodies that are being received or answered."""
+        """Bytes that all requests hold."""
         return self._held
 
-    def hold(self, size: int) -> None:
-        """
+    def hold(self, size: int, *, already: int = 0) -> None:
+        """Count ``size`` bytes more for a request that holds ``already``.
+
         Raises:
-            QueueFull: other requests hold too much already.
+            QueueFull: it is no small one, and other requests hold too much.
         """
-        if self._held + size > self._max_bytes and self._held:
-            raise QueueFull("The service is receiving as much as it can hold.")
+        if already + size > SMALL_BYTES:
+            if self._held + size > self._max_bytes and self._held > already:
+                raise QueueFull("The service holds as much as it may.")
+            self.was_large = True
         self._held += size
 
     def release(self, size: int) -> None:
         self._held -= size
+
+    def recount(self, before: int, now: int) -> int:
+        """Count ``now`` bytes where ``before`` were counted, whether there is room or not; gives ``now``."""
+        self._held += now - before
+        self.was_large = self.was_large or now > SMALL_BYTES
+        return now
 
     def attend(self, exchange: "Exchange") -> None:
         """Look after an exchange until ``leave``."""
@@ -222,8 +241,7 @@ class Exchange:
 
         ``rest`` gives the memory for all from a place on, for a server that receives it there.
         """
-        announced = self._announced(limit)
-        self.hold(announced)
+        self._announced(limit)
         self._attend()
         self._receive_by = min(deadline, asyncio.get_running_loop().time() + self._reception.body_timeout_s)
         size, more = 0, True
@@ -232,24 +250,19 @@ class Exchange:
                 chunk, more = await self._next_chunk()
                 if size + len(chunk) > limit:
                     raise TooLarge(f"The body is larger than {limit} bytes.")
-                if size + len(chunk) > announced:
-                    self.hold(len(chunk))
+                self.hold(len(chunk))
                 take(size, chunk)
                 size += len(chunk)
                 if more and rest is not None and self._direct is not None:
                     more = False
-                    size += await self._receive_rest(self._direct, rest(size))
+                    memory = rest(size)
+                    if await self._direct.receive_into(memory, self.hold) < len(memory):
+                        raise CallerLeft
+                    size += len(memory)
         except asyncio.CancelledError:
             self._raise_reason()
         finally:
             self._receive_by = math.inf
-        return size
-
-    @staticmethod
-    async def _receive_rest(direct: Direct, memory: memoryview) -> int:
-        size = await direct.receive_into(memory)
-        if size < len(memory):
-            raise CallerLeft
         return size
 
     async def _next_chunk(self) -> tuple[bytes, bool]:
@@ -296,11 +309,22 @@ class Exchange:
 
     def hold(self, size: int) -> None:
         """Count ``size`` more bytes as held by this request."""
-        self._reception.hold(size)
+        self._reception.hold(size, already=self._held)
         self._held += size
 
+    def hold_only(self, size: int) -> None:
+        """Count ``size`` bytes as held by this request, in place of those that were.
+
+        Raises:
+            QueueFull: they are more, and the service holds too much already.
+        """
+        if size > self._held:
+            self.hold(size - self._held)
+        else:
+            self._held = self._reception.recount(self._held, size)
+
     def release(self) -> None:
-        """Give back what the body held; call once, when the request is over."""
+        """Give back what this request held; call once, when it is over."""
         self._reception.leave(self)
         self._reception.release(self._held)
         self._held = 0

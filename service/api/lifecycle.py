@@ -152,6 +152,8 @@ async def serve(
         reply: Reply | None = None
         try:
             reply = await answer(life, life.admit(find))
+            if reply is not None:
+                exchange.hold_only(len(reply.body))  # body, rows and results are gone by now
             life.status = 200
         except CallerLeft:
             pass

@@ -9,6 +9,7 @@ import math
 import re
 from functools import lru_cache, partial
 
+import numpy as np
 from starlette.types import Receive, Scope, Send
 
 from service import codecs
@@ -139,12 +140,15 @@ class OperationRoutes:
         size = max(len(body), 4 * math.prod(loaded.schema.row_shape)) if request_type in (PNG, JPEG) else len(body)
         decoded = await life.decode(decode, size)
         if size > INLINE_BYTES:
-            exchange.hold(sum(array.nbytes for array in decoded.rows.values()))
+            received = np.frombuffer(body, np.uint8)
+            arrays = decoded.rows.values()
+            exchange.hold(sum(array.nbytes for array in arrays if not np.may_share_memory(array, received)))
         call = Call(loaded, (operation.name,), decoded.rows, decoded.options, life.deadline)
         answer = await exchange.while_connected(life.run(call))
         accepted = headers.get(b"accept-encoding")
         coding = None if accepted is None else _answer_encoding(accepted)
         size = sum(array.nbytes for array in answer.results.values())
+        exchange.hold(size)
         if answer.explain is not None:
             size += INLINE_BYTES  # reasons take longer than their bytes say
         return await life.encode(partial(_encode, answer_type, answer, decoded, coding), size)

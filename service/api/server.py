@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from service.api.app import create_app
 from service.api.connection import GuardedProtocol
 from service.api.front import AutoencoderApp
-from service.api.memory import keep_freed_memory
+from service.api.memory import FreedMemory, keep_freed_memory
 from service.api.workers import run_workers
 from service.errors import ConfigurationError, StoreUnavailable
 from service.settings import Settings
@@ -68,6 +68,8 @@ class GuardedServer(uvicorn.Server):
     async def _reap(self) -> None:
         header_timeout_s = self._settings.header_timeout_s
         body_timeout_s = self._settings.body_timeout_s + REAP_INTERVAL_S
+        write_timeout_s = self._settings.write_timeout_s
+        freed = FreedMemory()
         while True:
             await asyncio.sleep(REAP_INTERVAL_S)
             if self._stopping:
@@ -75,7 +77,9 @@ class GuardedServer(uvicorn.Server):
             now = time.monotonic()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, GuardedProtocol):
-                    connection.reap(now, header_timeout_s, body_timeout_s)
+                    connection.reap(now, header_timeout_s, body_timeout_s, write_timeout_s)
+            if isinstance(self.config.app, FastAPI):
+                await freed.give_back(now, self.config.app.state.service.reception)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new connections, answer what comes on the open ones for a moment, then stop."""
@@ -111,6 +115,7 @@ def server_config(app: FastAPI | str, settings: Settings, **more: Any) -> uvicor
     own: dict[str, Any] = {"max_header_bytes": settings.max_header_bytes, "max_connections": settings.max_connections}
     if isinstance(app, AutoencoderApp):
         own["refusal"] = staticmethod(app.refusal)
+        own["reception"] = app.state.service.reception
     protocol = type("Protocol", (GuardedProtocol,), own)
     return uvicorn.Config(
         app,

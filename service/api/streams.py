@@ -42,7 +42,6 @@ class NdjsonExchange:
         self._loaded = loaded
         self._operation = operation
         self._timeout_s = exchange.timeout_s(settings.request_timeout_ms)
-        self._stall_s = settings.body_timeout_s
         encoding = codecs.choose_encoding(exchange.headers.get(b"accept-encoding", b"").decode("latin-1"))
         self._encoding = encoding
         self._compressor = None if encoding is None else codecs.Compressor(encoding)
@@ -81,6 +80,7 @@ class NdjsonExchange:
             while not ahead.empty():
                 if (unanswered := ahead.get_nowait()) is not None:
                     unanswered.cancel()
+            del reading  # an error in it refers to this frame, which would keep both and all that was received
 
     async def _read(self, ahead: asyncio.Queue[asyncio.Task[bytes] | None], room: asyncio.Semaphore) -> None:
         async for block in self._blocks():
@@ -88,10 +88,14 @@ class NdjsonExchange:
             ahead.put_nowait(asyncio.create_task(self._lines(block)))
 
     async def _blocks(self) -> AsyncIterator[Block]:
+        line_bytes = 0
         async for chunk in self._chunks:
+            line_bytes += len(chunk)
+            self._exchange.hold_only(min(line_bytes, self._serving.settings.max_line_bytes))
             for at in range(0, len(chunk), PIECE_BYTES):
                 piece = chunk[at : at + PIECE_BYTES]
                 for block in await self._in_thread(partial(_all, self._decoder.feed(piece)), len(piece)):
+                    line_bytes = 0
                     yield block
         for block in await self._in_thread(partial(_all, self._decoder.finish()), 0):
             yield block
@@ -137,8 +141,7 @@ class NdjsonExchange:
             await self._exchange.start_stream(NDJSON.encode(), [*headers, *self._encoding_headers()])
         if self._compressor is not None and lines:
             lines = await self._in_thread(partial(self._compressor.feed, lines), len(lines))
-        async with asyncio.timeout(self._stall_s):  # a caller who does not read what it asked for
-            await self._exchange.send_part(lines)
+        await self._exchange.send_part(lines)
 
     def _encoding_headers(self) -> Headers:
         if self._encoding is None:

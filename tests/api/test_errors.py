@@ -549,10 +549,14 @@ def test_bodies_beyond_what_may_be_held_are_429(fake_store: Path, serve: Serve) 
     """Many half-sent bodies together: memory stays bounded."""
     service = serve(fake_store, load=load_fake, max_received_bytes=3_000_000)
     with connect(service.url) as one, connect(service.url) as two:
-        one.send(head("/encode", Content_Type="application/json", Content_Length="2000000") + b'{"instances"')
-        assert service.post("/encode", json={"instances": ROWS}).status_code == 200  # is held by now
-        two.send(head("/encode", Content_Type="application/json", Content_Length="2000000"))
+        for connection in (one, two):
+            connection.send(head("/encode", Content_Type="application/json", Content_Length="2000000"))
+        one.send(bytes(1_900_000))
+        while service.service.reception.held < 1_900_000:
+            time.sleep(0.01)
+        two.send(bytes(1_500_000))
         assert_problem(two.answer(), 429)
+        assert service.post("/encode", json={"instances": ROWS}).status_code == 200  # small ones find room
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Bodies as they arrive, piece by piece."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -18,7 +18,8 @@ class FakeDirect:
         self.answers = answers
         self.answered: list[tuple[int, Headers, bytes]] = []
 
-    async def receive_into(self, memory: memoryview) -> int:
+    async def receive_into(self, memory: memoryview, hold: Callable[[int], None]) -> int:
+        hold(len(self.rest))
         memory[: len(self.rest)] = self.rest
         return len(self.rest)
 

@@ -15,7 +15,7 @@ import pytest
 
 from service.store import Store
 from tests.api.processes import ServiceProcess, fakes, running
-from tests.fakes import publish_fake
+from tests.fakes import MODEL, publish_fake
 
 MAX_GROWTH_BYTES = 300 * 10**6
 MAX_LEFT_BYTES = 50 * 10**6
@@ -23,6 +23,8 @@ RETURN_TIMEOUT_S = 20.0
 CALLER_TIMEOUT_S = 20.0
 CALLER_PAUSE_S = 0.02
 SAMPLE_INTERVAL_S = 0.02
+WIDE, WIDE_VALUES = "wide", 1024
+"""A second model, whose rows are large."""
 ROW = json.dumps({"instances": [[1.0, 2.0]]}).encode()
 JSON = {"content-type": "application/json"}
 
@@ -108,7 +110,8 @@ def attacked(store: Path, **settings: Any) -> Iterator[tuple[Target, ServiceProc
     """A service over fakes in a process of its own, which has answered before."""
     if not any(store.iterdir()):
         publish_fake(Store(store))
-    with running(fakes(store, **settings)) as process:
+        publish_fake(Store(store), model=WIDE, width=WIDE_VALUES)
+    with running(fakes(store, default_model=MODEL, **settings)) as process:
         target = Target(process.url, psutil.Process(process.process.pid))
         for _ in range(20):
             assert target.score().status_code == 200

@@ -1,17 +1,26 @@
 """Callers who make the service hold what it need not hold."""
 
-from collections.abc import Iterable
+import gzip
+import io
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 
+import httpx2 as httpx
+import numpy as np
 import pytest
 
 from tests.api.raw import RawConnection, chunk, connect, head
-from tests.attack.conftest import ROW, Target
+from tests.attack.conftest import CALLER_TIMEOUT_S, ROW, WIDE, WIDE_VALUES, Target
 
 pytestmark = pytest.mark.slow
 
 CHUNKED = {"Content_Type": "application/json", "Transfer_Encoding": "chunked"}
 SENT_BYTES = 320 * 10**6
 PIECE = 10**6
+NPY = {"Content_Type": "application/x-npy"}
+BODY_BYTES = 64 * 2**20
+"""The largest body."""
 
 
 def flood(connection: RawConnection, pieces: Iterable[bytes]) -> bool:
@@ -49,3 +58,81 @@ def test_a_chunk_whose_extension_does_not_end(target: Target) -> None:
     with target.withstands(), connect(target.url) as connection:
         connection.send(head("/encode", **CHUNKED) + chunk(ROW[:5]) + b"5;")
         assert flood(connection, (b"x" * PIECE for _ in range(SENT_BYTES // PIECE)))
+
+
+def npy(rows: int, values: int) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.ones((rows, values), np.float32))
+    return file.getvalue()
+
+
+def large(target: Target) -> httpx.Response:
+    """The answer to a large request of somebody else."""
+    url, body = f"{target.url}/models/{WIDE}/encode", npy(1024, WIDE_VALUES)
+    headers = {"content-type": "application/x-npy", "accept": "application/x-npy"}
+    return httpx.post(url, content=body, headers=headers, timeout=CALLER_TIMEOUT_S, trust_env=False)
+
+
+def test_bodies_that_are_announced_and_do_not_come(target: Target) -> None:
+    """An announcement takes nothing from anybody, large requests included."""
+    with target.withstands(), ExitStack() as stack:
+        for begins in (b"", b"\x93NUMPY") * 8:
+            connection = stack.enter_context(connect(target.url))
+            connection.send(head("/encode", **NPY, Content_Length=str(BODY_BYTES)) + begins)
+        for _ in range(3):
+            assert large(target).status_code == 200
+
+
+def test_bodies_that_stop_before_their_end(target: Target) -> None:
+    """What came of them is all that may be held: others who are large are told so, small ones are served."""
+    with target.withstands(), ExitStack() as stack:
+        body = npy(BODY_BYTES // 4 // WIDE_VALUES - 1, WIDE_VALUES)
+        sent = head(f"/models/{WIDE}/encode", **NPY, Content_Length=str(len(body))) + body[:-1]
+        statuses = []
+        for _ in range(6):
+            connection = stack.enter_context(connect(target.url))
+            connection.send(sent)
+            statuses.append(large(target).status_code)
+        assert statuses[0] == 200
+        assert statuses[-1] == 429
+    assert large(target).status_code == 200
+
+
+def test_answers_that_nobody_takes(attack: Callable[..., Target]) -> None:
+    """A hundred callers who ask for 8 MiB each, small as their requests are. The model's own work is not counted."""
+    target = attack(max_received_bytes=96 * 2**20)
+    body = gzip.compress(npy(2048, WIDE_VALUES))
+    headers = {**NPY, "Accept": "application/x-npy", "Content_Encoding": "gzip", "Content_Length": str(len(body))}
+    with target.withstands(), ExitStack() as stack:
+        connections = [stack.enter_context(connect(target.url)) for _ in range(100)]
+        for connection in connections:
+            connection.send(head(f"/models/{WIDE}/denoise", **headers) + body)
+        statuses = [int(connection.sock.recv(12)[9:]) for connection in connections]
+        assert set(statuses) == {200, 429}
+
+
+def test_streams_whose_line_does_not_end(target: Target) -> None:
+    """Each may be as long as a line may be; together they are held like bodies."""
+    with target.withstands(), ExitStack() as stack:
+        for _ in range(330):
+            connection = stack.enter_context(connect(target.url))
+            connection.send(head("/encode", Content_Type="application/x-ndjson", Transfer_Encoding="chunked"))
+            connection.send(chunk(b"[" + b" " * (2**20 - 10)))
+
+
+def test_a_caller_who_takes_nothing_of_the_answer_is_closed(attack: Callable[..., Target]) -> None:
+    """Whether more requests were to follow on the connection or not; one who takes a little at a time is not."""
+    target = attack(write_timeout_s=1.0)
+    body = npy(4096, WIDE_VALUES)
+    headers = {**NPY, "Accept": "application/x-npy", "Content_Length": str(len(body))}
+    with ExitStack() as stack:
+        connections = [stack.enter_context(connect(target.url)) for _ in range(3)]
+        for connection, kind in zip(connections, ("keep-alive", "close", "keep-alive"), strict=True):
+            connection.send(head(f"/models/{WIDE}/reconstruct", Connection=kind, **headers) + body)
+        idle, ending, slow = (connection.sock.getsockname()[1] for connection in connections)
+        ends = time.monotonic() + CALLER_TIMEOUT_S
+        while {idle, ending} & (peers := {peer.raddr.port for peer in target.process.net_connections() if peer.raddr}):
+            assert time.monotonic() < ends, "the connections stay open"
+            connections[2].sock.recv(2**16)
+            time.sleep(0.05)
+        assert slow in peers
