@@ -111,7 +111,7 @@ def attacked(store: Path, **settings: Any) -> Iterator[tuple[Target, ServiceProc
     if not any(store.iterdir()):
         publish_fake(Store(store))
         publish_fake(Store(store), model=WIDE, width=WIDE_VALUES)
-    with running(fakes(store, default_model=MODEL, **settings)) as process:
+    with running(fakes(store, **{"default_model": MODEL, **settings})) as process:
         target = Target(process.url, psutil.Process(process.process.pid))
         for _ in range(20):
             assert target.score().status_code == 200
