@@ -33,8 +33,10 @@ class LiveService:
 
 
 @contextmanager
-def serve_live(settings: Settings, *, load: Callable[[Path], LoadedModel] = load_version) -> Iterator[LiveService]:
-    app = create_app(settings, load=load)
+def serve_live(
+    settings: Settings, *, load: Callable[[Path], LoadedModel] = load_version, opens_at_once: bool = False
+) -> Iterator[LiveService]:
+    app = create_app(settings, load=load, opens_at_once=opens_at_once)
     server = GuardedServer(server_config(app, settings), settings)
     failures: list[BaseException] = []
 

@@ -44,13 +44,17 @@ COLLECT_AFTER = 20_000
 """New objects until cycles are looked for. A request leaves none; after each 700 it took 2 to 4 % of the event loop."""
 
 LAG_INTERVAL_S = 0.25
+LOOKED_CHECK_S = 0.01
 
 
 class Service:
     """Everything that lives as long as the process serves: manager, batcher, telemetry."""
 
-    def __init__(self, settings: Settings, *, load: Callable[[Path], LoadedModel] = load_version) -> None:
+    def __init__(
+        self, settings: Settings, *, load: Callable[[Path], LoadedModel] = load_version, opens_at_once: bool = False
+    ) -> None:
         self.settings = settings
+        self._opens_at_once = opens_at_once
         self.telemetry = Telemetry()
         self.tracing = Tracing(settings.otlp_endpoint, share=settings.trace_share)
         self.access = Access(settings.key_hashes, settings.admin_key_hashes)
@@ -130,12 +134,10 @@ class Service:
             observer=self.telemetry,
         )
         self.operations = Operations(batcher, max_explain_rows=settings.max_explain_rows)
-        await asyncio.to_thread(self.manager.refresh)
-        # A full collection looks at all that TensorFlow has made by now, 300 ms in which nobody is answered.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(COLLECT_AFTER)
         self.manager.start(settings.watch_interval_s)
+        settled = asyncio.create_task(self._settle())
+        if not self._opens_at_once:
+            await settled
         self.traffic.start()
         self.activity.start()
         lag = asyncio.create_task(self._watch_lag())
@@ -147,6 +149,7 @@ class Service:
             await self._stop_grpc()
             await batcher.drain()
             lag.cancel()
+            settled.cancel()
             await self.activity.stop()
             self.manager.stop()
             self.traffic.stop()
@@ -165,6 +168,15 @@ class Service:
         if self._grpc is not None:
             await self._grpc.stop(self.settings.drain_timeout_s)
 
+    async def _settle(self) -> None:
+        """Wait until the models of the store are loaded, and keep them out of what is searched for cycles."""
+        while not self.manager.has_looked:  # noqa: ASYNC110 - a thread sets it
+            await asyncio.sleep(LOOKED_CHECK_S)
+        # A full collection looks at all that TensorFlow has made by now, 300 ms in which nobody is answered.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(COLLECT_AFTER)
+
     async def _watch_lag(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -173,10 +185,21 @@ class Service:
             self.telemetry.loop_lagged(max(0.0, loop.time() - due))
 
 
-def create_app(settings: Settings | None = None, *, load: Callable[[Path], LoadedModel] = load_version) -> FastAPI:
-    """The application. ``load`` makes a model of a version's folder; tests may hand in another."""
+def create_app(
+    settings: Settings | None = None,
+    *,
+    load: Callable[[Path], LoadedModel] = load_version,
+    opens_at_once: bool = False,
+) -> FastAPI:
+    """The application.
+
+    Args:
+        load: Makes a model of a version's folder; tests may hand in another.
+        opens_at_once: Whether probes are answered while models are being loaded. Else the application starts once they
+            are, as it should where others answer meanwhile on the same port.
+    """
     settings = settings or load_settings()
-    service = Service(settings, load=load)
+    service = Service(settings, load=load, opens_at_once=opens_at_once)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

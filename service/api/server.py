@@ -148,7 +148,8 @@ def serve(settings: Settings) -> None:
         if settings.workers > 1:
             run_workers(settings.workers, sock, partial(_work, settings))
         else:
-            GuardedServer(server_config(create_app(settings), settings), settings).run([sock])
+            app = create_app(settings, opens_at_once=True)
+            GuardedServer(server_config(app, settings), settings).run([sock])
 
 
 def check_store(settings: Settings) -> None:

@@ -1,17 +1,20 @@
 """Which versions are in memory, and which one answers a request.
 
-``refresh`` (on the watcher's thread) compares the store with what is loaded: it loads what is new, then lets go of
-what is old. Requests read an immutable snapshot, so resolving one takes no lock and no file access, and a request
-keeps its version for as long as it holds it.
+``refresh`` (on the watcher's thread) compares the store with what is loaded: it loads what is new, the default version
+of the default model first and the others side by side, then lets go of what is old. Requests read an immutable
+snapshot, so resolving one takes no lock and no file access, and a request keeps its version for as long as it holds it.
 """
 
 import logging
+import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 from service.errors import (
     AliasNotFound,
@@ -29,6 +32,9 @@ from service.store import Store
 from service.words import PRODUCTION
 
 log = logging.getLogger(__name__)
+
+LOADED_AT_ONCE: Final = min(4, os.cpu_count() or 1)
+"""Versions that are loaded side by side."""
 
 
 class VersionState(StrEnum):
@@ -118,9 +124,12 @@ class ModelManager:
         self._contents: dict[str, _Contents] = {}
         self._loaded: dict[Key, LoadedModel] = {}
         self._failures: dict[Key, _Failure] = {}
-        self._loading: Key | None = None
+        self._loading: set[Key] = set()
+        self.has_looked = False
+        """Whether everything that the store wanted loaded at first has been loaded, or has failed."""
         self._models: Mapping[str, ModelStatus] = {}
         self._refreshing = threading.Lock()
+        self._changing = threading.Lock()
         self._wake = threading.Event()
         self._stopped = False
         self._watcher: threading.Thread | None = None
@@ -139,6 +148,8 @@ class ModelManager:
         """
         name = name or self.default_model or self._only_model()
         status = self._models.get(name)
+        if status is None and not self._models and not self.has_looked:
+            raise NotReady("The store is being read.")
         if status is None:
             raise ModelNotFound("There is no such model.")
         return status
@@ -156,7 +167,7 @@ class ModelManager:
         Raises:
             ModelNotFound, VersionNotFound, AliasNotFound: the store has no such thing.
             VersionNotLoaded: it is in the store, but not in memory.
-            NotReady: no version of this model could be loaded yet.
+            NotReady: no version of this model could be loaded yet, or the one that is named is being loaded.
         """
         model = self.model(target.model)
         if target.version is not None:
@@ -178,7 +189,7 @@ class ModelManager:
             self.acquire(Target())
         except ModelNotFound as error:
             if self.default_model is None and any(model.loaded for model in self._models.values()):
-                return None
+                return None if self.has_looked else "Models are being loaded."
             return str(error)
         except AutoencoderError as error:
             return self.store_problem or str(error)
@@ -187,7 +198,7 @@ class ModelManager:
     # --- what changes it ----------------------------------------------------------------------------------------
 
     def start(self, interval_s: float) -> None:
-        """Watch the store on a thread of its own until ``stop``."""
+        """Watch the store, now and after each interval, on a thread of its own until ``stop``."""
         self._watcher = threading.Thread(target=self._watch, args=(interval_s,), name="store-watcher", daemon=True)
         self._watcher.start()
 
@@ -197,13 +208,13 @@ class ModelManager:
 
     def _watch(self, interval_s: float) -> None:
         while not self._stopped:
+            try:
+                self.refresh()
+            except Exception:
+                log.exception("looking at the store failed; trying again")
+            self.has_looked = True
             self._wake.wait(interval_s)
             self._wake.clear()
-            if not self._stopped:
-                try:
-                    self.refresh()
-                except Exception:
-                    log.exception("looking at the store failed; trying again")
 
     def refresh(self) -> None:
         """Bring memory in line with the store. Blocks while versions load; what serves goes on serving."""
@@ -213,12 +224,40 @@ class ModelManager:
                 return
             self._contents = contents
             self._forget_failures()
-            for key in self._wanted():
-                self._ensure(key)
+            self._load_all(self._wanted())
             for name in contents:
                 self._ensure_any(name)
-            self._unload()
+            with self._changing:
+                self._unload()
+                self.has_looked = True
+                self._publish()
+
+    def _load_all(self, wanted: list[Key]) -> None:
+        """Have versions loaded: the first one by itself, since it shall answer soonest, the others side by side."""
+        keys = deque(key for key in wanted if key not in self._loaded and key not in self._failures)
+        if not keys:
+            return
+        with self._changing:
+            self._loading = set(keys)
             self._publish()
+        self._ensure(keys.popleft())
+
+        def load_on() -> None:
+            while keys and not self._stopped:
+                try:
+                    key = keys.popleft()
+                except IndexError:  # another thread was quicker
+                    return
+                self._ensure(key)
+
+        # Daemons, for which a process that ends does not wait.
+        threads = [
+            threading.Thread(target=load_on, name="loader", daemon=True) for _ in range(min(LOADED_AT_ONCE, len(keys)))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
     def _read_store(self) -> dict[str, _Contents] | None:
         """Models of the store, or None when it cannot be trusted: then nothing may be unloaded for it."""
@@ -302,19 +341,20 @@ class ModelManager:
             return True
         if key in self._failures:
             return False
-        self._loading = key
-        self._publish()
         started = time.monotonic()
+        loaded: LoadedModel | None = None
         try:
-            self._loaded[key] = self._load_checked(key)
+            loaded = self._load_checked(key)
         except Exception as error:  # noqa: BLE001 - whatever stops a load is the version's reason
             self._fail(key, error)
-            return False
-        finally:
-            self._loading = None
-        log.info("loaded %s version %d in %.2f s", *key, time.monotonic() - started)
-        self._publish()
-        return True
+        with self._changing:
+            self._loading.discard(key)
+            if loaded is not None:
+                self._loaded[key] = loaded
+            self._publish()
+        if loaded is not None:
+            log.info("loaded %s version %d in %.2f s", *key, time.monotonic() - started)
+        return loaded is not None
 
     def _load_checked(self, key: Key) -> LoadedModel:
         loaded = self._load(self.store.path(*key))
@@ -377,7 +417,7 @@ class ModelManager:
         key = name, version
         if key in self._loaded:
             return VersionStatus(version, VersionState.AVAILABLE)
-        if key == self._loading:
+        if key in self._loading:
             return VersionStatus(version, VersionState.LOADING)
         if key in self._failures:
             return VersionStatus(version, VersionState.FAILED, self._failures[key].reason)
@@ -397,5 +437,7 @@ def _refuse(model: ModelStatus, version: int) -> LoadedModel:
     status = next((status for status in model.versions if status.version == version), None)
     if status is None:
         raise VersionNotFound(f"Model '{model.name}' has no version {version}.")
+    if status.state is VersionState.LOADING:
+        raise NotReady(f"Version {version} of model '{model.name}' is being loaded.")
     reason = f": {status.reason}" if status.reason else "; give it an alias to have it loaded"
     raise VersionNotLoaded(f"Version {version} of model '{model.name}' is {status.state}{reason}.")

@@ -15,11 +15,12 @@ from service.api.access import hash_key
 from service.api.errors import status_of
 from service.errors import InvalidVersion, StoreReadOnly
 from service.runtime.loaded_model import LoadedModel
+from service.settings import Settings
 from service.store import ASSETS, MANIFEST, Store
 from tests.api.samples import assert_problem, digits, payments
 from tests.conftest import COLUMNS
 from tests.fakes import MODEL, Gate, load_fake, publish_fake
-from tests.live import LiveService
+from tests.live import LiveService, serve_live
 
 Serve = Callable[..., LiveService]
 
@@ -116,6 +117,27 @@ def test_a_version_that_is_not_loaded_is_retired(fake_store: Path, serve: Serve)
     states = {version["version"]: version["state"] for version in service.get("/models/pumps").json()["versions"]}
     assert states == {1: "retired", 2: "available"}
     assert service.get("/models/pumps/versions/1").json()["state"] == "retired"
+
+
+def test_the_port_is_open_while_models_are_loaded(fake_store: Path) -> None:
+    """Live and not ready; what needs a model says so; ready as soon as it is."""
+    gate = Gate()
+
+    def load(path: Path) -> LoadedModel:
+        gate()
+        return load_fake(path)
+
+    with serve_live(Settings(store=fake_store, port=0), load=load, opens_at_once=True) as service:
+        gate.await_call()
+        assert service.get("/livez").status_code == 200
+        assert service.get("/readyz").status_code == 503
+        for path in ("/encode", "/models/pumps/encode", "/models/pumps/versions/1/encode"):
+            answer = assert_problem(service.post(path, json={"instances": [[1, 2]]}), 503)
+            assert answer["detail"]
+        assert service.post("/v1/models/pumps:predict", json={"instances": [[1, 2]]}).status_code == 503
+        gate.opened.set()
+        wait_until(lambda: service.get("/readyz").status_code == 200)
+        assert service.post("/encode", json={"instances": [[1, 2]]}).status_code == 200
 
 
 def test_a_version_that_loads_is_shown_as_loading(fake_store: Path, serve: Serve) -> None:

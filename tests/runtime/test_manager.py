@@ -2,8 +2,10 @@
 
 import shutil
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from service.errors import (
 )
 from service.runtime import ModelManager, ModelStatus, Target, VersionState
 from service.runtime.loaded_model import LoadedModel
+from service.runtime.manager import LOADED_AT_ONCE
 from service.store import ALIASES, Store
 from service.words import PRODUCTION
 from tests.fakes import MODEL, Gate, load_fake, publish_fake
@@ -437,6 +440,88 @@ def test_every_default_goes_before_any_second_version(store: Store, loader: Load
     manager = ModelManager(store, load=loader, max_loaded_bytes=250_000)
     manager.refresh()
     assert states(manager, "pumps") == states(manager, "valves") == {1: "retired", 2: "available"}
+
+
+# --- many at once -----------------------------------------------------------------------------------------------------
+
+
+def test_the_default_model_is_loaded_first_and_the_others_side_by_side(store: Store, loader: Loader) -> None:
+    """By itself, since it shall answer soonest; of the others no more at once than there may be."""
+    names = [f"m{number}" for number in range(8)]
+    for name in names:
+        publish(store, model=name)
+    at_once, most = 0, 0
+    counting, met = threading.Lock(), threading.Barrier(LOADED_AT_ONCE)
+
+    def during(path: Path) -> None:
+        nonlocal at_once, most
+        with counting:
+            at_once += 1
+            most = max(most, at_once)
+        if path.parent.name != "m5":
+            with suppress(threading.BrokenBarrierError):  # the last ones are fewer
+                met.wait(2)
+        with counting:
+            at_once -= 1
+
+    loader.during = during
+    manager = ModelManager(store, load=loader, default_model="m5")
+    manager.refresh()
+    assert loader.asked[0] == ("m5", 1)
+    assert sorted(loader.asked) == [(name, 1) for name in names]
+    assert most == LOADED_AT_ONCE
+    assert all(states(manager, name) == {1: "available"} for name in names)
+
+
+def test_what_is_still_to_be_loaded_is_shown_as_loading(store: Store) -> None:
+    """And asked for, it is not ready: no word of its being retired or not there."""
+    for name in ("a", "b"):
+        publish(store, 2, model=name)
+    gates = {"a": Gate(), "b": Gate()}
+
+    def load(path: Path) -> LoadedModel:
+        gates[path.parent.name]()
+        return load_fake(path)
+
+    manager = ModelManager(store, load=load, default_model="b")
+    with pytest.raises(NotReady):
+        manager.acquire(Target("a"))
+    manager.start(60)
+    gates["b"].await_call()
+    assert states(manager, "a") == states(manager, "b") == {1: "loading", 2: "loading"}
+    for target in (Target("a"), Target("a", 1), Target("b", 2), Target()):
+        with pytest.raises(NotReady):
+            manager.acquire(target)
+    gates["b"].opened.set()
+    gates["a"].await_call()
+    assert answering(manager) == 2
+    assert manager.not_ready_reason is None
+    assert not manager.has_looked
+    gates["a"].opened.set()
+    manager.stop()
+
+
+def test_without_a_default_model_ready_means_all(store: Store) -> None:
+    """Whichever is asked for first."""
+    for name in ("a", "b"):
+        publish(store, model=name)
+    gate = Gate()
+
+    def load(path: Path) -> LoadedModel:
+        if path.parent.name == "b":
+            gate()
+        return load_fake(path)
+
+    manager = ModelManager(store, load=load)
+    manager.start(60)
+    gate.await_call()
+    assert answering(manager, model="a") == 1
+    assert manager.not_ready_reason == "Models are being loaded."
+    gate.opened.set()
+    while not manager.has_looked:
+        time.sleep(0.01)
+    assert manager.not_ready_reason is None
+    manager.stop()
 
 
 # --- the watcher ------------------------------------------------------------------------------------------------------
