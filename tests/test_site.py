@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 import click
 import pytest
 
-from service.api.grpc import health, oip, tfserving
+from service.api.grpc import health
+from service.api.grpc.server import SERVICES
 from service.api.oip import _ROUTES
 from service.cli import app
 from service.settings import ENV_PREFIX, Settings
@@ -118,12 +119,7 @@ def test_every_route_of_other_protocols(pages: dict[str, Html]) -> None:
     asked = [route.replace("{model}", "m").split(" ") for route in shown]
     for route in _ROUTES:
         assert any(method == route.method and route.pattern.fullmatch(path) for method, path in asked), route.pattern
-    services = {
-        oip.SERVICE: oip.methods(),
-        tfserving.PREDICTION_SERVICE: tfserving.prediction_methods(),
-        tfserving.MODEL_SERVICE: tfserving.model_methods(),
-    }
-    assert all(f"{service}/{method.name}" in text for service, methods in services.items() for method in methods)
+    assert all(f"{each.service}/{method.name}" in text for each in SERVICES for method in each.methods)
     assert f"{health.SERVICE}/Check" in text
 
 

@@ -11,8 +11,9 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
-from service.api.grpc import health, oip, tfserving
+from service.api.grpc import health
 from service.api.grpc.messages import DESCRIPTORS, descriptor_pool
+from service.api.grpc.server import SERVICES
 from service.api.oip import _ROUTES
 from tests.compat.conftest import grpc_url
 from tests.live import LiveService
@@ -23,13 +24,7 @@ GRPC = ROOT / "service" / "api" / "grpc"
 PAGE = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
 TABLE = PAGE.partition("<!-- protocols -->")[2].partition("<!-- /protocols -->")[0]
 METHODS = {
-    f"{service.rpartition('.')[2]}.{method.name}": service
-    for service, methods in (
-        (oip.SERVICE, oip.methods()),
-        (tfserving.PREDICTION_SERVICE, tfserving.prediction_methods()),
-        (tfserving.MODEL_SERVICE, tfserving.model_methods()),
-    )
-    for method in methods
+    f"{each.service.rpartition('.')[2]}.{method.name}": each.service for each in SERVICES for method in each.methods
 } | {"Health.Check": health.SERVICE, "Health.Watch": health.SERVICE}
 
 

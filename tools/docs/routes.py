@@ -11,7 +11,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from service.api.access import Role
 from service.api.app import create_app
 from service.api.console import console_routes
-from service.api.grpc import health, oip, tfserving
+from service.api.grpc import health
+from service.api.grpc.server import SERVICES
 from service.api.oip import _ROUTES
 from service.api.openapi import PREFIXES
 from service.settings import Settings
@@ -205,12 +206,7 @@ def _role(method: str, path: str) -> Role:
 
 def grpc_methods() -> list[tuple[str, str]]:
     """Full name and key of every gRPC method."""
-    services = (
-        (oip.SERVICE, oip.methods()),
-        (tfserving.PREDICTION_SERVICE, tfserving.prediction_methods()),
-        (tfserving.MODEL_SERVICE, tfserving.model_methods()),
-    )
-    named = [(f"{service}/{method.name}", _ROLES[method.role]) for service, methods in services for method in methods]
+    named = [(f"{each.service}/{method.name}", _ROLES[method.role]) for each in SERVICES for method in each.methods]
     return [*named, *((f"{health.SERVICE}/{name}", _ROLES[Role.ANYONE]) for name in ("Check", "Watch"))]
 
 

@@ -110,20 +110,41 @@ def _headers(context: Context) -> dict[bytes, bytes]:
     return {name.encode(): value if isinstance(value, bytes) else value.encode() for name, value in pairs}
 
 
+Answer = Callable[[Incoming], Awaitable[bytes]]
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """One method: answers a call with the bytes of its message."""
 
     name: str
-    answer: Callable[[Incoming], Awaitable[bytes]]
-    role: Role = Role.CALLER
-    operation: str | None = None
+    answer: Answer
+    role: Role
+    operation: str | None
     """Name in the metrics, for methods that run the model."""
 
 
-def service_handler(service: str, methods: tuple[Method, ...], serving: Serving) -> grpc.GenericRpcHandler:
-    handlers = {method.name: grpc.stream_unary_rpc_method_handler(_behaviour(method, serving)) for method in methods}
-    return grpc.method_handlers_generic_handler(service, handlers)
+class Methods:
+    """The methods of one gRPC service."""
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self.methods: list[Method] = []
+
+    def add(self, name: str, role: Role = Role.CALLER, *, operation: str | None = None) -> Callable[[Answer], Answer]:
+        """Decorate the function that answers the method ``name``."""
+
+        def added(answer: Answer) -> Answer:
+            self.methods.append(Method(name, answer, role, operation))
+            return answer
+
+        return added
+
+    def handler(self, serving: Serving) -> grpc.GenericRpcHandler:
+        handlers = {
+            method.name: grpc.stream_unary_rpc_method_handler(_behaviour(method, serving)) for method in self.methods
+        }
+        return grpc.method_handlers_generic_handler(self.service, handlers)
 
 
 def _behaviour(method: Method, serving: Serving) -> Callable[[Any, Context], Awaitable[bytes]]:

@@ -9,7 +9,7 @@ import numpy as np
 from service import __version__
 from service.api.access import Role
 from service.api.grpc.messages import check_parsed_size, field, message_bytes, message_class, parse, split_field
-from service.api.grpc.methods import Incoming, Method
+from service.api.grpc.methods import Incoming, Methods
 from service.api.oip import (
     SERVER_NAME,
     acquire,
@@ -37,10 +37,9 @@ from service.codecs.tensors import (
 )
 from service.errors import MalformedInput, NotFound, NotReady
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import Array
 
 EXTENSIONS: Final = ("model_repository", "parameters")
-SERVICE: Final = "inference.GRPCInferenceService"
+INFERENCE: Final = Methods("inference.GRPCInferenceService")
 _CONTENTS: Final[Mapping[str, str]] = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -57,6 +56,7 @@ _CONTENTS: Final[Mapping[str, str]] = {
 }
 """Where the protocol has the elements of each datatype; 16-bit floats are sent raw only."""
 _REQUEST: Final = "inference.ModelInferRequest"
+_WIDE: Final = {"int_contents": np.dtype("<i4"), "uint_contents": np.dtype("<u4")}
 _RAW_INPUT: Final = 7
 _RAW_OUTPUT: Final = 6
 _OUTPUT: Final = 5
@@ -65,33 +65,22 @@ _PACKED: Final[Mapping[str, int]] = {"BOOL": 1, "FP32": 6, "FP64": 7}
 """Fields whose packed form is the array as it lies in memory."""
 
 
-def methods() -> tuple[Method, ...]:
-    return (
-        Method("ServerLive", _server_live, Role.ANYONE),
-        Method("ServerReady", _server_ready, Role.ANYONE),
-        Method("ModelReady", _model_ready),
-        Method("ServerMetadata", _server_metadata),
-        Method("ModelMetadata", _model_metadata),
-        Method("ModelInfer", _model_infer, operation="infer"),
-        Method("RepositoryIndex", _repository_index),
-        Method("RepositoryModelLoad", _load, Role.ADMIN),
-        Method("RepositoryModelUnload", _unload, Role.ADMIN),
-    )
-
-
 def _response(method: str, /, **fields: Any) -> bytes:
     content: bytes = message_class(f"inference.{method}Response")(**fields).SerializeToString()
     return content
 
 
+@INFERENCE.add("ServerLive", Role.ANYONE)
 async def _server_live(_incoming: Incoming) -> bytes:
     return _response("ServerLive", live=True)
 
 
+@INFERENCE.add("ServerReady", Role.ANYONE)
 async def _server_ready(incoming: Incoming) -> bytes:
     return _response("ServerReady", ready=incoming.serving.not_ready_reason is None)
 
 
+@INFERENCE.add("ModelReady")
 async def _model_ready(incoming: Incoming) -> bytes:
     request = await incoming.control_message("inference.ModelReadyRequest")
     try:
@@ -101,10 +90,12 @@ async def _model_ready(incoming: Incoming) -> bytes:
     return _response("ModelReady", ready=True)
 
 
+@INFERENCE.add("ServerMetadata")
 async def _server_metadata(_incoming: Incoming) -> bytes:
     return _response("ServerMetadata", name=SERVER_NAME, version=__version__, extensions=EXTENSIONS)
 
 
+@INFERENCE.add("ModelMetadata")
 async def _model_metadata(incoming: Incoming) -> bytes:
     request = await incoming.control_message("inference.ModelMetadataRequest")
     manager = incoming.serving.manager
@@ -112,18 +103,21 @@ async def _model_metadata(incoming: Incoming) -> bytes:
     return _response("ModelMetadata", **model_metadata(loaded, manager.model(loaded.name)))
 
 
+@INFERENCE.add("RepositoryIndex")
 async def _repository_index(incoming: Incoming) -> bytes:
     request = await incoming.control_message("inference.RepositoryIndexRequest")
     models = repository_index(incoming.serving.manager, only_ready=request.ready)
     return _response("RepositoryIndex", models=models)
 
 
+@INFERENCE.add("RepositoryModelLoad", Role.ADMIN)
 async def _load(incoming: Incoming) -> bytes:
     request = await incoming.control_message("inference.RepositoryModelLoadRequest")
     await load_model(incoming.serving.manager, request.model_name)
     return _response("RepositoryModelLoad")
 
 
+@INFERENCE.add("RepositoryModelUnload", Role.ADMIN)
 async def _unload(incoming: Incoming) -> bytes:
     request = await incoming.control_message("inference.RepositoryModelUnloadRequest")
     unload_model(incoming.serving.manager, request.model_name)
@@ -133,6 +127,7 @@ async def _unload(incoming: Incoming) -> bytes:
 # --- infer ----------------------------------------------------------------------------------------------------------
 
 
+@INFERENCE.add("ModelInfer", operation="infer")
 async def _model_infer(incoming: Incoming) -> bytes:
     serving, began = incoming.serving, asyncio.get_running_loop().time()
     limits, content = serving.limits, await incoming.message()
@@ -156,24 +151,17 @@ def _body(request: Any, raw: list[memoryview], loaded: LoadedModel, limits: Limi
         raise MalformedInput(f"At most {MAX_OUTPUTS} outputs can be requested.")
     if len(request.id) > MAX_ID_LENGTH:
         raise MalformedInput(f"'id' must be a string of at most {MAX_ID_LENGTH} characters.")
-    tensors = _tensors(request, raw, loaded.name)
+    model, inputs = loaded.name, request.inputs
+    if raw and len(raw) != len(inputs):
+        raise MalformedInput(f"expected {len(inputs)} raw input contents for model '{model}', got {len(raw)}")
+    tensors = [_tensor(given, raw[at] if raw else None, model) for at, given in enumerate(inputs)]
+    chosen = {name: (value, value.WhichOneof("parameter_choice")) for name, value in request.parameters.items()}
     return InferBody(
-        rows=rows_from_tensors(tensors, loaded.schema, model=loaded.name, limits=limits),
+        rows=rows_from_tensors(tensors, loaded.schema, model=model, limits=limits),
         outputs=tuple(WantedOutput(output.name) for output in request.outputs),
         id=request.id,
-        parameters={name: _parameter(value) for name, value in request.parameters.items()},
+        parameters={name: choice and getattr(value, choice) for name, (value, choice) in chosen.items()},
     )
-
-
-def _parameter(value: Any) -> Any:
-    chosen = value.WhichOneof("parameter_choice")
-    return None if chosen is None else getattr(value, chosen)
-
-
-def _tensors(request: Any, raw: list[memoryview], model: str) -> list[Tensor]:
-    if raw and len(raw) != len(request.inputs):
-        raise MalformedInput(f"expected {len(request.inputs)} raw input contents for model '{model}', got {len(raw)}")
-    return [_tensor(given, raw[at] if raw else None, model) for at, given in enumerate(request.inputs)]
 
 
 def _tensor(given: Any, raw: memoryview | None, model: str) -> Tensor:
@@ -183,25 +171,19 @@ def _tensor(given: Any, raw: memoryview | None, model: str) -> Tensor:
     shape = checked_shape(list(given.shape), name)
     if "shared_memory_region" in given.parameters:
         raise MalformedInput("shared memory is not supported")
-    if raw is None:
-        return Tensor(given.name, datatype, _typed(given, shape, name, model))
-    if given.HasField("contents"):
-        raise MalformedInput(f"contents field must not be specified when using raw_input_contents for '{name}'")
-    return Tensor(given.name, datatype, array_from_bytes(raw, datatype, shape, name=name, model=model))
-
-
-def _typed(given: Any, shape: tuple[int, ...], name: str, model: str) -> Array:
-    held = _CONTENTS.get(given.datatype)
+    if raw is not None:
+        if given.HasField("contents"):
+            raise MalformedInput(f"contents field must not be specified when using raw_input_contents for '{name}'")
+        return Tensor(given.name, datatype, array_from_bytes(raw, datatype, shape, name=name, model=model))
+    held = _CONTENTS.get(datatype)
     if held is None:
-        raise MalformedInput(f"{given.datatype} tensors are sent as raw_input_contents only: input '{name}'")
+        raise MalformedInput(f"{datatype} tensors are sent as raw_input_contents only: input '{name}'")
     values: Sequence[Any] = getattr(given.contents, held)
-    if given.datatype == BYTES:
-        return shaped(objects(values), shape, name=name, model=model)
-    wide: Array = np.fromiter(values, _WIDE.get(held, DTYPES[given.datatype]), count=len(values))
-    return shaped(wide, shape, name=name, model=model)
-
-
-_WIDE: Final = {"int_contents": np.dtype("<i4"), "uint_contents": np.dtype("<u4")}
+    if datatype == BYTES:
+        array = objects(values)
+    else:
+        array = np.fromiter(values, _WIDE.get(held, DTYPES[datatype]), count=len(values))
+    return Tensor(given.name, datatype, shaped(array, shape, name=name, model=model))
 
 
 def _encode(answer: InferAnswer, *, is_raw: bool) -> bytes:
@@ -219,14 +201,12 @@ def _encode(answer: InferAnswer, *, is_raw: bool) -> bytes:
         if is_raw:
             response.outputs.append(output)
             parts += field(_RAW_OUTPUT, bytes_of_array(array))
+            continue
+        number = _PACKED.get(output.datatype)
+        contents: list[bytes | memoryview] = []
+        if number is None:
+            getattr(output.contents, _CONTENTS[output.datatype]).extend(array.reshape(-1).tolist())
         else:
-            parts += field(_OUTPUT, *_typed_output(output, array))
+            contents = field(_OUTPUT_CONTENTS, *field(number, bytes_of_array(array)))
+        parts += field(_OUTPUT, output.SerializeToString(), *contents)
     return message_bytes(response, parts)
-
-
-def _typed_output(output: Any, array: Array) -> list[bytes | memoryview]:
-    number = _PACKED.get(output.datatype)
-    if number is None:
-        getattr(output.contents, _CONTENTS[output.datatype]).extend(array.reshape(-1).tolist())
-        return [output.SerializeToString()]
-    return [output.SerializeToString(), *field(_OUTPUT_CONTENTS, *field(number, bytes_of_array(array)))]

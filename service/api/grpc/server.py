@@ -10,13 +10,15 @@ from grpc import aio
 
 from service.api.grpc import oip, tfserving
 from service.api.grpc.health import Health
-from service.api.grpc.methods import MESSAGE_OVERHEAD_BYTES, service_handler
+from service.api.grpc.methods import MESSAGE_OVERHEAD_BYTES
 from service.api.serving import Serving
 from service.errors import ConfigurationError
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
+SERVICES: Final = (oip.INFERENCE, tfserving.PREDICTION, tfserving.MODELS)
+"""Those with calls like HTTP's; health checking stands beside them."""
 FRAME_BYTES: Final = 2**20
 """Large tensors come in fewer pieces than with HTTP/2's 16 KiB."""
 IDLE_CONNECTION_MS: Final = 300_000
@@ -38,13 +40,8 @@ class GrpcServer:
         serving, settings = self._serving, self._serving.settings
         # A stream that is not being read holds no more than a window: the calls beyond the bound cost next to nothing.
         self._server = aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.max_queue_requests)
-        services = {
-            oip.SERVICE: oip.methods(),
-            tfserving.PREDICTION_SERVICE: tfserving.prediction_methods(),
-            tfserving.MODEL_SERVICE: tfserving.model_methods(),
-        }
-        handlers = [service_handler(name, methods, serving) for name, methods in services.items()]
-        self._server.add_generic_rpc_handlers((*handlers, Health(serving, tuple(services)).handler()))
+        health = Health(serving, tuple(each.service for each in SERVICES))
+        self._server.add_generic_rpc_handlers((*(each.handler(serving) for each in SERVICES), health.handler()))
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         try:
             port: int = self._server.add_insecure_port(f"{host}:{settings.grpc_port}")

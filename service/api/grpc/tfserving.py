@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from service.api.grpc.messages import check_parsed_size, field, message_bytes, message_class, parse
-from service.api.grpc.methods import Incoming, Method
+from service.api.grpc.methods import Incoming, Methods
 from service.api.ops import Call
 from service.api.signatures import SERVING_DEFAULT, signature_names
 from service.api.tfserving import METHOD_NAME, ModelChoice, checked_signature, state_of, tensor_name, type_name
@@ -29,11 +29,10 @@ from service.errors import InvalidOption, MalformedInput, TooLarge
 from service.runtime import ModelManager
 from service.runtime.loaded_model import LoadedModel
 from service.schemas import Array, Results, Rows
-from service.store import TensorSpec
 from service.words import ANOMALY_SCORE
 
-PREDICTION_SERVICE: Final = "tensorflow.serving.PredictionService"
-MODEL_SERVICE: Final = "tensorflow.serving.ModelService"
+PREDICTION: Final = Methods("tensorflow.serving.PredictionService")
+MODELS: Final = Methods("tensorflow.serving.ModelService")
 _REQUEST: Final = "tensorflow.serving.PredictRequest"
 SIGNATURE_DEF: Final = "signature_def"
 _DEFAULT_SIGNATURE: Final = SERVING_DEFAULT
@@ -61,14 +60,6 @@ _PACKED: Final[Mapping[str, int]] = {"FP32": 5, "FP64": 6, "BOOL": 11}
 _OUTPUTS: Final = 1
 
 
-def prediction_methods() -> tuple[Method, ...]:
-    return (Method("Predict", _predict, operation="predict"), Method("GetModelMetadata", _metadata))
-
-
-def model_methods() -> tuple[Method, ...]:
-    return (Method("GetModelStatus", _status),)
-
-
 def _choice(manager: ModelManager, request: Any) -> ModelChoice:
     if not request.HasField("model_spec"):
         raise MalformedInput("Missing ModelSpec")
@@ -91,6 +82,7 @@ def _spec(loaded: LoadedModel, signature: str = "") -> Any:
 # --- predict --------------------------------------------------------------------------------------------------------
 
 
+@PREDICTION.add("Predict", operation="predict")
 async def _predict(incoming: Incoming) -> bytes:
     serving = incoming.serving
     content, limits = await incoming.message(), serving.limits
@@ -101,33 +93,25 @@ async def _predict(incoming: Incoming) -> bytes:
         loaded = _choice(serving.manager, request).acquire()
         incoming.life.loaded = loaded
         checked_signature(loaded, request.model_spec.signature_name)
-        return loaded, request, _rows(request, loaded, limits)
+        tensors = [_tensor(name, proto, loaded.name, limits) for name, proto in request.inputs.items()]
+        return loaded, request, rows_from_tensors(tensors, loaded.schema, model=loaded.name, limits=limits)
 
     loaded, request, rows = await incoming.life.decode(decode, len(content))
     named = request.model_spec.signature_name
     signature = checked_signature(loaded, named)
-    wanted = _wanted(loaded, signature, request.output_filter)
-    answer = await incoming.life.run(Call(loaded, (signature,), rows, NO_OPTIONS, incoming.life.deadline))
-    results = {name: answer.results[name] for name in wanted}
-    size = sum(array.nbytes for array in results.values())
-    spec = _spec(loaded, named or _DEFAULT_SIGNATURE)
-    return await incoming.life.encode(lambda: _response(spec, results), size)
-
-
-def _wanted(loaded: LoadedModel, signature: str, output_filter: Sequence[str]) -> list[str]:
     known = sorted(loaded.manifest.signatures[signature].outputs)
-    for name in output_filter:
+    for name in request.output_filter:
         if name not in known:
             raise InvalidOption(
                 f"output tensor alias not found in signature: {shown(name)} "
                 f"Outputs expected to be in the set {{{','.join(known)}}}."
             )
-    return list(dict.fromkeys(output_filter)) or known
-
-
-def _rows(request: Any, loaded: LoadedModel, limits: Limits) -> Rows:
-    tensors = [_tensor(name, proto, loaded.name, limits) for name, proto in request.inputs.items()]
-    return rows_from_tensors(tensors, loaded.schema, model=loaded.name, limits=limits)
+    wanted = list(dict.fromkeys(request.output_filter)) or known
+    answer = await incoming.life.run(Call(loaded, (signature,), rows, NO_OPTIONS, incoming.life.deadline))
+    results = {name: answer.results[name] for name in wanted}
+    size = sum(array.nbytes for array in results.values())
+    spec = _spec(loaded, named or _DEFAULT_SIGNATURE)
+    return await incoming.life.encode(lambda: _response(spec, results), size)
 
 
 def _tensor(name: str, proto: Any, model: str, limits: Limits) -> Tensor:
@@ -152,15 +136,12 @@ def _values(values: Sequence[Any], datatype: str, shape: tuple[int, ...], name: 
     missing = count - len(values)
     if datatype == BYTES:
         return objects([*values, *list(values[-1:]) * missing]).reshape(shape)
-    array: Array = np.fromiter(values, _wide(datatype), count=len(values))
+    # Small integers, and the bits of small floats, are int32 in the message.
+    is_wide = _NUMBERS[datatype][1] in ("int_val", "half_val")
+    array: Array = np.fromiter(values, np.dtype("<i4") if is_wide else DTYPES[datatype], count=len(values))
     if missing:
         array = np.concatenate([array, np.repeat(array[-1:], missing)])
     return array.astype(np.uint16).view(np.float16).reshape(shape) if datatype == "FP16" else array.reshape(shape)
-
-
-def _wide(datatype: str) -> np.dtype[Any]:
-    """The type of the values as the message has them: small integers, and the bits of small floats, as int32."""
-    return np.dtype("<i4") if _NUMBERS[datatype][1] in ("int_val", "half_val") else DTYPES[datatype]
 
 
 def _response(spec: Any, results: Results) -> bytes:
@@ -188,6 +169,7 @@ def _proto(array: Array) -> list[bytes | memoryview]:
 # --- what there is --------------------------------------------------------------------------------------------------
 
 
+@PREDICTION.add("GetModelMetadata")
 async def _metadata(incoming: Incoming) -> bytes:
     request = await incoming.control_message("tensorflow.serving.GetModelMetadataRequest")
     if list(request.metadata_field) != [SIGNATURE_DEF]:
@@ -207,16 +189,15 @@ def _signatures(loaded: LoadedModel) -> Any:
         signature.method_name = METHOD_NAME
         for tensors, specs in ((signature.inputs, spec.inputs), (signature.outputs, spec.outputs)):
             for each, tensor in specs.items():
-                _describe(tensors[each], tensor, tensor_name(key, each))
+                tensors[each].MergeFrom(
+                    message_class("tensorflow.TensorInfo")(name=tensor_name(key, each), dtype=type_name(tensor.dtype))
+                )
+                for size in tensor.shape:
+                    tensors[each].tensor_shape.dim.add(size=-1 if size is None else size)
     return found
 
 
-def _describe(described: Any, tensor: TensorSpec, name: str) -> None:
-    described.MergeFrom(message_class("tensorflow.TensorInfo")(name=name, dtype=type_name(tensor.dtype)))
-    for size in tensor.shape:
-        described.tensor_shape.dim.add(size=-1 if size is None else size)
-
-
+@MODELS.add("GetModelStatus")
 async def _status(incoming: Incoming) -> bytes:
     request = await incoming.control_message("tensorflow.serving.GetModelStatusRequest")
     _, statuses = _choice(incoming.serving.manager, request).statuses()
