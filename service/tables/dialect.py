@@ -41,6 +41,8 @@ class Dialect:
     """Lines before the first row."""
     size: int
     """Bytes of these lines; of a compressed file, after decompression."""
+    index: str | None = None
+    """The written name of the first column where that holds the numbers of the rows; it is left out."""
     decimal_commas: frozenset[str] = frozenset()
     """Columns of numbers whose decimal mark is a comma."""
     settled: bool = True
@@ -124,6 +126,7 @@ def sniff(start: bytes, *, whole: bool = False) -> Dialect:
         blanks=re.search(rf" {mark}|{mark} |^ | $", re.sub('"[^"]*"', '""', text), re.MULTILINE) is not None,
         lines=2 if hint else 1,
         size=len(before.encode()) + (3 if start.startswith(b"\xef\xbb\xbf") else 0),
+        index=header[0] if names[0].startswith(LEFT_OUT) and columns[0] else None,
         decimal_commas=frozenset(commas),
         settled=settled,
         notes=(*notes, *doubts),

@@ -367,18 +367,20 @@ def _read_csv(part: Part, batch_rows: int, columns: Sequence[str] | None) -> Ite
 
     stream, start = _text_stream(part)
     dialect = sniff(start) if part.file == STDIO else dialect_of(part.file)
-    names = list(columns) if columns is not None else dialect.names
+    names = shown_names = list(columns) if columns is not None else dialect.names
+    if columns is None and dialect.index is not None:  # no column of the table, but what is passed through has it
+        names, shown_names = [dialect.header[0], *names], [dialect.index, *names]
     count = 0
     with _csv_errors(part, dialect):
         for batch in open_csv(stream, part, dialect, names) if part.stop != part.start else ():
-            table = pa.Table.from_batches([batch])
+            table = pa.Table.from_batches([batch]).rename_columns(shown_names)
             if dialect.blanks and not dialect.quotes:
-                table = pa.table([compute.utf8_trim(column, " ") for column in table.columns], names=names)
+                table = pa.table([compute.utf8_trim(column, " ") for column in table.columns], names=shown_names)
             for at in range(0, table.num_rows, batch_rows):
                 count += 1
                 yield table.slice(at, batch_rows), dialect
     if not count:
-        yield pa.schema([(name, pa.string()) for name in names]).empty_table(), dialect
+        yield pa.schema([(name, pa.string()) for name in shown_names]).empty_table(), dialect
 
 
 def open_csv(stream: Any, part: Part, dialect: Dialect, names: Sequence[str], on_bad_row: Any = None) -> Any:

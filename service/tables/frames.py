@@ -5,7 +5,7 @@ lists). None of these libraries is imported before somebody brings a table of it
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,16 +40,33 @@ def model_columns(table: Table, schema: InputSchema, names: Sequence[str] = ()) 
         InvalidRows: a column is not there.
         InvalidOption: ``names`` does not fit the model.
     """
+    import pyarrow as pa
+
     if isinstance(table, np.ndarray):
-        return _of_array(table, schema), {}
+        if table.ndim < 2 or not schema.arrays_only:
+            message = "Rows without names must be an array of numbers, one row each, and the model take those."
+            raise InvalidRows([], message)
+        return pa.table({INSTANCES: nested_array(table)}), {}
     kind = _kind_of(table)
-    present = kind.names(table)
+    present = set(kind.names(table))
     for name in names:
         if name not in present:
             raise InvalidRows([RowProblem(None, shown_name(name), "is not a column of the table")])
-    if schema.columns:
-        return _named_columns(table, kind, schema, _sources(schema, present, names))
-    return _instances(table, kind, schema, names or [INSTANCES]), {}
+    if not schema.columns:
+        return _instances(table, kind, schema, names or [INSTANCES]), {}
+    if names and len(names) != len(schema.columns):
+        raise InvalidOption(f"The model has {len(schema.columns)} columns; give as many, in its order.")
+    # Columns that may be missing may be left out, unless they are named.
+    sources = zip(schema.columns, names or (column.name for column in schema.columns), strict=True)
+    problems: dict[int, RowProblem] = {}
+    columns = {
+        column.name: arrow_column(kind.column(table, name), column, problems)
+        for column, name in sources
+        if name in present
+    }
+    if not columns:
+        raise InvalidRows([], "The table has none of the model's columns.")
+    return pa.table(columns), problems
 
 
 def with_results(table: Table, results: Any) -> Table:
@@ -72,35 +89,6 @@ def check_no_clash(present: Sequence[str], added: Sequence[str]) -> None:
         raise InvalidOption(f"The table has a column '{taken[0]}' already: give the results another name by a prefix.")
 
 
-def _of_array(rows: Array, schema: InputSchema) -> Any:
-    import pyarrow as pa
-
-    if rows.ndim < 2 or not schema.arrays_only:
-        raise InvalidRows([], "Rows without names must be an array of numbers, one row each, and the model take those.")
-    return pa.table({INSTANCES: nested_array(rows)})
-
-
-def _sources(schema: InputSchema, present: Sequence[str], names: Sequence[str]) -> list[tuple[Column, str]]:
-    """Which column of the table is which of the model; those that may be missing may be left out."""
-    if not names:
-        return [(column, column.name) for column in schema.columns if column.name in set(present)]
-    if len(names) != len(schema.columns):
-        raise InvalidOption(f"The model has {len(schema.columns)} columns; give as many, in its order.")
-    return list(zip(schema.columns, names, strict=True))
-
-
-def _named_columns(
-    table: Table, kind: _Kind, schema: InputSchema, sources: Sequence[tuple[Column, str]]
-) -> tuple[Any, dict[int, RowProblem]]:
-    import pyarrow as pa
-
-    if not sources:
-        raise InvalidRows([], "The table has none of the model's columns.")
-    problems: dict[int, RowProblem] = {}
-    columns = {column.name: arrow_column(kind.column(table, name), column, problems) for column, name in sources}
-    return pa.table(columns), problems
-
-
 def _instances(table: Table, kind: _Kind, schema: InputSchema, names: Sequence[str]) -> Any:
     """Rows without names: one column of lists, or as many columns of numbers as a row has values."""
     import pyarrow as pa
@@ -112,12 +100,9 @@ def _instances(table: Table, kind: _Kind, schema: InputSchema, names: Sequence[s
         return pa.table({INSTANCES: values[0]})
     if len(values) != schema.width:
         raise InvalidOption(f"A row of this model has {schema.width} values; name as many columns.")
-    stacked = np.stack([column.to_numpy(zero_copy_only=False) for column in map(_one_chunk, values)], axis=1)
+    chunks = [column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column for column in values]
+    stacked = np.stack([column.to_numpy(zero_copy_only=False) for column in chunks], axis=1)
     return pa.table({INSTANCES: nested_array(stacked)})
-
-
-def _one_chunk(column: Any) -> Any:
-    return column.combine_chunks() if hasattr(column, "combine_chunks") else column
 
 
 def arrow_column(values: Any, column: Column, problems: dict[int, RowProblem]) -> Any:
@@ -217,15 +202,6 @@ def _attach_to_arrow(table: Any, results: Any) -> Any:
     return table
 
 
-def _attach_to_pandas(frame: Any, results: Any) -> Any:
-    added = results.to_pandas()
-    return frame.assign(**{name: added[name].array for name in added.columns})
-
-
-def _attach_to_polars(frame: Any, results: Any) -> Any:
-    return frame.hstack(sys.modules["polars"].from_arrow(results))
-
-
 def _as_arrays(results: Any) -> dict[str, Any]:
     return {name: _as_array(results[name]) for name in results.column_names}
 
@@ -241,13 +217,15 @@ def _as_array(column: Any) -> Array:
     return array.reshape(shape) if len(shape) > 1 else array
 
 
-def slices(table: Any, rows: int) -> Iterator[Any]:
-    """A ``pyarrow.Table`` in pieces of at most so many rows."""
-    for start in range(0, table.num_rows, rows):
-        yield table.slice(start, rows)
-
-
 _ARROW = _Kind(lambda table: list(table.schema.names), lambda table, name: table.column(name), _attach_to_arrow)
-_PANDAS = _Kind(lambda frame: list(frame.columns), lambda frame, name: frame[name], _attach_to_pandas)
-_POLARS = _Kind(lambda frame: list(frame.columns), lambda frame, name: frame[name], _attach_to_polars)
+_PANDAS = _Kind(
+    lambda frame: list(frame.columns),
+    lambda frame, name: frame[name],
+    lambda frame, results: frame.assign(**{name: column.array for name, column in results.to_pandas().items()}),
+)
+_POLARS = _Kind(
+    lambda frame: list(frame.columns),
+    lambda frame, name: frame[name],
+    lambda frame, results: frame.hstack(sys.modules["polars"].from_arrow(results)),
+)
 _MAPPING = _Kind(list, lambda columns, name: columns[name], lambda columns, results: {**columns, **_as_arrays(results)})

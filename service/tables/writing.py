@@ -15,7 +15,7 @@ import orjson
 
 from service.codecs.answers import each_json, interleave
 from service.errors import DataError
-from service.tables.files import ARROW, CSV, NDJSON, PARQUET, STDIO, compression_of, shown
+from service.tables.files import ARROW, CSV, NDJSON, STDIO, Part, compression_of, read_batches, shown
 from service.tables.frames import check_no_clash
 
 ROW_GROUP_ROWS: Final = 262_144
@@ -31,8 +31,8 @@ class Sink:
         self._delimiter = delimiter
         self._header = header
         self._writer: Any = None
+        self._schema: Any = None
         self._waiting: list[Any] = []
-        self._waiting_rows = 0
 
     def write(self, table: Any, results: Any, lines: Sequence[bytes] | None = None) -> None:
         """Append rows with their results; ``lines``: the rows as they stood in an NDJSON file."""
@@ -50,27 +50,24 @@ class Sink:
             self._header = False
             return
         if self._writer is None:
+            self._schema = table.schema
             self._writer = _open(self._file, self._kind, table.schema)
-        elif table.schema != self._writer.schema:
-            table = _same_types(table, self._writer.schema)
-        if self._kind == PARQUET:
-            self._gather(table)
-        else:
+        elif table.schema != self._schema:
+            table = _same_types(table, self._schema)
+        if self._kind == ARROW:
             self._writer.write_table(table)
-
-    def _gather(self, table: Any) -> None:
-        """Row groups of a useful size, however small the chunks are."""
+            return
         self._waiting.append(table)
-        self._waiting_rows += table.num_rows
-        if self._waiting_rows >= ROW_GROUP_ROWS:
-            self._write_gathered()
+        if sum(map(len, self._waiting)) >= ROW_GROUP_ROWS:
+            self._write_waiting()
 
-    def _write_gathered(self) -> None:
+    def _write_waiting(self) -> None:
+        """Row groups of a useful size, however small the chunks are."""
         import pyarrow as pa
 
         if self._waiting:
             self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=2**30)
-            self._waiting, self._waiting_rows = [], 0
+            self._waiting = []
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +76,7 @@ class Sink:
         if self._writer is None:
             return
         if kind is None:
-            self._write_gathered()
+            self._write_waiting()
         self._writer.close()
 
 
@@ -99,72 +96,45 @@ def _same_types(table: Any, schema: Any) -> Any:
 def _open(file: Any, kind: str, schema: Any) -> Any:
     import pyarrow as pa
     from pyarrow import parquet
+    from pyarrow import types as kinds
 
-    if kind == PARQUET:
-        text = [field.name for field in schema if _repeats(field.type)]
-        # A dictionary of numbers that differ anyway costs six times the writing and saves nothing.
-        return parquet.ParquetWriter(file, schema, use_dictionary=text or False)
-    writer = pa.ipc.new_stream(file, schema) if _is_stdout(file) else pa.ipc.new_file(file, schema)
-    return _ArrowWriter(writer, schema)
-
-
-def _repeats(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind))
-
-
-class _ArrowWriter:
-    def __init__(self, writer: Any, schema: Any) -> None:
-        self.schema = schema
-        self._writer = writer
-
-    def write_table(self, table: Any) -> None:
-        self._writer.write_table(table)
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-def _is_stdout(file: Any) -> bool:
-    return file is sys.stdout.buffer
+    if kind == ARROW:
+        return pa.ipc.new_stream(file, schema) if file is sys.stdout.buffer else pa.ipc.new_file(file, schema)
+    repeats = (kinds.is_string, kinds.is_large_string, kinds.is_dictionary)
+    text = [field.name for field in schema if any(test(field.type) for test in repeats)]
+    # A dictionary of numbers that differ anyway costs six times the writing and saves nothing.
+    return parquet.ParquetWriter(file, schema, use_dictionary=text or False)
 
 
 def _csv_bytes(table: Any, delimiter: str, *, header: bool) -> bytes:
-    import pyarrow as pa
-    from pyarrow import csv
-
-    def written(quoting: str) -> bytes:
-        sink = pa.BufferOutputStream()
-        options = csv.WriteOptions(include_header=False, delimiter=delimiter, quoting_style=quoting)
-        csv.write_csv(table, sink, options)
-        return bytes(sink.getvalue().to_pybytes())
-
-    try:
-        body = written("none")
-    except pa.ArrowInvalid:  # a cell with a delimiter, quotation mark or line end
-        body = written("needed")
-    return (_csv_header(table.column_names, delimiter) if header else b"") + body
-
-
-def _csv_header(names: Sequence[str], delimiter: str) -> bytes:
     import csv
     import io
 
-    line = io.StringIO()
-    csv.writer(line, delimiter=delimiter, lineterminator="\n").writerow(names)
-    return line.getvalue().encode()
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    line, sink = io.StringIO(), pa.BufferOutputStream()
+    if header:
+        csv.writer(line, delimiter=delimiter, lineterminator="\n").writerow(table.column_names)
+    options = {"include_header": False, "delimiter": delimiter}
+    try:
+        arrow_csv.write_csv(table, sink, arrow_csv.WriteOptions(quoting_style="none", **options))
+    except pa.ArrowInvalid:  # a cell with a delimiter, quotation mark or line end
+        sink = pa.BufferOutputStream()
+        arrow_csv.write_csv(table, sink, arrow_csv.WriteOptions(quoting_style="needed", **options))
+    return line.getvalue().encode() + bytes(sink.getvalue().to_pybytes())
 
 
 def _flat(table: Any) -> Any:
     """Lists of a fixed size as columns ``latent_0``, ``latent_1`` …; what else is nested as JSON text."""
     import pyarrow as pa
+    from pyarrow import compute
 
     columns: list[tuple[str, Any]] = []
     for name in table.column_names:
         column, kind = table[name], table[name].type
         if pa.types.is_fixed_size_list(kind) and not pa.types.is_nested(kind.value_type):
-            columns += [(f"{name}_{at}", _element(column, at)) for at in range(kind.list_size)]
+            columns += [(f"{name}_{at}", compute.list_element(column, at)) for at in range(kind.list_size)]
         elif pa.types.is_nested(kind):
             texts = [None if value is None else orjson.dumps(value).decode() for value in column.to_pylist()]
             columns.append((name, pa.array(texts, type=pa.string())))
@@ -175,25 +145,11 @@ def _flat(table: Any) -> Any:
     return pa.Table.from_arrays([column for _, column in columns], names=[name for name, _ in columns])
 
 
-def _element(column: Any, at: int) -> Any:
-    from pyarrow import compute
-
-    return compute.list_element(column, at)
-
-
 def _json_lines(table: Any, results: Any, lines: Sequence[bytes] | None) -> Iterator[bytes]:
-    added = _objects(results)
-    if lines is None:
-        for kept, result in zip(_objects(table), added, strict=True):
-            yield _merged(kept, result)
-    else:
-        for line, result in zip(lines, added, strict=True):
-            yield _merged(line if line.startswith(b"{") else b'{"instances":' + line + b"}", result)
-
-
-def _merged(first: bytes, second: bytes) -> bytes:
-    start = first[:-1].rstrip()
-    return start + (b"," if start != b"{" else b"") + second[1:] + b"\n"
+    kept = lines if lines is not None else _objects(table)
+    for line, result in zip(kept, _objects(results), strict=True):
+        start = (line if line.startswith(b"{") else b'{"instances":' + line + b"}")[:-1].rstrip()
+        yield start + (b"," if start != b"{" else b"") + result[1:] + b"\n"
 
 
 def _objects(table: Any) -> list[bytes]:
@@ -274,19 +230,5 @@ def join_files(parts: Sequence[Path], path: str, kind: str) -> None:
         return
     with whole_file(path) as file, Sink(file, kind) as sink:
         for part in parts:
-            for table in _tables(part, kind):
+            for table, _ in read_batches(Part(0, str(part), kind), batch_rows=65_536):
                 sink.write_table(table)
-
-
-def _tables(part: Path, kind: str) -> Iterator[Any]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    if kind == ARROW:
-        with pa.ipc.open_file(pa.OSFile(str(part))) as reader:
-            for at in range(reader.num_record_batches):
-                yield pa.Table.from_batches([reader.get_batch(at)])
-        return
-    with parquet.ParquetFile(part) as file:
-        for batch in file.iter_batches(65_536):
-            yield pa.Table.from_batches([batch])

@@ -32,12 +32,12 @@ UNEVEN = 0.05
 """Share of a step that a reading may be away from its point without a note."""
 LONGER_STEPS = (2, 3, 5, 10)
 """Multiples of the usual step that uneven times may be brought to."""
-MAX_POINTS = 50_000_000
+MAX_POINTS = 20_000_000
 SEVERAL_SHARE = 0.1
-"""Where so many rows have the time of another one, the table may hold several series ..."""
-MOST_SERIES = 10_000
-"""... but no more than these."""
+"""Where so many rows have the time of another one, the table may hold several series."""
 FIRST_UNIX_S, LAST_UNIX_S = 978_307_200, 4_102_444_800
+SUNDAY = 3
+"""Days since 1970-01-01, a Thursday."""
 HOUR_S, DAY_S, HALF_YEAR_S = 3_600, 86_400, 180 * 86_400
 UNITS = ((DAY_S, "d"), (HOUR_S, "h"), (60, "min"), (1, "s"), (0.001, "ms"))
 CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d(?:\.\d+)?))?")
@@ -258,13 +258,13 @@ def _clock_of(column: Any) -> NDArray[np.float64] | None:
 
 def _refuse_several(table: Any, names: Sequence[str], times: NDArray[np.float64]) -> None:
     """A long table has several series: times come again, and another column says whose they are."""
-    repeated = len(times) - len(np.unique(times))
-    if repeated < SEVERAL_SHARE * len(times):
+    _, counts = np.unique(times, return_counts=True)
+    if len(counts) > (1 - SEVERAL_SHARE) * len(times):
         return
     for name in names:
         cells = table[name].combine_chunks().dictionary_encode()
         keys = np.asarray(cells.indices.fill_null(len(cells.dictionary)))
-        is_key = len(cells.dictionary) <= MOST_SERIES and len(cells.dictionary) > 1
+        is_key = 1 < len(cells.dictionary) <= 2 * counts.max()
         if is_key and len(np.unique(np.stack([times, keys]), axis=1).T) == len(times):
             raise DataError(
                 f'Column "{name}" tells {len(cells.dictionary)} series apart: train a model of each, '
@@ -339,12 +339,16 @@ def _places(times: NDArray[np.float64], step: float, *, exact: bool) -> tuple[ND
 
 
 def _through_clock_changes(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Times that go on where local clocks were put back by an hour: what comes after counts as an hour later."""
+    """Times that go on where local clocks were put back by an hour: what comes after counts as an hour later.
+
+    Clocks are put back in the first hours of a Sunday, and then not for half a year.
+    """
     steps = np.diff(times)
-    if not (steps < 0).any():
+    if not (steps <= 0).any() or not (steps > 0).any():
         return times
-    usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-    put_back = (steps < 0) & (np.abs(steps + HOUR_S - usual) <= usual / 2)
+    usual = float(np.median(steps[steps > 0]))
+    sunday = (times[1:] // DAY_S % 7 == SUNDAY) & (times[1:] % DAY_S < 4 * HOUR_S)
+    put_back = (steps <= 0) & (np.abs(steps + HOUR_S - usual) <= usual / 2) & sunday
     far_apart = (np.diff(times[1:][put_back]) > HALF_YEAR_S).all()
     return times + HOUR_S * np.concatenate([[0], np.cumsum(put_back)]) if far_apart else times
 

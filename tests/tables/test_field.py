@@ -171,6 +171,10 @@ def test_row_numbers_are_no_column(tmp_path: Path, name: str) -> None:
     dataset = trained_and_scored(write(tmp_path / "a.csv", [f"{name},a,b", *lines]))
     assert types_of(dataset) == {"a": "numeric", "b": "numeric"}
     assert "numbers of the rows" in dataset.notes[0]
+    through(tmp_path / "a.csv", tmp_path / "out.csv", dataset.schema)
+    header, *written = (tmp_path / "out.csv").read_text().splitlines()
+    assert header == f"{name},a,b,score"
+    assert [line.replace('"', "").rpartition(",")[0] for line in written] == lines
     frame = pa.table({"a": VALUES[:, 0], "b": VALUES[:, 1], "z": VALUES[:, 1]}).to_pandas().sort_values("a")
     frame.to_parquet(tmp_path / "a.parquet")
     dataset = trained_and_scored(tmp_path / "a.parquet")
@@ -328,6 +332,14 @@ def test_several_series_in_one_table(tmp_path: Path, key: str, order: str) -> No
     assert (len(series.values), series.channels, series.notes) == (672, ("value",), ())
 
 
+def test_readings_of_one_time_are_merged_and_counted(tmp_path: Path) -> None:
+    """Where no column tells series apart, their mean counts."""
+    lines = [line for line in hourly() for _ in range(2)]
+    series = read_series(write(tmp_path / "a.csv", ["when;value", *lines]))
+    assert len(series.values) == 672
+    assert "672 readings fell into a step of 1 h that had one already; the mean counts." in series.notes
+
+
 def test_uneven_times_are_brought_to_a_step(tmp_path: Path) -> None:
     """The step is said; --step chooses another, and readings that share one are counted."""
     first = datetime(2024, 1, 1, tzinfo=UTC)
@@ -344,11 +356,12 @@ def test_uneven_times_are_brought_to_a_step(tmp_path: Path) -> None:
     )
 
 
-def test_the_hour_that_comes_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("minutes", [15, 60])
+def test_the_hour_that_comes_twice(tmp_path: Path, minutes: int) -> None:
     """Local times at the end of summer time are told apart by their order."""
     zone = ZoneInfo("Europe/Berlin")
     first = datetime(2024, 10, 20, tzinfo=UTC)
-    local = [(first + timedelta(minutes=15 * n)).astimezone(zone) for n in range(1500)]
+    local = [(first + timedelta(minutes=minutes * n)).astimezone(zone) for n in range(1500)]
     lines = [f"{each:%Y-%m-%d %H:%M:%S},{n}" for n, each in enumerate(local)]
     series = read_series(write(tmp_path / "a.csv", ["when,value", *lines]))
     np.testing.assert_array_equal(series.values[:, 0], np.arange(1500))
