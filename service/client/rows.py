@@ -76,11 +76,12 @@ def rows_of(given: Any) -> Rows:  # noqa: PLR0911 - one line a form
         return given
     if _is_frame_of("pandas", given):
         named = all(isinstance(name, str) for name in given.columns)
-        return PandasRows(given) if named else rows_of(given.to_numpy())
+        return TableRows.of_pandas(given) if named else rows_of(given.to_numpy())
     if _is_frame_of("polars", given):
-        return PolarsRows(given)
+        return TableRows(given, given.to_arrow())
     if hasattr(given, "__arrow_c_stream__") and (hasattr(given, "schema") or not hasattr(given, "__array__")):
-        return ArrowRows(_arrow().table(given))
+        table = _arrow().table(given)
+        return TableRows(table, table)
     if isinstance(given, Mapping):
         return ColumnRows(dict(given))
     if isinstance(given, list | tuple):
@@ -220,8 +221,23 @@ class ColumnRows(Rows):
 
 
 @dataclass(frozen=True, eq=False)
-class ArrowRows(Rows):
+class TableRows(Rows):
+    """A data frame, or an Arrow table. Parts are cut out of ``table``; ``given`` stays whole."""
+
+    given: Any
     table: Any
+
+    @classmethod
+    def of_pandas(cls, frame: Any) -> "TableRows":
+        """Column by column, so that an error can name the column; pyarrow's own shows values."""
+        pa = _arrow()
+        columns: dict[str, Any] = {}
+        for name in frame.columns:
+            try:
+                columns[name] = pa.array(frame[name], from_pandas=True)
+            except (pa.ArrowException, TypeError, ValueError, OverflowError):
+                raise TypeError(f"Column '{name}' mixes values of different types.") from None
+        return cls(frame, pa.table(columns))
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -231,89 +247,29 @@ class ArrowRows(Rows):
         return float(self.table.nbytes) / max(1, len(self))
 
     def cut(self, start: int, stop: int) -> Rows:
-        return ArrowRows(self.table.slice(start, stop - start))
+        return TableRows(self.given, self.table.slice(start, stop - start))
 
     def encode(self, options: Options) -> Body:
         return _arrow_body(self.table, options)
 
     def alike(self, found: Any) -> Any:
-        return _arrow().Table.from_pylist(found) if isinstance(found, list) else found
-
-    def named_columns(self) -> dict[str, Any] | None:
-        return dict(zip(self.table.column_names, self.table.columns, strict=True))
-
-
-@dataclass(frozen=True, eq=False)
-class PandasRows(Rows):
-    frame: Any
-
-    def __len__(self) -> int:
-        return len(self.frame)
-
-    @property
-    def row_bytes(self) -> float:
-        sample = self.frame.iloc[: _SAMPLE_ROWS * 4]
-        return float(sample.memory_usage(index=False, deep=True).sum()) / max(1, len(sample))
-
-    def cut(self, start: int, stop: int) -> Rows:
-        return PandasRows(self.frame.iloc[start:stop])
-
-    def encode(self, options: Options) -> Body:
-        return _arrow_body(self._table(), options)
-
-    def _table(self) -> Any:
-        """Column by column, so that an error can name the column; pyarrow's own shows values."""
-        pa = _arrow()
-        columns: dict[str, Any] = {}
-        for name in self.frame.columns:
-            try:
-                columns[name] = pa.array(self.frame[name], from_pandas=True)
-            except (pa.ArrowException, TypeError, ValueError, OverflowError):
-                raise TypeError(f"Column '{name}' mixes values of different types.") from None
-        return pa.table(columns)
-
-    def alike(self, found: Any) -> Any:
-        import pandas as pd
-
         if isinstance(found, np.ndarray):
             return found
-        frame = pd.DataFrame(found) if isinstance(found, list) else found.to_pandas()
-        return frame.set_axis(self.frame.index)
+        table = _arrow().Table.from_pylist(found) if isinstance(found, list) else found
+        if self.index is not None:
+            return table.to_pandas().set_axis(self.index)
+        if not _is_frame_of("polars", self.given):
+            return table
+        import polars as pl
+
+        return pl.from_arrow(table)
 
     def named_columns(self) -> dict[str, Any] | None:
-        return {name: self.frame[name] for name in self.frame.columns}
+        return {name: self.given[name] for name in self.table.column_names}
 
     @property
     def index(self) -> Any:
-        return self.frame.index
-
-
-@dataclass(frozen=True, eq=False)
-class PolarsRows(Rows):
-    frame: Any
-
-    def __len__(self) -> int:
-        return int(self.frame.height)
-
-    @property
-    def row_bytes(self) -> float:
-        return float(self.frame.estimated_size()) / max(1, len(self))
-
-    def cut(self, start: int, stop: int) -> Rows:
-        return PolarsRows(self.frame.slice(start, stop - start))
-
-    def encode(self, options: Options) -> Body:
-        return _arrow_body(self.frame.to_arrow(), options)
-
-    def alike(self, found: Any) -> Any:
-        import polars as pl
-
-        if isinstance(found, np.ndarray):
-            return found
-        return pl.DataFrame(found) if isinstance(found, list) else pl.from_arrow(found)
-
-    def named_columns(self) -> dict[str, Any] | None:
-        return {name: self.frame[name] for name in self.frame.columns}
+        return self.given.index if _is_frame_of("pandas", self.given) else None
 
 
 @cache
