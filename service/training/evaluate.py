@@ -24,6 +24,7 @@ from service.training.compression import Compression, measure_compression
 from service.training.config import MAX_CALIBRATION_ROWS, TrainingConfig
 from service.training.data import Dataset
 from service.training.fit import Corruptor, History, limits_of
+from service.training.gate import SIGNIFICANT, chance_of_alarms
 from service.training.graph import (
     ServingGraph,
     compile_for_rows,
@@ -36,8 +37,10 @@ from service.training.split import Split
 OVERFIT_RATIO = 1.5
 MAX_LATENT_ROWS = 10_000
 PCA_BATCH_ROWS = 16_384
+FAR_OFF = 2.0
+"""A false-alarm rate is far off when it is so many times the one that was asked for, or as small a part of it."""
 PCA_RATIO = 1.01
-"""A test error that is greater than PCA's by less is as good."""
+"""A test error within this factor of PCA's is as good, and no better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +192,9 @@ def decode(graph: ServingGraph, latents: NDArray[np.float32]) -> NDArray[np.floa
     return decoded
 
 
-def find_warnings(metrics: Metrics, calibration: Calibration, config: TrainingConfig) -> tuple[str, ...]:
+def find_warnings(
+    metrics: Metrics, calibration: Calibration, config: TrainingConfig, *, test_rows: int
+) -> tuple[str, ...]:
     """What a user should look at before trusting the model, one sentence each."""
     own, pca = metrics.autoencoder, metrics.pca
     found = []
@@ -198,14 +203,33 @@ def find_warnings(metrics: Metrics, calibration: Calibration, config: TrainingCo
             f"Overfitting: the test error is {own.test / max(own.train, 1e-12):.1f} times the training error. "
             "More rows, a narrower latent, dropout or weight decay would help."
         )
-    if own.test > PCA_RATIO * pca.test:
+    if metrics.best_epoch == 0:
+        found.append(
+            "No epoch was better than the start, which was kept; where the network starts as PCA, it is PCA. "
+            "More rows or another learning rate would help, if anything can."
+        )
+    elif own.test > PCA_RATIO * pca.test:
         found.append(f"PCA with the same latent size reconstructs better: {pca.test:.4g} against {own.test:.4g}.")
+    elif own.test > pca.test / PCA_RATIO:
+        found.append(
+            f"Rows are reconstructed no better than PCA with the same latent size does: {own.test:.4g} against "
+            f"{pca.test:.4g}."
+        )
     if metrics.denoising is not None and metrics.denoising.denoised >= metrics.denoising.noisy:
         found.append("Denoised test rows are no nearer to the clean ones than the noisy ones were.")
     if calibration.rows < rows_needed(config.false_alarm_rate):
         found.append(
             f"{calibration.rows} calibration rows cannot guarantee a false-alarm rate of {config.false_alarm_rate:g}; "
             f"{rows_needed(config.false_alarm_rate)} are needed."
+        )
+    rate, nominal = metrics.test_alarm_rate, config.false_alarm_rate
+    fewer, more = chance_of_alarms(
+        round(rate * test_rows), test_rows, nominal=nominal, calibration_rows=calibration.rows
+    )
+    if not nominal / FAR_OFF <= rate <= FAR_OFF * nominal and min(fewer, more) < SIGNIFICANT:
+        found.append(
+            f"{rate:.2%} of the test rows are over the threshold instead of {nominal:.2%}: they are unlike the "
+            "calibration rows, as where a series changes with time, so that the p-values may not hold."
         )
     return tuple(found)
 
@@ -235,13 +259,14 @@ def calibrate_points(graph: ServingGraph, blocks: Sequence[NDArray[np.float32]],
     """The same for points of a series: ``blocks`` (points, channels) that no fitted window reaches into.
 
     Scores of neighbouring points resemble each other, so that the blocks tell less than their number of points
-    promises: p-values hold on average over long series like them, not for each stretch.
+    promises: p-values hold on average over long series like them, not for each stretch. Points without a reading, whose
+    error is none, do not count.
 
     Raises:
         TrainingFailed: a score is not finite.
     """
     function = compile_for_series(graph.point_scores, graph.schema)
-    scores = np.concatenate([function(tf.constant(block)).numpy() for block in blocks])
+    scores = np.concatenate([function(tf.constant(block)).numpy()[~np.isnan(block).all(axis=1)] for block in blocks])
     if len(scores) > MAX_CALIBRATION_ROWS:
         scores = np.random.default_rng([config.seed, 4]).choice(scores, MAX_CALIBRATION_ROWS, replace=False)
     return _calibration(scores, config)

@@ -216,16 +216,22 @@ def _worse_error(new: NDArray[np.float64], old: NDArray[np.float64]) -> tuple[st
 
 def _worse_calibration(candidate: LoadedModel, rates: list[float], *, rows: int) -> tuple[str, ...]:
     """Whether so many alarms on normal rows are more than the finite calibration and the finite test explain."""
-    from scipy.stats import betabinom
-
     new, old = rates
     nominal, known = candidate.false_alarm_rate, candidate.manifest.calibration.rows
-    rank = min(known, int(np.ceil((known + 1) * (1 - nominal) - 1e-9)))
-    # With the threshold at that rank, the chance of an alarm is itself uncertain: Beta(known - rank + 1, rank).
-    chance = betabinom.sf(round(new * rows) - 1, rows, known - rank + 1, rank)
+    _, chance = chance_of_alarms(round(new * rows), rows, nominal=nominal, calibration_rows=known)
     if chance >= SIGNIFICANT or new <= old:
         return ()
     return (f"It flags {new:.2%} of normal rows instead of {nominal:.2%}; production flags {old:.2%}.",)
+
+
+def chance_of_alarms(alarms: int, rows: int, *, nominal: float, calibration_rows: int) -> tuple[float, float]:
+    """The probabilities of no more and of no fewer alarms on so many rows like those that calibrated the threshold."""
+    from scipy.stats import betabinom
+
+    rank = min(calibration_rows, int(np.ceil((calibration_rows + 1) * (1 - nominal) - 1e-9)))
+    # With the threshold at that rank of the scores, the chance of an alarm is itself uncertain: a beta distribution.
+    chances = betabinom(rows, calibration_rows - rank + 1, rank)
+    return float(chances.cdf(alarms)), float(chances.sf(alarms - 1))
 
 
 def _worse_stability(correlation: float | None, *, rows: int) -> tuple[str, ...]:

@@ -85,10 +85,11 @@ class Series:
         return self.values[start:end]
 
     def windows(self, stride: int) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-        """Windows (rows, window, channels) that lie within one block, and the block of each."""
+        """Windows (rows, window, channels) with a reading that lie within one block, and the block of each."""
         rows, numbers = [], []
         for number in range(len(self.blocks)):
             found = np.lib.stride_tricks.sliding_window_view(self.block(number), self.window, axis=0)[::stride]
+            found = found[~np.isnan(found).all(axis=(1, 2))]
             rows.append(found.transpose(0, 2, 1))
             numbers.append(np.full(len(found), number))
         return np.ascontiguousarray(np.concatenate(rows)), np.concatenate(numbers).astype(np.intp)

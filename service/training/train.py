@@ -231,7 +231,7 @@ def train_model(
         held_back = np.unique(dataset.blocks[split.calibration])
         points = calibrate_points(graph, [dataset.series.block(number) for number in held_back], config)
     metrics = evaluate(graph, splits, history, calibration, config, latent_reason=reason, device=device)
-    warnings = (*dataset.notes, *find_warnings(metrics, calibration, config))
+    warnings = (*dataset.notes, *find_warnings(metrics, calibration, config, test_rows=len(split.test)))
     reference = feature_reference(train_rows, dataset.schema)
     return TrainedModel(dataset, config, split, graph, history, calibration, points, metrics, reference, warnings)
 

@@ -39,14 +39,27 @@ def test_denoising_is_measured_on_images(digits_model: "TrainedModel") -> None:
 
 
 def test_warnings(table_model: "TrainedModel") -> None:
-    """Overfitting, a baseline not beaten, too few calibration rows; none where all is well."""
-    from service.training.evaluate import Denoising, Errors, find_warnings
+    """Overfitting, a baseline not beaten, nothing learnt, false alarms far from the rate that was asked for, too few
+    calibration rows; none where all is well."""
+    from service.training.evaluate import Denoising, Errors, Metrics, find_warnings
 
-    fine = replace(table_model.metrics, autoencoder=Errors(1, 1, 1), pca=Errors(2, 2, 2))
+    fine = replace(
+        table_model.metrics, autoencoder=Errors(1, 1, 1), pca=Errors(2, 2, 2), test_alarm_rate=0.01, best_epoch=5
+    )
     enough, config = table_model.calibration, load_config()
-    assert find_warnings(fine, enough, config) == ()
-    assert "Overfitting" in find_warnings(replace(fine, autoencoder=Errors(1, 1.5, 1.6)), enough, config)[0]
-    assert "PCA" in find_warnings(replace(fine, pca=Errors(0.5, 0.5, 0.5)), enough, config)[0]
-    assert "noisy" in find_warnings(replace(fine, denoising=Denoising(1, 2, None, None)), enough, config)[0]
+
+    def warned(metrics: Metrics, calibration: Calibration = enough, *, rows: int = 2000) -> str:
+        return " ".join(find_warnings(metrics, calibration, config, test_rows=rows))
+
+    assert warned(fine) == ""
+    assert "Overfitting" in warned(replace(fine, autoencoder=Errors(1, 1.5, 1.6)))
+    assert "PCA with the same latent size" in warned(replace(fine, pca=Errors(0.5, 0.5, 0.5)))
+    assert "reconstructed no better" in warned(replace(fine, pca=Errors(1, 1, 1.005)))
+    assert "No epoch was better" in warned(replace(fine, best_epoch=0))
+    assert "noisy" in warned(replace(fine, denoising=Denoising(1, 2, None, None)))
+    assert "7.80% of the test rows" in warned(replace(fine, test_alarm_rate=0.078))
+    assert "0.00% of the test rows" in warned(replace(fine, test_alarm_rate=0.0))
+    assert warned(replace(fine, test_alarm_rate=0.015)) == ""  # less than twice the rate
+    assert warned(replace(fine, test_alarm_rate=1 / 30), rows=30) == ""  # one alarm, which chance explains
     few = Calibration(rows=98, false_alarm_rate=0.01, threshold=1, scores=(1.0,) * 98)
-    assert "99 are needed" in find_warnings(fine, few, config)[0]
+    assert "99 are needed" in warned(fine, few)

@@ -106,3 +106,32 @@ def test_too_few_blocks_for_a_split() -> None:
     """Nothing would be left to fit."""
     with pytest.raises(ConfigurationError, match="leaves 0 of 30 windows"):
         split_rows(30, load_config(), blocks=np.repeat(np.arange(3), 10))
+
+
+def test_windows_without_a_reading_are_left_out(tmp_path: Path) -> None:
+    """A window with any reading stays; a gap of two windows takes no row, and no point of calibration."""
+    whole, gap = (
+        read_dataset(str(write(tmp_path / "a.csv", points=900, skip=skip)), drop=["note"], windows=Windows(length=10))
+        for skip in ((), tuple(range(400, 425)))
+    )
+    assert not np.isnan(gap.rows["instances"]).all(axis=(1, 2)).any()
+    assert np.isnan(gap.rows["instances"]).any()
+    assert 0 < len(whole) - len(gap) <= 16
+    assert gap.blocks is not None
+    assert len(gap.blocks) == len(gap)
+
+
+@pytest.mark.tf
+def test_points_without_a_reading_do_not_calibrate(tmp_path: Path) -> None:
+    """Their error is none, which would make every reading look strange."""
+    from service.training import SilentReporter
+    from service.training.evaluate import calibrate_points
+    from service.training.train import train_model
+
+    dataset = read_dataset(str(write(tmp_path / "a.csv", points=900)), drop=["note"], windows=Windows(length=10))
+    config = load_config("auto", epochs=1)
+    graph = train_model(dataset, config, SilentReporter()).graph
+    assert dataset.series is not None
+    block = dataset.series.block(0).copy()
+    block[5:20] = np.nan
+    assert calibrate_points(graph, [block], config).rows == len(block) - 15
