@@ -1,7 +1,11 @@
-"""Charts of the training report as SVG pictures that follow the reader's light or dark mode."""
+"""Charts of a version: PNG files beside it, and in the report SVG that follows the reader's light or dark mode."""
 
 import io
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,11 +14,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
+from service.codecs.answers import label_text
+from service.schemas import (
+    CATEGORIES,
+    INSTANCES,
+    TIMESTAMPS,
+    Array,
+    InputSchema,
+    Rows,
+    times_as_numbers,
+)
 from service.store import Calibration
 from service.training.evidence import Evidence
-
-if TYPE_CHECKING:
-    from service.training.fit import History
+from service.training.fit import History
 
 INK = "#123456"
 """Stands for the reader's text colour while matplotlib draws; no chart uses it for anything else."""
@@ -34,57 +46,62 @@ SETTINGS: Any = {
 BAND = 0.95
 MAX_POINTS = 2_000
 CHANNELS_DRAWN = 3
+IMAGES = 8
+COLUMNS = 12
+LABELS = 6
+POINTS = 1_000
+GREY_DIMENSIONS = 2
 
 
-def losses(history: "History") -> str:
-    with mpl.rc_context(SETTINGS):
-        figure, axes = _figure()
-        epochs = range(1, len(history.train_loss) + 1)
-        axes.plot(epochs, history.train_loss, label="rows that are fitted", color=BLUE)
-        axes.plot(epochs, history.validation_loss, label="rows that only stop the training", color=ORANGE)
-        axes.axvline(history.best_epoch, color=INK, linestyle=":", label=f"kept: epoch {history.best_epoch}")
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("loss")
-        if min(*history.train_loss, *history.validation_loss) > 0:
-            axes.set_yscale("log")
-        axes.legend()
-        return _svg(figure)
+@mpl.rc_context(SETTINGS)
+def losses(history: History) -> Figure:
+    figure, axes = _figure()
+    epochs = range(1, len(history.train_loss) + 1)
+    axes.plot(epochs, history.train_loss, label="rows that are fitted", color=BLUE)
+    axes.plot(epochs, history.validation_loss, label="rows that only stop the training", color=ORANGE)
+    axes.axvline(history.best_epoch, color=INK, linestyle=":", label=f"kept: epoch {history.best_epoch}")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss")
+    if min(*history.train_loss, *history.validation_loss) > 0:
+        axes.set_yscale("log")
+    axes.legend()
+    return figure
 
 
-def score_histogram(calibration: Calibration, test_scores: NDArray[np.float32]) -> str:
-    with mpl.rc_context(SETTINGS):
-        figure, axes = _figure()
-        both = np.concatenate([np.array(calibration.scores), test_scores.astype(np.float64)])
-        # On a logarithmic axis, where scores are usually spread over orders of magnitude, no score may be zero or less.
-        is_log = bool(both.min() > 0)
-        bins = np.geomspace(both.min(), both.max() * 1.001, 50) if is_log else np.linspace(both.min(), both.max(), 50)
-        parts = (("calibration rows", calibration.scores, BLUE), ("test rows", test_scores, ORANGE))
-        for label, scores, colour in parts:
-            weights = np.full(len(scores), 1 / len(scores))
-            axes.hist(scores, bins=bins.tolist(), weights=weights, alpha=0.55, label=label, color=colour)
-        rate = f"threshold, false-alarm rate {calibration.false_alarm_rate:.2%}"
-        axes.axvline(calibration.threshold, color=INK, linestyle="--", label=rate)
-        if is_log:
-            axes.set_xscale("log")
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("anomaly score")
-        axes.set_ylabel("share of rows")
-        axes.legend()
-        return _svg(figure)
+@mpl.rc_context(SETTINGS)
+def score_histogram(calibration: Calibration, test_scores: NDArray[np.float32]) -> Figure:
+    figure, axes = _figure()
+    both = np.concatenate([np.array(calibration.scores), test_scores.astype(np.float64)])
+    # On a logarithmic axis, where scores are usually spread over orders of magnitude, no score may be zero or less.
+    is_log = bool(both.min() > 0)
+    bins = np.geomspace(both.min(), both.max() * 1.001, 50) if is_log else np.linspace(both.min(), both.max(), 50)
+    parts = (("calibration rows", calibration.scores, BLUE), ("test rows", test_scores, ORANGE))
+    for label, scores, colour in parts:
+        weights = np.full(len(scores), 1 / len(scores))
+        axes.hist(scores, bins=bins.tolist(), weights=weights, alpha=0.55, label=label, color=colour)
+    rate = f"threshold, false-alarm rate {calibration.false_alarm_rate:.2%}"
+    axes.axvline(calibration.threshold, color=INK, linestyle="--", label=rate)
+    if is_log:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("anomaly score")
+    axes.set_ylabel("share of rows")
+    axes.legend()
+    return figure
 
 
-def calibration_curve(calibration: Calibration, p_values: NDArray[np.float32]) -> str:
+@mpl.rc_context(SETTINGS)
+def calibration_curve(calibration: Calibration, p_values: NDArray[np.float32]) -> Figure:
     """Nominal against empirical false-alarm rate on test rows, and where the curve lies when the promise holds."""
     nominal, empirical, low, high = false_alarms(calibration.rows, p_values)
-    with mpl.rc_context(SETTINGS):
-        figure, axes = _figure(4.2)
-        axes.fill_between(nominal, low, high, color=BLUE, alpha=0.2, linewidth=0, label=f"{BAND:.0%} band by chance")
-        axes.plot(nominal, nominal, color=INK, linestyle=":", linewidth=1, label="as promised")
-        axes.plot(nominal, empirical, color=ORANGE, label="on test rows")
-        axes.set(xscale="log", yscale="log", xlabel="false-alarm rate asked for", ylabel="false-alarm rate seen")
-        axes.set_ylim(bottom=max(float(nominal[0]) / 3, 1 / (2 * len(p_values))))
-        axes.legend()
-        return _svg(figure)
+    figure, axes = _figure(4.2)
+    axes.fill_between(nominal, low, high, color=BLUE, alpha=0.2, linewidth=0, label=f"{BAND:.0%} band by chance")
+    axes.plot(nominal, nominal, color=INK, linestyle=":", linewidth=1, label="as promised")
+    axes.plot(nominal, empirical, color=ORANGE, label="on test rows")
+    axes.set(xscale="log", yscale="log", xlabel="false-alarm rate asked for", ylabel="false-alarm rate seen")
+    axes.set_ylim(bottom=max(float(nominal[0]) / 3, 1 / (2 * len(p_values))))
+    axes.legend()
+    return figure
 
 
 def false_alarms(
@@ -106,34 +123,34 @@ def false_alarms(
     return nominal, empirical, low / len(p_values), high / len(p_values)
 
 
-def latent_map(evidence: Evidence) -> str:
-    with mpl.rc_context(SETTINGS):
-        figure, axes = _figure(4.6)
-        chosen = np.linspace(0, evidence.count - 1, min(MAX_POINTS, evidence.count)).astype(int)
-        # The most unusual rows are drawn last, on top.
-        chosen = chosen[np.argsort(-evidence.p_values[chosen], kind="stable")]
-        across = evidence.projected[chosen, 0]
-        upwards = evidence.projected[chosen, 1] if evidence.projected.shape[1] > 1 else np.zeros(len(chosen))
-        colours = np.log10(evidence.p_values[chosen])
-        drawn = axes.scatter(across, upwards, c=colours, cmap="coolwarm_r", s=9, rasterized=True, linewidths=0)
-        bar = figure.colorbar(drawn, ax=axes)
-        bar.set_label("p-value, as a power of ten")
-        axes.set_xlabel(f"widest direction ({evidence.explained[0]:.0%} of the variance)")
-        if len(evidence.explained) > 1:
-            axes.set_ylabel(f"second widest ({evidence.explained[1]:.0%})")
-        return _svg(figure)
+@mpl.rc_context(SETTINGS)
+def latent_map(evidence: Evidence) -> Figure:
+    figure, axes = _figure(4.6)
+    chosen = np.linspace(0, evidence.count - 1, min(MAX_POINTS, evidence.count)).astype(int)
+    # The most unusual rows are drawn last, on top.
+    chosen = chosen[np.argsort(-evidence.p_values[chosen], kind="stable")]
+    across = evidence.projected[chosen, 0]
+    upwards = evidence.projected[chosen, 1] if evidence.projected.shape[1] > 1 else np.zeros(len(chosen))
+    colours = np.log10(evidence.p_values[chosen])
+    drawn = axes.scatter(across, upwards, c=colours, cmap="coolwarm_r", s=9, rasterized=True, linewidths=0)
+    bar = figure.colorbar(drawn, ax=axes)
+    bar.set_label("p-value, as a power of ten")
+    axes.set_xlabel(f"widest direction ({evidence.explained[0]:.0%} of the variance)")
+    if len(evidence.explained) > 1:
+        axes.set_ylabel(f"second widest ({evidence.explained[1]:.0%})")
+    return figure
 
 
-def series(observed: NDArray[np.float32], rebuilt: NDArray[np.float32]) -> str:
+@mpl.rc_context(SETTINGS)
+def series(observed: NDArray[np.float32], rebuilt: NDArray[np.float32]) -> Figure:
     """One window (steps, channels): observed and reconstructed, a panel a channel."""
     channels = min(CHANNELS_DRAWN, observed.shape[1])
-    with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=(4.2, 0.4 + 1.3 * channels), layout="constrained")
-        for channel, axes in enumerate(figure.subplots(channels, 1, squeeze=False, sharex=True)[:, 0]):
-            axes.plot(observed[:, channel], color=BLUE, linewidth=1.2, label="observed")
-            axes.plot(rebuilt[:, channel], color=ORANGE, linewidth=1.2, label="reconstructed")
-        axes.set_xlabel("step")
-        return _svg(figure)
+    figure = Figure(figsize=(4.2, 0.4 + 1.3 * channels), layout="constrained")
+    for channel, axes in enumerate(figure.subplots(channels, 1, squeeze=False, sharex=True)[:, 0]):
+        axes.plot(observed[:, channel], color=BLUE, linewidth=1.2, label="observed")
+        axes.plot(rebuilt[:, channel], color=ORANGE, linewidth=1.2, label="reconstructed")
+    axes.set_xlabel("step")
+    return figure
 
 
 def picture(image: NDArray[Any], *, low: float, high: float) -> bytes:
@@ -154,11 +171,107 @@ def _figure(height: float = 3.4) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _svg(figure: Figure) -> str:
-    """Without library version and date, so that the same run gives the same bytes."""
+@mpl.rc_context(SETTINGS)
+def svg(figure: Figure) -> str:
+    """The picture without library version and date, so that the same run gives the same bytes."""
     file = io.StringIO()
     figure.savefig(file, format="svg", dpi=110, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
     start = svg.index("<svg")
     end_of_tag = svg.index(">", start) + 1
     return svg[start:end_of_tag] + STYLE + svg[end_of_tag:].replace(INK, "currentColor")
+
+
+def draw_plots(
+    folder: Path,
+    *,
+    history: History,
+    calibration: Calibration,
+    test_scores: NDArray[np.float32],
+    rows: Rows,
+    reconstructions: Rows,
+    schema: InputSchema,
+) -> None:
+    """Write the three PNG files into ``folder``. ``rows`` are raw test rows and ``reconstructions`` theirs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _save(losses(history), folder / "losses.png")
+    _save(score_histogram(calibration, test_scores), folder / "score_histogram.png")
+    if schema.kind == "image":
+        figure = _images(rows[INSTANCES], reconstructions[INSTANCES], schema)
+    else:
+        figure = _columns(rows, reconstructions, schema)
+    _save(figure, folder / "reconstructions.png")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # No library version inside: the same run gives the same bytes.
+    figure.savefig(path, format="png", transparent=False, facecolor="white", metadata={"Software": None})
+
+
+def _images(rows: NDArray[np.float32], reconstructions: NDArray[np.float32], schema: InputSchema) -> Figure:
+    """Inputs above, their reconstructions below."""
+    count = min(IMAGES, len(rows))
+    figure = Figure(figsize=(1.2 * count, 3), layout="constrained")
+    grid = np.atleast_2d(figure.subplots(2, count, squeeze=False))
+    for name, images, line in (("input", rows, grid[0]), ("reconstruction", reconstructions, grid[1])):
+        for image, axes in zip(images, line, strict=False):
+            axes.imshow(_picture(image, schema), cmap="gray", vmin=0, vmax=1)
+            axes.set_axis_off()
+        line[0].set_title(name, loc="left")
+    return figure
+
+
+def _picture(image: NDArray[np.float32], schema: InputSchema) -> NDArray[np.float64]:
+    low, high = schema.value_range or (float(np.nanmin(image)), float(np.nanmax(image)))
+    scaled = np.clip((image.astype(np.float64) - low) / max(high - low, 1e-30), 0, 1)
+    if scaled.ndim == GREY_DIMENSIONS or scaled.shape[-1] in {3, 4}:
+        return scaled
+    return np.asarray(scaled[..., 0])
+
+
+def _columns(rows: Rows, reconstructions: Rows, schema: InputSchema) -> Figure:
+    """A panel for each of the first columns: input across, reconstruction upwards, the diagonal being perfect.
+
+    For labels, how often each of the most frequent ones is the input and the reconstruction.
+    """
+    panels = list(islice(_panels(rows, reconstructions), COLUMNS))
+    names = [column.name for column in schema.ordered_columns]
+    wide = min(4, len(panels))
+    figure = Figure(figsize=(2.6 * wide, 2.6 * -(-len(panels) // wide)), layout="constrained")
+    grid = figure.subplots(-(-len(panels) // wide), wide, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    for position, (axes, (across, upwards)) in enumerate(zip(grid, panels, strict=False)):
+        draw = _draw_labels if across.dtype.kind == "O" else _draw_numbers
+        draw(axes, across, upwards)
+        name = names[position] if names else f"column {position + 1}"
+        axes.set_title(name[:24].replace("$", r"\$"), fontsize="small")
+    figure.supxlabel("input")
+    figure.supylabel("reconstruction")
+    return figure
+
+
+def _panels(rows: Rows, reconstructions: Rows) -> Iterator[tuple[Array, Array]]:
+    for name in (INSTANCES, CATEGORIES, TIMESTAMPS):
+        if name not in rows:
+            continue
+        pairs = (each[name].reshape(len(each[name]), -1).T for each in (rows, reconstructions))
+        for across, upwards in zip(*pairs, strict=True):
+            is_time = name == TIMESTAMPS
+            yield (times_as_numbers(across), times_as_numbers(upwards)) if is_time else (across, upwards)
+
+
+def _draw_numbers(axes: Any, across: Array, upwards: Array) -> None:
+    axes.scatter(across, upwards, s=4, alpha=0.4)
+    if not np.isnan(across).all():
+        axes.axline((float(np.nanmedian(across)),) * 2, slope=1, color="grey", linewidth=0.8)
+
+
+def _draw_labels(axes: Any, across: Array, upwards: Array) -> None:
+    frequent = [label for label, _ in Counter(across.tolist()).most_common(LABELS)]
+    places = np.arange(len(frequent))
+    for shift, labels, name in ((-0.2, across, "input"), (0.2, upwards, "reconstruction")):
+        axes.bar(places + shift, [np.mean(labels == label) for label in frequent], width=0.4, label=name)
+    texts = [(label_text(label) or "missing")[:10].replace("$", r"\$") for label in frequent]
+    axes.set_xticks(places, texts, rotation=30, fontsize="x-small")
+    axes.legend(fontsize="x-small")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from service.runtime.loaded_model import LoadedModel
 from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, ColumnType, InputSchema, Results, Rows, times_as_numbers
 from service.training.exhibits import find_directions
-from service.training.gate import run_version
+from service.training.gate import run_version, spreads
 from service.words import ANOMALY_SCORE, ENCODE, RECONSTRUCT
 
 SHOWN_ROWS = 6
@@ -129,13 +129,6 @@ def cells(evidence: Evidence, row: int) -> list[Cell]:
         )
         found += [Cell(name, block.write(one), block.write(other), float(far)) for name, one, other, far in values]
     return sorted(found, key=lambda cell: -cell.surprise)
-
-
-def spreads(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Standard deviation of each column without its gaps; 1 where it does not vary."""
-    present = np.ma.masked_invalid(values.astype(np.float64))
-    spread = np.asarray(np.ma.filled(present.std(axis=0), 0.0))
-    return np.where(spread > 0, spread, 1.0)
 
 
 def _blocks(evidence: Evidence) -> Iterator[_Block]:

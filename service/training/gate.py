@@ -185,7 +185,7 @@ def common_errors(rows: Rows, rebuilt: Mapping[str, NDArray[Any]]) -> NDArray[np
                 missed.append(wrong.astype(np.float64))
             else:
                 given = _as_numbers(rebuilt[output])
-                missed.append(np.abs(given - actual) / _spreads(actual))
+                missed.append(np.abs(given - actual) / spreads(actual))
     squares = np.square(np.minimum(np.nan_to_num(np.concatenate(missed, axis=1), nan=0.0, posinf=FAR), FAR))
     errors: NDArray[np.float64] = squares.mean(axis=1)
     return errors
@@ -199,7 +199,7 @@ def _as_numbers(array: NDArray[Any]) -> Any:
     return flat.astype(np.float64) if array.dtype.kind == "f" else times_as_numbers(flat)
 
 
-def _spreads(actual: NDArray[np.float64]) -> NDArray[np.float64]:
+def spreads(actual: NDArray[np.float64]) -> NDArray[np.float64]:
     """Standard deviation of each column (rows, columns) without its gaps; 1 where it does not vary."""
     present = np.ma.masked_invalid(actual)
     spread, size = present.std(axis=0).filled(0.0), np.abs(present.mean(axis=0)).filled(0.0)

@@ -1,29 +1,33 @@
-"""``report.html``: the model card with pictures, one file that any browser shows, prints and works without internet.
+"""``report.html``: the model card as a page with pictures, one file that any browser shows and prints, also offline.
 
-Names of models, columns and files come from strangers: every text goes through ``_text`` on its way into the page.
+Names of models, columns and files come from strangers: what is not of the card goes through ``_text`` on its way in.
 """
 
 import html
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from markdown_it import MarkdownIt
+from matplotlib.figure import Figure
 
 from service.runtime.loaded_model import LoadedModel
 from service.schemas import INSTANCES, Rows
 from service.store import Manifest
 from service.training import charts
 from service.training.evidence import Evidence, FeatureError, cells, feature_errors, gather
-from service.training.report import SPLITS, compared
+from service.training.report import LOSSES, RECONSTRUCTIONS, SCORES, model_card
 
 if TYPE_CHECKING:
     from service.training.fit import History
 
 COLUMNS_SHOWN = 100
 CELLS_SHOWN = 8
+LOSSES_TEXT = "Where the lines part, the network begins to learn by heart."
 
 PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -48,14 +52,13 @@ th, td { padding: .25rem .7rem .25rem 0; text-align: left; border-bottom: 1px so
 .scroll th, .scroll td { overflow-wrap: normal; } .row th, .row td { overflow-wrap: anywhere; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 figure { margin: .8rem 0; } figure > img { max-width: 100%; height: auto; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); gap: .7rem; margin: 1rem 0; }
-.facts div, .row { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .6rem .8rem; }
-.facts b { display: block; font-size: 1.25rem; font-variant-numeric: tabular-nums; }
+.row { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .6rem .8rem; }
 .rows { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: .7rem; }
 .row { break-inside: avoid; } .row table { width: 100%; margin: .3rem 0 0; }
 .pixels { display: grid; grid-template-columns: repeat(3, 1fr); gap: .4rem; }
 .pixels figure { margin: 0; } .pixels img { width: 100%; image-rendering: pixelated; border: 1px solid var(--line); }
-.warning { background: var(--warn-paper); color: var(--warn); border-radius: .5rem; padding: .5rem .8rem; }
+pre { overflow-x: auto; } li { max-width: 46rem; }
+li:has(> strong:first-child) { background: var(--warn-paper); color: var(--warn); padding: .5rem .8rem; }
 .bar { display: block; width: 100%; min-width: 6rem; height: .8rem; } .bar rect { fill: var(--bar); }
 .bar line { stroke: var(--ink); stroke-dasharray: 2; }
 @media print { body { max-width: none; padding: 0; font-size: .85rem; } h2 { break-after: avoid; }
@@ -83,80 +86,17 @@ def write_report(path: Path, version: LoadedModel, manifest: Manifest, rows: Row
 
 
 def report_page(manifest: Manifest, evidence: Evidence, history: "History") -> str:
-    """The whole page."""
-    sections = (
-        _head(manifest),
-        *(f'<p class="warning"><b>Warning.</b> {_text(warning)}</p>' for warning in manifest.warnings),
-        *_quality(manifest),
-        *_against_production(manifest),
-        *_losses(history),
-        *_reconstructions(evidence),
-        *_feature_errors(evidence),
-        *_compression(manifest.metrics.get("compression")),
-        *_scores(manifest, evidence),
-        *_latents(manifest, evidence),
-        *_training(manifest),
-    )
-    return PAGE.substitute(title=_text(f"Training report: {manifest.model}"), body="\n".join(sections))
-
-
-def _head(manifest: Manifest) -> str:
-    counts = manifest.row_counts
-    shape = " × ".join(str(size) for size in manifest.input.row_shape)
-    what = f"{len(manifest.input.columns)} columns" if manifest.input.columns else f"{shape} values"
-    noise = manifest.corruption
-    learned = "It was trained without noise and does not denoise."
-    if noise is not None:
-        learned = f"It learned to remove {noise.kind.replace('_', '-')} noise of level {noise.level:g}."
-    facts = {
-        "rows in all": f"{sum(counts.model_dump().values()):,}",
-        "a row": what,
-        "latent": str(manifest.latent_dim),
-        "false alarms on test rows": f"{manifest.metrics['test_alarm_rate']:.2%}",
-        "… asked for": f"{manifest.calibration.false_alarm_rate:.2%}",
+    """The card as HTML, with charts and rows in place of its pictures."""
+    pictures = {
+        LOSSES: [_chart(charts.losses(history), "Loss by epoch", LOSSES_TEXT)],
+        RECONSTRUCTIONS: [*_reconstructions(evidence), *_feature_errors(evidence)],
+        SCORES: [*_scores(manifest, evidence), *_latents(manifest, evidence)],
     }
-    boxes = "".join(f"<div><b>{_text(value)}</b>{_text(name)}</div>" for name, value in facts.items())
-    return f"""<h1>Model {_text(manifest.model)}</h1>
-<p class="soft">Training report of {manifest.created:%Y-%m-%d %H:%M} UTC, trained on {_text(manifest.source)}</p>
-<p>An autoencoder squeezes each row through a narrow latent and builds it up again. It learned to do so for ordinary
-rows; a row that comes back changed is unlike them. {_text(learned)}</p>
-<div class="facts">{boxes}</div>
-<p>{counts.train:,} rows were fitted, {counts.validation:,} stopped the training, {counts.calibration:,} gave the
-p-values and the threshold, and {counts.test:,} tested the result. No row is in two of these.</p>"""
-
-
-def _quality(manifest: Manifest) -> Iterator[str]:
-    errors = manifest.metrics["reconstruction_error"]
-    labels = {"autoencoder": "autoencoder", "pca": f"PCA, {manifest.latent_dim} components"}
-    rows = [(label, *(f"{errors[name][split]:.4g}" for split in SPLITS)) for name, label in labels.items()]
-    yield "<h2>Reconstruction error</h2>"
-    yield """<p>Mean squared error in scaled units; less is better. PCA is the best that straight lines can do with a
-latent of the same width. A test error far above that of the fitted rows would be overfitting.</p>"""
-    yield _table(("", *SPLITS), rows)
-    denoising = manifest.metrics.get("denoising")
-    if denoising:
-        yield (
-            f"<p>Noise was put on test rows: their mean squared error was {denoising['noisy']:.4g} before and "
-            f"{denoising['denoised']:.4g} after denoising.</p>"
-        )
-
-
-def _against_production(manifest: Manifest) -> Iterator[str]:
-    comparison = manifest.metrics.get("comparison")
-    if not comparison:
-        return
-    yield f"<h2>Against version {comparison['production']}</h2>"
-    yield f"<p>The version in production at the time, on the same {comparison['rows']:,} held-back rows.</p>"
-    measures = compared(comparison)
-    if measures:
-        yield _table(("", "this version", "in production"), measures)
-    reasons = comparison["worse"] or ["It is not worse."]
-    yield from (f"<p><b>{_text(reason)}</b></p>" for reason in reasons)
-
-
-def _losses(history: "History") -> Iterator[str]:
-    yield "<h2>Training</h2>"
-    yield _chart(charts.losses(history), "Loss by epoch", "Where the lines part, the network begins to learn by heart.")
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    texts = re.split(r"^!\[[^]]*\]\((.*)\)$", model_card(manifest), flags=re.MULTILINE)
+    parts = ["".join(pictures[part]) if at % 2 else markdown.render(part) for at, part in enumerate(texts)]
+    body = "".join(parts).replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+    return PAGE.substitute(title=_text(f"Training report: {manifest.model}"), body=body)
 
 
 def _reconstructions(evidence: Evidence) -> Iterator[str]:
@@ -231,36 +171,11 @@ def _bars(features: list[FeatureError], *, greatest: float) -> str:
         )
     left = len(features) - COLUMNS_SHOWN
     more = f'<p class="soft">and {left} with less error</p>' if left > 0 else ""
-    return f'<div class="scroll"><table>{"".join(lines)}</table></div>{more}'
-
-
-def _compression(measured: dict[str, Any] | None) -> Iterator[str]:
-    if not measured:
-        return
-    lossy = {
-        f"JPEG, quality {measured['jpeg_quality']}": measured["jpeg"],
-        "latent, float32": measured["float32"],
-        "latent, int8": measured["int8"],
-    }
-    rows = [
-        ("pixels, 8 bits", f"{measured['pixel_bytes']:.0f}", "lossless", "1"),
-        ("PNG", f"{measured['png_bytes']:.0f}", "lossless", "1"),
-        *((name, f"{one['bytes']:.0f}", f"{one['psnr_db']:.2f}", f"{one['ssim']:.4f}") for name, one in lossy.items()),
-    ]
-    yield "<h2>As a codec</h2>"
-    yield f"<p>Mean over {measured['images']:,} test images; the decoder is needed once, {_decoder(measured)}.</p>"
-    yield _table(("", "bytes an image", "PSNR dB", "SSIM"), rows)
-
-
-def _decoder(measured: dict[str, Any]) -> str:
-    return f"{measured['decoder_bytes'] / 1e6:.2f} MB"
+    return f"<table>{''.join(lines)}</table>{more}"
 
 
 def _scores(manifest: Manifest, evidence: Evidence) -> Iterator[str]:
     calibration = manifest.calibration
-    yield "<h2>Scores and false alarms</h2>"
-    yield f"""<p>The threshold {calibration.threshold:.5g} is the score that {calibration.false_alarm_rate:.2%} of
-ordinary rows are over, taken from {calibration.rows:,} calibration rows.</p>"""
     yield _chart(
         charts.score_histogram(calibration, evidence.scores),
         "Scores of ordinary rows",
@@ -284,13 +199,6 @@ def _latents(manifest: Manifest, evidence: Evidence) -> Iterator[str]:
     )
 
 
-def _training(manifest: Manifest) -> Iterator[str]:
-    yield "<h2>How it was made</h2>"
-    yield _table(("setting", "value"), [(name, str(value)) for name, value in manifest.training.items()])
-    libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
-    yield f'<p class="soft">Made with {_text(libraries)}. SHA-256 of all rows: {_text(manifest.source_sha256)}.</p>'
-
-
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """The first cell of a row is its head."""
     heads = "".join(f'<th scope="col">{_text(cell)}</th>' if cell else "<td></td>" for cell in head)
@@ -298,12 +206,12 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     for first, *rest in rows:
         others = "".join(f"<td>{_text(cell)}</td>" for cell in rest)
         lines.append(f'<tr><th scope="row">{_text(first)}</th>{others}</tr>')
-    return f'<div class="scroll"><table><tr>{heads}</tr>{"".join(lines)}</table></div>'
+    return f"<table><tr>{heads}</tr>{''.join(lines)}</table>"
 
 
-def _chart(svg: str, title: str, explanation: str = "") -> str:
+def _chart(figure: Figure, title: str, explanation: str = "") -> str:
     caption = f"<b>{_text(title)}.</b> {_text(explanation)}"
-    address = _address("image/svg+xml", svg.encode())
+    address = _address("image/svg+xml", charts.svg(figure).encode())
     return f'<figure><img src="{address}" alt="{_text(title)}"><figcaption>{caption}</figcaption></figure>'
 
 

@@ -312,8 +312,8 @@ def _metrics(trained: TrainedModel, comparison: Comparison | None) -> dict[str, 
 
 
 def _draw(trained: TrainedModel, folder: Path) -> None:
+    from service.training.charts import POINTS, draw_plots
     from service.training.evaluate import reconstruct, score_rows
-    from service.training.plots import POINTS, draw_plots
 
     rows = take_rows(trained.dataset.rows, trained.split.test)
     shown = take_rows(rows, slice(POINTS))

@@ -111,7 +111,7 @@ def test_summary_tells_errors_threshold_and_warnings() -> None:
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(summary(result))
     text = console.export_text()
-    for part in ("Model m, version 3", "0.1", "0.6", "PCA, 4 components", "0.75", "0.0120", "Warning: Overfitting"):
+    for part in ("Model m, version 3", "0.1", "0.6", "PCA, 4 components", "0.75", "1.20%", "Warning: Overfitting"):
         assert part in text
 
 
@@ -165,7 +165,7 @@ def test_production_is_held_where_no_alias_was_set(store: Path) -> None:
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(summary(result))
     text = console.export_text()
-    assert "Against production" in text
+    assert "Against version 2" in text
     assert "rank correlation" in text
 
 

@@ -9,7 +9,7 @@ function inline(text) {
     if (part.startsWith("**") && part.endsWith("**") && part.length > 4) return html`<b>${part.slice(2, -2)}</b>`;
     if (/^\*[^*\s]+\*$/.test(part)) return html`<em>${part.slice(1, -1)}</em>`;
     const link = /^\[([^\]]+)\]\((https?:\/\/[^)\s]+)\)$/.exec(part);
-    return link ? html`<a href=${link[2]} rel="noreferrer">${link[1]}</a>` : part.replace(/\\([|*_`[\]<>\\$#])/g, "$1");
+    return link ? html`<a href=${link[2]} rel="noreferrer">${link[1]}</a>` : part.replace(/\\([|*_`[\]<>\\$#&])/g, "$1");
   });
 }
 
