@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -22,11 +22,15 @@ from service.schemas import (
     Array,
     InputSchema,
     Rows,
+    take_rows,
     times_as_numbers,
 )
 from service.store import Calibration
 from service.training.evidence import Evidence
-from service.training.fit import History
+
+if TYPE_CHECKING:
+    from service.training.fit import History
+    from service.training.graph import ServingGraph
 
 INK = "#123456"
 """Stands for the reader's text colour while matplotlib draws; no chart uses it for anything else."""
@@ -54,7 +58,7 @@ GREY_DIMENSIONS = 2
 
 
 @mpl.rc_context(SETTINGS)
-def losses(history: History) -> Figure:
+def losses(history: "History") -> Figure:
     figure, axes = _figure()
     epochs = range(1, len(history.train_loss) + 1)
     axes.plot(epochs, history.train_loss, label="rows that are fitted", color=BLUE)
@@ -183,23 +187,20 @@ def svg(figure: Figure) -> str:
 
 
 def draw_plots(
-    folder: Path,
-    *,
-    history: History,
-    calibration: Calibration,
-    test_scores: NDArray[np.float32],
-    rows: Rows,
-    reconstructions: Rows,
-    schema: InputSchema,
+    folder: Path, graph: "ServingGraph", history: "History", calibration: Calibration, test_rows: Rows
 ) -> None:
-    """Write the three PNG files into ``folder``. ``rows`` are raw test rows and ``reconstructions`` theirs."""
+    """Write the three PNG files into ``folder``. ``test_rows`` are raw."""
+    from service.training.evaluate import reconstruct, score_rows
+
     folder.mkdir(parents=True, exist_ok=True)
     _save(losses(history), folder / "losses.png")
-    _save(score_histogram(calibration, test_scores), folder / "score_histogram.png")
-    if schema.kind == "image":
-        figure = _images(rows[INSTANCES], reconstructions[INSTANCES], schema)
+    _save(score_histogram(calibration, score_rows(graph, test_rows)), folder / "score_histogram.png")
+    shown = take_rows(test_rows, slice(POINTS))
+    rebuilt = reconstruct(graph, shown)
+    if graph.schema.kind == "image":
+        figure = _images(shown[INSTANCES], rebuilt[INSTANCES], graph.schema)
     else:
-        figure = _columns(rows, reconstructions, schema)
+        figure = _columns(shown, rebuilt, graph.schema)
     _save(figure, folder / "reconstructions.png")
 
 

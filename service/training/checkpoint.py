@@ -68,19 +68,31 @@ class Checkpoint:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 content = {name: stored[name] for name in stored.files}
             self._check(json.loads(content["identity"].tobytes()))
-            state, values = _unpack(content)
+            best, values = (
+                [content[f"{name}_{at}"] for at in range(sum(key.startswith(f"{name}_") for key in content))]
+                for name in ("best", "value")
+            )
+            best_epoch, best_loss, seconds = content["numbers"].tolist()
+            train, validation = content["losses"].tolist()
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ConfigurationError(f"The checkpoint {path} is damaged; remove it to train from the start.") from error
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        return state
+        return FitState(best, int(best_epoch), best_loss, train, validation, seconds)
 
     def save_if_due(self, state: FitState, variables: Callable[[], Arrays]) -> None:
         """Write a checkpoint when the last one is old enough. Raises StoreError when it cannot be written."""
         if time.monotonic() - self._written < self._every_s:
             return
         content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **_pack(state, variables(), self._identity))
+        arrays: dict[str, NDArray[Any]] = {
+            "identity": np.frombuffer(json.dumps(self._identity).encode(), np.uint8),
+            "numbers": np.array([state.best_epoch, state.best_loss, state.seconds], np.float64),
+            "losses": np.array([state.train_losses, state.validation_losses], np.float64),
+            **{f"best_{at}": value for at, value in enumerate(state.best)},
+            **{f"value_{at}": value for at, value in enumerate(variables())},
+        }
+        np.savez(content, allow_pickle=False, **arrays)
         temporary = self._folder / TEMPORARY
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -129,24 +141,3 @@ def _differences(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:
             yield from _differences(one, other)
         elif one != other:
             yield name
-
-
-def _pack(state: FitState, values: Arrays, identity: dict[str, Any]) -> dict[str, Any]:
-    numbers = np.array([state.best_epoch, state.best_loss, state.seconds], np.float64)
-    return {
-        "identity": np.frombuffer(json.dumps(identity).encode(), np.uint8),
-        "numbers": numbers,
-        "losses": np.array([state.train_losses, state.validation_losses], np.float64),
-        **{f"best_{at}": value for at, value in enumerate(state.best)},
-        **{f"value_{at}": value for at, value in enumerate(values)},
-    }
-
-
-def _unpack(content: dict[str, NDArray[Any]]) -> tuple[FitState, Arrays]:
-    best, values = (
-        [content[f"{name}_{at}"] for at in range(sum(key.startswith(f"{name}_") for key in content))]
-        for name in ("best", "value")
-    )
-    best_epoch, best_loss, seconds = content["numbers"].tolist()
-    train, validation = content["losses"].tolist()
-    return FitState(best, int(best_epoch), best_loss, train, validation, seconds), values

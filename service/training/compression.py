@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from service.runtime.quiet import tf
 from service.runtime.signature import in_batches
-from service.schemas import InputSchema
 from service.training.graph import ServingGraph
 
 MAX_ROWS = 500
@@ -82,8 +81,9 @@ def measure_compression(
     graph: ServingGraph, *, train: NDArray[np.float32], test: NDArray[np.float32]
 ) -> Compression | None:
     """``train`` and ``test``: scaled rows without gaps. None where rows are not pixels in [0, 1], grey or colour."""
-    size = _picture_shape(graph.schema)
-    if size is None or not graph.preprocessing.scaling.bounded:
+    shape = graph.schema.row_shape if graph.schema.kind == "image" else ()
+    size = shape if len(shape) == 3 else (*shape, 1)
+    if len(size) != 3 or size[2] not in CHANNELS or not graph.preprocessing.scaling.bounded:
         return None
     test = test[:MAX_ROWS]
     pixels = _pixels(test, size)
@@ -107,12 +107,6 @@ def measure_compression(
         decoder_bytes=4 * graph.trained.decoder.count_params(),
         quantisation=quantisation,
     )
-
-
-def _picture_shape(schema: InputSchema) -> tuple[int, int, int] | None:
-    shape = schema.row_shape if schema.kind == "image" else ()
-    height, width, channels = shape if len(shape) == 3 else (*shape, 1) if len(shape) == 2 else (0, 0, 0)
-    return (height, width, channels) if channels in CHANNELS else None
 
 
 def _pixels(scaled: NDArray[Any], size: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -145,7 +139,10 @@ def _jpeg_as_good_as(psnr_db: float, pixels: NDArray[np.uint8]) -> tuple[Fidelit
         else:
             low = middle + 1
     found, files = _jpeg(pixels, low)
-    return found, low, float(np.mean([_header_bytes(file) for file in files]))
+    # Headers end with the segment that starts the compressed pixels, which begins with its own length.
+    starts = [(file, file.index(START_OF_SCAN) + 2) for file in files]
+    header_bytes = [start + int.from_bytes(file[start : start + 2], "big") for file, start in starts]
+    return found, low, float(np.mean(header_bytes))
 
 
 def _jpeg(pixels: NDArray[np.uint8], quality: int) -> tuple[Fidelity, Sequence[bytes]]:
@@ -162,9 +159,3 @@ def _encoded(image: NDArray[np.uint8], kind: str, **options: Any) -> bytes:
     sink = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(sink, format=kind, **options)
     return sink.getvalue()
-
-
-def _header_bytes(jpeg: bytes) -> int:
-    """Bytes before the compressed pixels."""
-    start = jpeg.index(START_OF_SCAN)
-    return start + 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big")

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from service.errors import ConfigurationError
 from service.schemas import Frozen, InputSchema
@@ -19,13 +19,7 @@ DEFAULT_LIMITS = (2_500, 5_000, 5_000)
 """Most validation, calibration and test rows where no split was asked for: the rest is better used for fitting."""
 
 
-def _positive(widths: tuple[int, ...]) -> tuple[int, ...]:
-    if any(width < 1 for width in widths):
-        raise ValueError("every width must be at least 1")
-    return widths
-
-
-Widths = Annotated[tuple[int, ...], AfterValidator(_positive)]
+Widths = tuple[Annotated[int, Field(ge=1)], ...]
 
 
 class SplitShares(Frozen):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.codecs.answers import label_text
 from service.runtime.loaded_model import LoadedModel
 from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, ColumnType, InputSchema, Results, Rows, times_as_numbers
 from service.training.exhibits import find_directions
@@ -136,16 +137,19 @@ def _blocks(evidence: Evidence) -> Iterator[_Block]:
     inputs, rebuilt = evidence.rows, evidence.rebuilt
     if INSTANCES in inputs and "reconstruction" in rebuilt:
         width = inputs[INSTANCES].shape[-1]
+        named = evidence.schema.channels or _names(evidence.schema, ColumnType.NUMERIC, ColumnType.BOOLEAN)
         yield _Block(
-            _names_of_numbers(evidence.schema, width),
+            named if len(named) == width else tuple(f"value {number}" for number in range(1, width + 1)),
             inputs[INSTANCES].reshape(-1, width).astype(np.float64),
             rebuilt["reconstruction"].reshape(-1, width).astype(np.float64),
-            _number,
+            lambda value: "missing" if np.isnan(value) else f"{value:.4g}",
         )
     labels, times = f"reconstruction_{CATEGORIES}", f"reconstruction_{TIMESTAMPS}"
     if CATEGORIES in inputs and labels in rebuilt:
         names = _names(evidence.schema, ColumnType.CATEGORICAL)
-        yield _Block(names, inputs[CATEGORIES], rebuilt[labels], _label, is_label=True)
+        yield _Block(
+            names, inputs[CATEGORIES], rebuilt[labels], lambda label: label_text(label) or "missing", is_label=True
+        )
     if TIMESTAMPS in inputs and times in rebuilt:
         names = _names(evidence.schema, ColumnType.TIMESTAMP)
         yield _Block(names, times_as_numbers(inputs[TIMESTAMPS]), times_as_numbers(rebuilt[times]), _time)
@@ -153,19 +157,6 @@ def _blocks(evidence: Evidence) -> Iterator[_Block]:
 
 def _names(schema: InputSchema, *types: ColumnType) -> tuple[str, ...]:
     return tuple(column.name for column in schema.columns_of(*types))
-
-
-def _names_of_numbers(schema: InputSchema, width: int) -> tuple[str, ...]:
-    named = schema.channels or _names(schema, ColumnType.NUMERIC, ColumnType.BOOLEAN)
-    return named if len(named) == width else tuple(f"value {number}" for number in range(1, width + 1))
-
-
-def _number(value: float) -> str:
-    return "missing" if np.isnan(value) else f"{value:.4g}"
-
-
-def _label(value: bytes) -> str:
-    return bytes(value).decode("utf-8", "replace") or "missing"
 
 
 def _time(milliseconds: float) -> str:

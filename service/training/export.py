@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +48,13 @@ def export(
     """
     functions = signatures(graph, calibration, denoises=denoises)
     golden = {name: run_rows(function, sample) for name, function in functions.items()}
+    texts = np.vectorize(label_text, otypes=[object])
+    answers = {
+        signature: {
+            name: (texts(output) if output.dtype.kind == "O" else output).tolist() for name, output in outputs.items()
+        }
+        for signature, outputs in golden.items()
+    }
     module = tf.Module()
     module.lookup = None if graph.preprocessing.lookup is None else graph.preprocessing.lookup.table
     module.weights = [variable.value for variable in graph.serving.variables]
@@ -65,8 +71,13 @@ def export(
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         graph.trained.network.save(folder / KERAS_MODEL)
         _write_json(folder / SAMPLE_REQUEST, request_body(sample, graph.schema))
-        _write_json(folder / GOLDEN_OUTPUTS, {name: _lists(outputs) for name, outputs in golden.items()})
-    return {name: _spec(function) for name, function in functions.items()}
+        _write_json(folder / GOLDEN_OUTPUTS, answers)
+    return {
+        name: SignatureSpec(
+            inputs=_tensors(function.structured_input_signature[1]), outputs=_tensors(function.structured_outputs)
+        )
+        for name, function in functions.items()
+    }
 
 
 def choose_sample(graph: ServingGraph, calibration: Calibration, rows: Rows) -> Rows:
@@ -86,19 +97,17 @@ def request_body(rows: Rows, schema: InputSchema) -> dict[str, Any]:
     """The JSON request of raw rows: objects for named columns, nested lists otherwise, null for what is missing."""
     if not schema.columns:
         return {"instances": _nulled(rows[INSTANCES])}
-    cells = dict(_cells(rows, schema))
-    names = [column.name for column in schema.columns]
-    return {"instances": [dict(zip(names, row, strict=True)) for row in zip(*map(cells.get, names), strict=True)]}
-
-
-def _cells(rows: Rows, schema: InputSchema) -> Iterator[tuple[str, list[Any]]]:
-    """The JSON values of each column."""
+    cells = dict[str, list[Any]]()
     for at, column in enumerate(schema.columns_of(ColumnType.NUMERIC, ColumnType.BOOLEAN)):
-        yield column.name, [_cell(value, column.type is ColumnType.BOOLEAN) for value in rows[INSTANCES][:, at]]
+        cells[column.name] = [_cell(value, column.type is ColumnType.BOOLEAN) for value in rows[INSTANCES][:, at]]
     for at, column in enumerate(schema.columns_of(ColumnType.CATEGORICAL)):
-        yield column.name, [label_text(label) for label in rows[CATEGORIES][:, at]]
+        cells[column.name] = [label_text(label) for label in rows[CATEGORIES][:, at]]
     for at, column in enumerate(schema.columns_of(ColumnType.TIMESTAMP)):
-        yield column.name, [time_text(time) for time in rows[TIMESTAMPS][:, at].tolist()]
+        cells[column.name] = [time_text(time) for time in rows[TIMESTAMPS][:, at].tolist()]
+    names = [column.name for column in schema.columns]
+    return {
+        "instances": [dict(zip(names, row, strict=True)) for row in zip(*map(cells.__getitem__, names), strict=True)]
+    }
 
 
 def _cell(value: np.float32, is_boolean: bool) -> float | bool | None:
@@ -112,18 +121,6 @@ def _nulled(values: NDArray[np.float32]) -> list[Any]:
     if values.ndim > 1:
         return [_nulled(part) for part in values]
     return [_cell(value, is_boolean=False) for value in values]
-
-
-def _lists(outputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    texts = np.vectorize(label_text, otypes=[object])
-    return {name: (texts(output) if output.dtype.kind == "O" else output).tolist() for name, output in outputs.items()}
-
-
-def _spec(function: Any) -> SignatureSpec:
-    return SignatureSpec(
-        inputs=_tensors(function.structured_input_signature[1]),
-        outputs=_tensors(function.structured_outputs),
-    )
 
 
 def _tensors(specs: dict[str, Any]) -> dict[str, TensorSpec]:

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -137,10 +137,17 @@ def fit(
     start_weights, start_loss = network.get_weights(), validate()
     state = (checkpoint.restore(variables) if checkpoint else None) or FitState(start_weights)
     started = time.monotonic() - state.seconds
-    while not _is_over(state, config):
-        _add_epoch(state, config, fit_epoch(state.epoch + 1), validate(), network)
-        epoch = Epoch(state.epoch, config.epochs, state.train_losses[-1], state.validation_losses[-1])
-        reporter.epoch(replace(epoch, learning_rate=float(optimizer.learning_rate)))
+    patience = config.epochs if config.patience is None else config.patience
+    while state.epoch < config.epochs and state.epoch - state.best_epoch < patience:
+        train_loss, validation_loss = fit_epoch(state.epoch + 1), validate()
+        if not (math.isfinite(train_loss) and math.isfinite(validation_loss)):
+            raise TrainingFailed("The loss is not a finite number any more; try a smaller learning rate.")
+        state.train_losses.append(train_loss)
+        state.validation_losses.append(validation_loss)
+        if config.patience is None or validation_loss < state.best_loss:
+            state.best_epoch, state.best, state.best_loss = state.epoch, network.get_weights(), validation_loss
+        rate = float(optimizer.learning_rate)
+        reporter.epoch(Epoch(state.epoch, config.epochs, train_loss, validation_loss, learning_rate=rate))
         state.seconds = time.monotonic() - started
         if checkpoint:
             checkpoint.save_if_due(state, lambda: [keras.ops.convert_to_numpy(variable) for variable in variables])
@@ -149,20 +156,6 @@ def fit(
         state.best_epoch, state.best = 0, start_weights
     network.set_weights(state.best)
     return History(tuple(state.train_losses), tuple(state.validation_losses), state.best_epoch, state.seconds)
-
-
-def _is_over(state: FitState, config: TrainingConfig) -> bool:
-    waited = state.epoch - state.best_epoch
-    return state.epoch >= config.epochs or (config.patience is not None and waited >= config.patience)
-
-
-def _add_epoch(state: FitState, config: TrainingConfig, train_loss: float, loss: float, network: Any) -> None:
-    if not (math.isfinite(train_loss) and math.isfinite(loss)):
-        raise TrainingFailed("The loss is not a finite number any more; try a smaller learning rate.")
-    state.train_losses.append(train_loss)
-    state.validation_losses.append(loss)
-    if config.patience is None or loss < state.best_loss:
-        state.best_epoch, state.best, state.best_loss = state.epoch, network.get_weights(), loss
 
 
 def _epoch_function(
@@ -179,7 +172,6 @@ def _epoch_function(
     inputs, targets = _constants(rows)
     count, variables = len(rows.inputs), network.trainable_variables
     size = batch_rows(config, count, rows.inputs[0].size)
-
     shares = max(1, min(len(devices), size // ROWS_A_DEVICE))
 
     def gradients(batch: Any, noisy: Any, share: int) -> list[Any]:
@@ -244,20 +236,16 @@ def _validation_function(
 
 
 def _optimizer(config: TrainingConfig, *, steps: int) -> Any:
-    optimizer = keras.optimizers.Adam(_learning_rate(config, steps), weight_decay=config.weight_decay or None)
+    """Adam. The cosine of learning rates: Loshchilov and Hutter, SGDR (ICLR 2017), one period without restarts."""
+    rate, warm_up = config.learning_rate, max(1, steps // WARM_UP_PART)
+    if config.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0, max(1, steps - warm_up), warmup_target=config.learning_rate, warmup_steps=warm_up
+        )
+    optimizer = keras.optimizers.Adam(rate, weight_decay=config.weight_decay or None)
     if config.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias"])
     return optimizer
-
-
-def _learning_rate(config: TrainingConfig, steps: int) -> Any:
-    """By step; cosine after Loshchilov and Hutter, SGDR (ICLR 2017), one period without restarts."""
-    if config.schedule == "constant":
-        return config.learning_rate
-    warm_up = max(1, steps // WARM_UP_PART)
-    return keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, steps - warm_up), warmup_target=config.learning_rate, warmup_steps=warm_up
-    )
 
 
 def row_loss(config: TrainingConfig, layout: Layout) -> Loss:
@@ -266,7 +254,9 @@ def row_loss(config: TrainingConfig, layout: Layout) -> Loss:
     A label's cross-entropy is divided by the entropy of its column, so that each column counts alike: always to guess
     the mean, or the labels' shares, costs 1.
     """
-    of_number, shares = _LOSSES[config.loss], _part_of_feature(layout)
+    of_number = _LOSSES[config.loss]
+    # What part of its feature each value is, in the shape of a row.
+    shares = (1 / layout.sizes[layout.owner]).astype(np.float32).reshape(layout.shape)
     of_all = _with_labels(of_number, layout) if layout.labels else of_number
 
     def loss(targets: Any, reconstructions: Any) -> Any:
@@ -296,20 +286,14 @@ def _with_labels(of_number: Loss, layout: Layout) -> Loss:
     return of_all
 
 
-def _part_of_feature(layout: Layout) -> NDArray[np.float32]:
-    """What part of its feature each value is; in the shape of a row."""
-    return (1 / layout.sizes[layout.owner]).astype(np.float32).reshape(layout.shape)
-
-
-def _huber(targets: Any, reconstructions: Any) -> Any:
-    distance = tf.abs(targets - reconstructions)
-    return tf.where(distance <= 1, 0.5 * tf.square(distance), distance - 0.5)
-
-
 _LOSSES: dict[str, Any] = {
     "mean_squared_error": lambda targets, reconstructions: tf.square(targets - reconstructions),
     "mean_absolute_error": lambda targets, reconstructions: tf.abs(targets - reconstructions),
-    "huber": _huber,
+    "huber": lambda targets, reconstructions: tf.where(
+        tf.abs(targets - reconstructions) <= 1,
+        0.5 * tf.square(tf.abs(targets - reconstructions)),
+        tf.abs(targets - reconstructions) - 0.5,
+    ),
     "binary_crossentropy": lambda targets, reconstructions: keras.ops.binary_crossentropy(
         tf.clip_by_value(targets, 0.0, 1.0), reconstructions
     ),

@@ -4,7 +4,7 @@ Both are scored through their SavedModels. Two versions scale differently, so er
 values over the spread that the held-back rows themselves have. Imports no TensorFlow until a version is loaded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -95,15 +95,6 @@ class Comparison:
         return {**asdict(self), "passed": self.passed}
 
 
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """What one version says of the rows."""
-
-    errors: NDArray[np.float64]
-    scores: NDArray[np.float32]
-    flags: NDArray[np.bool_]
-
-
 def compare(
     candidate: LoadedModel, production: LoadedModel, rows: Rows, *, labels: NDArray[np.bool_] | None = None
 ) -> Comparison:
@@ -117,33 +108,57 @@ def compare(
         refused = "There are no rows that production was not fitted on."
     if refused:
         return Comparison(production.version, 0, (refused,))
-    new, old = (_measure(version, rows) for version in (candidate, production))
-    normal = np.ones(row_count(rows), np.bool_) if labels is None else ~labels
-    versions = (candidate, production)
-    rates = [
-        alarm_rate(each.scores[normal], version.threshold) for each, version in zip((new, old), versions, strict=True)
-    ]
-    auroc, aupr = _by_labels(new, old, labels)
-    correlation, differ = _rank_correlation(new.scores, old.scores), float(np.mean(new.flags != old.flags))
-    worse = (
-        *_worse_error(new.errors[normal], old.errors[normal]),
-        *_worse_calibration(candidate, rates, rows=int(normal.sum())),
-        *_worse_stability(correlation, rows=len(normal)),
-        *_worse_labels("AUROC", auroc),
-        *_worse_labels("AUPR", aupr),
+    versions, count = (candidate, production), row_count(rows)
+    normal = np.ones(count, np.bool_) if labels is None else ~labels
+    new, old = (run_version(version, ANOMALY_SCORE.name, rows)["score"] for version in versions)
+    error, old_error = (
+        common_errors(rows, run_version(version, RECONSTRUCT.name, rows))[normal] for version in versions
     )
-    return Comparison(
+    rate, old_rate = (
+        alarm_rate(scores[normal], version.threshold) for scores, version in zip((new, old), versions, strict=True)
+    )
+    comparison = Comparison(
         production=production.version,
-        rows=len(normal),
-        worse=worse,
-        error=Pair(float(new.errors[normal].mean()), float(old.errors[normal].mean())),
-        alarm_rate=Pair(*rates),
+        rows=count,
+        worse=(),
+        error=Pair(float(error.mean()), float(old_error.mean())),
+        alarm_rate=Pair(rate, old_rate),
         nominal=Pair(candidate.false_alarm_rate, production.false_alarm_rate),
-        rank_correlation=correlation,
-        flags_differ=differ,
-        auroc=auroc,
-        aupr=aupr,
+        rank_correlation=_rank_correlation(new, old),
+        flags_differ=float(np.mean(is_anomaly(new, candidate.threshold) != is_anomaly(old, production.threshold))),
     )
+    if labels is not None and 0 < labels.sum() < count:
+        from sklearn.metrics import average_precision_score, roc_auc_score
+
+        auroc, aupr = (
+            Pair(float(measure(labels, new)), float(measure(labels, old)))
+            for measure in (roc_auc_score, average_precision_score)
+        )
+        comparison = replace(comparison, auroc=auroc, aupr=aupr)
+    excess = error - (1 + ERROR_TOLERANCE) * old_error
+    noise = STANDARD_ERRORS * float(excess.std()) / np.sqrt(len(excess)) if len(excess) > 1 else np.inf
+    calibrated, alarms = candidate.manifest.calibration.rows, round(rate * len(excess))
+    _, chance = chance_of_alarms(alarms, len(excess), nominal=candidate.false_alarm_rate, calibration_rows=calibrated)
+    is_clear = float(excess.mean()) > noise
+    return replace(comparison, worse=tuple(_reasons(comparison, is_clear_error=is_clear, chance_of_alarms=chance)))
+
+
+def _reasons(comparison: Comparison, *, is_clear_error: bool, chance_of_alarms: float) -> Iterator[str]:
+    """Why the candidate is worse, one sentence each."""
+    error, rate, nominal = comparison.error, comparison.alarm_rate, comparison.nominal
+    correlation = comparison.rank_correlation
+    if error and is_clear_error:
+        yield f"Its reconstruction error is {error.candidate:.4g}, that of production {error.production:.4g}."
+    if rate and nominal and chance_of_alarms < SIGNIFICANT and rate.candidate > rate.production:
+        yield (
+            f"It flags {rate.candidate:.2%} of normal rows instead of {nominal.candidate:.2%}; "
+            f"production flags {rate.production:.2%}."
+        )
+    if correlation is not None and comparison.rows >= MIN_STABILITY_ROWS and correlation < MIN_RANK_CORRELATION:
+        yield f"It orders rows otherwise than production does: the rank correlation of the scores is {correlation:.2f}."
+    for name, pair in (("AUROC", comparison.auroc), ("AUPR", comparison.aupr)):
+        if pair and pair.candidate < pair.production - LABEL_TOLERANCE:
+            yield f"Its {name} is {pair.candidate:.3f}, that of production {pair.production:.3f}."
 
 
 def _schema_difference(new: InputSchema, old: InputSchema) -> str | None:
@@ -157,12 +172,6 @@ def _schema_difference(new: InputSchema, old: InputSchema) -> str | None:
         shapes = [f"{schema.kind} {list(schema.row_shape)}" for schema in (new, old)]
         return f"Its rows are not those of production: {shapes[0]} instead of {shapes[1]}."
     return None
-
-
-def _measure(version: LoadedModel, rows: Rows) -> _Measured:
-    scores = run_version(version, ANOMALY_SCORE.name, rows)["score"]
-    rebuilt = run_version(version, RECONSTRUCT.name, rows)
-    return _Measured(common_errors(rows, rebuilt), scores, is_anomaly(scores, version.threshold))
 
 
 def run_version(version: LoadedModel, signature: str, rows: Rows) -> Results:
@@ -185,7 +194,7 @@ def common_errors(rows: Rows, rebuilt: Mapping[str, NDArray[Any]]) -> NDArray[np
                 missed.append(wrong.astype(np.float64))
             else:
                 given = _as_numbers(rebuilt[output])
-                missed.append(np.abs(given - actual) / spreads(actual))
+                missed.append(np.abs(given - actual) / spreads(actual, rounding=1e-7 if name == INSTANCES else 0.0))
     squares = np.square(np.minimum(np.nan_to_num(np.concatenate(missed, axis=1), nan=0.0, posinf=FAR), FAR))
     errors: NDArray[np.float64] = squares.mean(axis=1)
     return errors
@@ -199,29 +208,14 @@ def _as_numbers(array: NDArray[Any]) -> Any:
     return flat.astype(np.float64) if array.dtype.kind == "f" else times_as_numbers(flat)
 
 
-def spreads(actual: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard deviation of each column (rows, columns) without its gaps; 1 where it does not vary."""
+def spreads(actual: NDArray[np.float64], *, rounding: float = 0.0) -> NDArray[np.float64]:
+    """Standard deviation of each column (rows, columns) without its gaps; 1 where it varies by rounding at most.
+
+    ``rounding``: of a value, as a share of it.
+    """
     present = np.ma.masked_invalid(actual)
     spread, size = present.std(axis=0).filled(0.0), np.abs(present.mean(axis=0)).filled(0.0)
-    return np.where(spread > 1e-7 * size, spread, 1.0)
-
-
-def _worse_error(new: NDArray[np.float64], old: NDArray[np.float64]) -> tuple[str, ...]:
-    excess = new - (1 + ERROR_TOLERANCE) * old
-    noise = STANDARD_ERRORS * excess.std() / np.sqrt(len(excess)) if len(excess) > 1 else np.inf
-    if not excess.mean() > noise:
-        return ()
-    return (f"Its reconstruction error is {new.mean():.4g}, that of production {old.mean():.4g}.",)
-
-
-def _worse_calibration(candidate: LoadedModel, rates: list[float], *, rows: int) -> tuple[str, ...]:
-    """Whether so many alarms on normal rows are more than the finite calibration and the finite test explain."""
-    new, old = rates
-    nominal, known = candidate.false_alarm_rate, candidate.manifest.calibration.rows
-    _, chance = chance_of_alarms(round(new * rows), rows, nominal=nominal, calibration_rows=known)
-    if chance >= SIGNIFICANT or new <= old:
-        return ()
-    return (f"It flags {new:.2%} of normal rows instead of {nominal:.2%}; production flags {old:.2%}.",)
+    return np.where(spread > rounding * size, spread, 1.0)
 
 
 def chance_of_alarms(alarms: int, rows: int, *, nominal: float, calibration_rows: int) -> tuple[float, float]:
@@ -234,18 +228,6 @@ def chance_of_alarms(alarms: int, rows: int, *, nominal: float, calibration_rows
     return float(chances.cdf(alarms)), float(chances.sf(alarms - 1))
 
 
-def _worse_stability(correlation: float | None, *, rows: int) -> tuple[str, ...]:
-    if correlation is None or rows < MIN_STABILITY_ROWS or correlation >= MIN_RANK_CORRELATION:
-        return ()
-    return (f"It orders rows otherwise than production does: the rank correlation of the scores is {correlation:.2f}.",)
-
-
-def _worse_labels(name: str, pair: Pair | None) -> tuple[str, ...]:
-    if pair is None or pair.candidate >= pair.production - LABEL_TOLERANCE:
-        return ()
-    return (f"Its {name} is {pair.candidate:.3f}, that of production {pair.production:.3f}.",)
-
-
 def _rank_correlation(new: NDArray[np.float32], old: NDArray[np.float32]) -> float | None:
     """Spearman's; None where one version gives all rows the same score."""
     if len(new) < 3 or np.ptp(new) == 0 or np.ptp(old) == 0:
@@ -253,18 +235,6 @@ def _rank_correlation(new: NDArray[np.float32], old: NDArray[np.float32]) -> flo
     from scipy.stats import spearmanr
 
     return float(spearmanr(new, old).statistic)
-
-
-def _by_labels(new: _Measured, old: _Measured, labels: NDArray[np.bool_] | None) -> tuple[Pair | None, Pair | None]:
-    if labels is None or labels.all() or not labels.any():
-        return None, None
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    auroc, aupr = (
-        Pair(float(measure(labels, new.scores)), float(measure(labels, old.scores)))
-        for measure in (roc_auc_score, average_precision_score)
-    )
-    return auroc, aupr
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +287,8 @@ def hold_production(store: Store, model: str) -> None:
 
 def decide(promotion: Promotion, comparison: Comparison | None, *, version: int, before: int | None) -> Decision:
     """Whether ``version`` is to be promoted. ``before``: the version in production."""
-    promoted = promotion == "always" or (promotion == "auto" and (before is None or _passed(comparison)))
+    is_better = before is None or (comparison is not None and comparison.passed)
+    promoted = promotion == "always" or (promotion == "auto" and is_better)
     if promoted:
         reasons = {
             "always": "as asked",
@@ -330,10 +301,6 @@ def decide(promotion: Promotion, comparison: Comparison | None, *, version: int,
         return Decision(False, f"Version {before} stays in production, as asked.")
     worse = comparison.worse if comparison else ("It cannot be loaded, so there is nothing to compare with.",)
     return Decision(False, f"Version {before} stays in production. {' '.join(worse)}")
-
-
-def _passed(comparison: Comparison | None) -> bool:
-    return comparison is not None and comparison.passed
 
 
 def take_labels(dataset: Dataset, column: str) -> tuple[Dataset, NDArray[np.bool_]]:

@@ -90,7 +90,27 @@ def report_page(manifest: Manifest, evidence: Evidence, history: "History") -> s
     pictures = {
         LOSSES: [_chart(charts.losses(history), "Loss by epoch", LOSSES_TEXT)],
         RECONSTRUCTIONS: [*_reconstructions(evidence), *_feature_errors(evidence)],
-        SCORES: [*_scores(manifest, evidence), *_latents(manifest, evidence)],
+        SCORES: [
+            _chart(
+                charts.score_histogram(manifest.calibration, evidence.scores),
+                "Scores of ordinary rows",
+                "Neither sort of rows was fitted, so both should lie alike. Test rows farther right would be false "
+                "alarms.",
+            ),
+            _chart(
+                charts.calibration_curve(manifest.calibration, evidence.p_values),
+                "False-alarm rate asked for, against the one seen on test rows",
+                "For whichever rate is chosen, the line should stay in the band or below: then the p-values hold. "
+                "The band knows that there are only so many calibration and test rows.",
+            ),
+            "<h2>Latent space</h2>",
+            _chart(
+                charts.latent_map(evidence),
+                "Test rows by their latents",
+                f"The {manifest.latent_dim} values of a latent along the two directions in which they vary most (PCA). "
+                "Red points are unusual rows.",
+            ),
+        ],
     }
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     texts = re.split(r"^!\[[^]]*\]\((.*)\)$", model_card(manifest), flags=re.MULTILINE)
@@ -102,17 +122,25 @@ def report_page(manifest: Manifest, evidence: Evidence, history: "History") -> s
 def _reconstructions(evidence: Evidence) -> Iterator[str]:
     yield "<h2>Rows and their reconstructions</h2>"
     for title, chosen in (("Best reconstructed", evidence.best), ("Worst reconstructed", evidence.worst)):
-        shown = "".join(_row(evidence, int(row)) for row in chosen)
-        yield f'<h3>{title} of {evidence.count:,} test rows</h3><div class="rows">{shown}</div>'
-
-
-def _row(evidence: Evidence, row: int) -> str:
-    draw = {"image": _image_row, "timeseries": _series_row}.get(evidence.schema.kind, _table_row)
-    judged = (
-        f"error {evidence.rebuilt['error'][row]:.4g}, score {evidence.scores[row]:.4g}, "
-        f"p-value {evidence.p_values[row]:.4g}"
-    )
-    return f'<div class="row"><span class="soft">{judged}</span>{draw(evidence, row)}</div>'
+        yield f'<h3>{title} of {evidence.count:,} test rows</h3><div class="rows">'
+        for row in map(int, chosen):
+            yield (
+                f'<div class="row"><span class="soft">error {evidence.rebuilt["error"][row]:.4g}, '
+                f"score {evidence.scores[row]:.4g}, p-value {evidence.p_values[row]:.4g}</span>"
+            )
+            if evidence.schema.kind == "image":
+                yield _image_row(evidence, row)
+            elif evidence.schema.kind == "timeseries":
+                drawn = charts.series(evidence.rows[INSTANCES][row], evidence.rebuilt["reconstruction"][row])
+                yield _chart(drawn, "Blue is observed, orange reconstructed")
+            else:
+                shown = cells(evidence, row)
+                lines = [(cell.column, cell.observed, cell.reconstructed) for cell in shown[:CELLS_SHOWN]]
+                yield _table(("column", "observed", "reconstructed"), lines)
+                if len(shown) > CELLS_SHOWN:
+                    yield f'<span class="soft">and {len(shown) - CELLS_SHOWN} nearer ones</span>'
+            yield "</div>"
+        yield "</div>"
 
 
 def _image_row(evidence: Evidence, row: int) -> str:
@@ -130,18 +158,6 @@ def _image_row(evidence: Evidence, row: int) -> str:
         for name, png in pictures.items()
     )
     return f'<div class="pixels">{"".join(figures)}</div>'
-
-
-def _series_row(evidence: Evidence, row: int) -> str:
-    drawn = charts.series(evidence.rows[INSTANCES][row], evidence.rebuilt["reconstruction"][row])
-    return _chart(drawn, "Blue is observed, orange reconstructed")
-
-
-def _table_row(evidence: Evidence, row: int) -> str:
-    shown = cells(evidence, row)
-    lines = [(cell.column, cell.observed, cell.reconstructed) for cell in shown[:CELLS_SHOWN]]
-    more = f'<span class="soft">and {len(shown) - CELLS_SHOWN} nearer ones</span>' if len(shown) > CELLS_SHOWN else ""
-    return _table(("column", "observed", "reconstructed"), lines) + more
 
 
 def _feature_errors(evidence: Evidence) -> Iterator[str]:
@@ -172,31 +188,6 @@ def _bars(features: list[FeatureError], *, greatest: float) -> str:
     left = len(features) - COLUMNS_SHOWN
     more = f'<p class="soft">and {left} with less error</p>' if left > 0 else ""
     return f"<table>{''.join(lines)}</table>{more}"
-
-
-def _scores(manifest: Manifest, evidence: Evidence) -> Iterator[str]:
-    calibration = manifest.calibration
-    yield _chart(
-        charts.score_histogram(calibration, evidence.scores),
-        "Scores of ordinary rows",
-        "Neither sort of rows was fitted, so both should lie alike. Test rows farther right would be false alarms.",
-    )
-    yield _chart(
-        charts.calibration_curve(calibration, evidence.p_values),
-        "False-alarm rate asked for, against the one seen on test rows",
-        "For whichever rate is chosen, the line should stay in the band or below: then the p-values hold. "
-        "The band knows that there are only so many calibration and test rows.",
-    )
-
-
-def _latents(manifest: Manifest, evidence: Evidence) -> Iterator[str]:
-    yield "<h2>Latent space</h2>"
-    yield _chart(
-        charts.latent_map(evidence),
-        "Test rows by their latents",
-        f"The {manifest.latent_dim} values of a latent along the two directions in which they vary most (PCA). "
-        "Red points are unusual rows.",
-    )
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

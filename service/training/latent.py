@@ -89,12 +89,16 @@ def hidden_value_errors(
     centred = held_out - mean
     hidden = random.random(centred.shape) < HIDDEN_SHARE
     hidden[np.arange(len(hidden)), random.integers(features, size=len(hidden))] = True
-    widths = _widths(rows)
+    widths, seen = _widths(rows), (~hidden).astype(np.float64)
     errors = np.empty((len(held_out), len(widths)))
     for at, width in enumerate(widths):
         noise = max(variances[width:].sum() / max(1, features - width), 1e-9 * variances.sum(), 1e-12)
         loadings = axes[:width].T * np.sqrt(np.maximum(variances[:width] - noise, 0.0))
-        errors[:, at] = _hidden_errors(centred, hidden, loadings, noise)
+        products = np.einsum("rf,fa,fb->rab", seen, loadings, loadings, optimize=True)
+        products += noise * np.eye(width)
+        latents = np.linalg.solve(products, ((centred * seen) @ loadings)[..., None])[..., 0]
+        squares = np.square(centred - latents @ loadings.T) * hidden
+        errors[:, at] = squares.sum(axis=1) / hidden.sum(axis=1)
     return errors
 
 
@@ -102,18 +106,6 @@ def _widths(rows: NDArray[np.float64]) -> list[int]:
     """Numbers of components to try, denser where they are few."""
     most = max(1, min(MAX_WIDTH, rows.shape[1] - 1, len(rows) - 1))
     return [width for width in range(1, most + 1) if width <= 16 or width % 4 == 0]
-
-
-def _hidden_errors(
-    centred: NDArray[np.float64], hidden: NDArray[np.bool_], loadings: NDArray[np.float64], noise: float
-) -> NDArray[np.float64]:
-    seen = (~hidden).astype(np.float64)
-    products = np.einsum("rf,fa,fb->rab", seen, loadings, loadings, optimize=True)
-    products += noise * np.eye(loadings.shape[1])
-    latents = np.linalg.solve(products, ((centred * seen) @ loadings)[..., None])[..., 0]
-    squares = np.square(centred - latents @ loadings.T) * hidden
-    errors: NDArray[np.float64] = squares.sum(axis=1) / hidden.sum(axis=1)
-    return errors
 
 
 def intrinsic_dimension(rows: NDArray[np.float64]) -> float:

@@ -9,8 +9,9 @@ whole block to count like one number. Features are in the order of the columns o
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -138,18 +139,15 @@ class Vocabulary:
 
 def fit_vocabularies(categories: Array, may_be_missing: Sequence[bool]) -> tuple[Vocabulary, ...]:
     """One for each column of (rows, columns) labels."""
-    return tuple(_fit_vocabulary(column, gaps) for column, gaps in zip(categories.T, may_be_missing, strict=True))
-
-
-def _fit_vocabulary(column: Array, may_be_missing: bool) -> Vocabulary:
-    from collections import Counter
-
-    counted = Counter(column.tolist())
-    counted.pop(b"", None)
-    # Ties by the label itself, so that the order does not depend on that of the rows.
-    ordered = sorted(counted.items(), key=lambda entry: (-entry[1], entry[0]))
-    counts = np.array([count for _, count in ordered], np.int64)
-    return Vocabulary(tuple(label for label, _ in ordered), counts, may_be_missing)
+    found = list[Vocabulary]()
+    for column, gaps in zip(categories.T, may_be_missing, strict=True):
+        counted = Counter(column.tolist())
+        counted.pop(b"", None)
+        # Ties by the label itself, so that the order does not depend on that of the rows.
+        ordered = sorted(counted.items(), key=lambda entry: (-entry[1], entry[0]))
+        counts = np.array([count for _, count in ordered], np.int64)
+        found.append(Vocabulary(tuple(label for label, _ in ordered), counts, gaps))
+    return tuple(found)
 
 
 class LabelLookup:
@@ -331,28 +329,18 @@ def fit_preprocessing(rows: Rows, schema: InputSchema, config: TrainingConfig) -
         parts.append(Scaling(np.zeros_like(spread), spread, np.zeros_like(spread), bounded=bounded))
     clocks = tuple(fit_clock(times) for times in rows.get(TIMESTAMPS, np.empty((0, 0), np.int64)).T)
     for clock, times in zip(clocks, rows.get(TIMESTAMPS, np.empty((0, 0), np.int64)).T, strict=True):
-        parts.append(_clock_scaling(clock, times, config))
+        values = clock.spread_out(tf.constant(times)).numpy()
+        fitted = fit_scaling(values, InputSchema(kind="tabular", row_shape=(clock.width,)), config)
+        # So that the variances of a clock's values sum to 1, as that of a number does.
+        spread = fitted.spread if fitted.bounded else fitted.spread * np.sqrt(clock.width)
+        parts.append(replace(fitted, spread=spread))
         owner += [_next(owner)] * clock.width
     layout = Layout((len(owner),), np.array(owner), tuple(blocks))
-    return Preprocessing(layout, _join(parts), numbers, lookup, clocks)
+    center, spread, typical = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("center", "spread", "typical")
+    )
+    return Preprocessing(layout, Scaling(center, spread, typical, bounded=parts[0].bounded), numbers, lookup, clocks)
 
 
 def _next(owner: Sequence[int]) -> int:
     return owner[-1] + 1 if owner else 0
-
-
-def _clock_scaling(clock: Clock, times: NDArray[np.int64], config: TrainingConfig) -> Scaling:
-    """So that the variances of a clock's values sum to 1, as that of a number does."""
-    values = clock.spread_out(tf.constant(times)).numpy()
-    schema = InputSchema(kind="tabular", row_shape=(clock.width,))
-    fitted = fit_scaling(values, schema, config)
-    if fitted.bounded:
-        return fitted
-    return Scaling(fitted.center, fitted.spread * np.sqrt(clock.width), fitted.typical, bounded=False)
-
-
-def _join(parts: Sequence[Scaling]) -> Scaling:
-    center, spread, typical = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("center", "spread", "typical")
-    )
-    return Scaling(center, spread, typical, bounded=parts[0].bounded)

@@ -123,11 +123,23 @@ def fit_scaling(instances: NDArray[np.floating[Any]], schema: InputSchema, confi
     A feature that does not vary, as far as float32 can tell, gets the spread 1.
     """
     if schema.kind == "timeseries":
-        return _by_channel(instances, schema, config)
+        # One scale for all steps of a window: where in a window a reading stands is chance.
+        shape = schema.row_shape
+        fitted = fit_scaling(
+            instances.reshape(-1, *shape[1:]), InputSchema(kind="tabular", row_shape=shape[1:]), config
+        )
+        center, spread, typical = (
+            np.broadcast_to(array, shape) for array in (fitted.center, fitted.spread, fitted.typical)
+        )
+        return Scaling(center, spread, typical, bounded=fitted.bounded)
     kind = ("minmax" if schema.kind == "image" else "standard") if config.scaling == "auto" else config.scaling
     flat = instances.reshape(len(instances), -1)
-    columns = [_describe(column[~np.isnan(column)]) for column in flat.T]
-    mean, deviation, median, low, high = np.array(columns, np.float64).T.reshape(5, *schema.row_shape)
+    described = np.zeros((5, flat.shape[1]))
+    for at, column in enumerate(flat.T):
+        present = column[~np.isnan(column)].astype(np.float64)
+        if len(present):  # of no values at all, all is as for a zero
+            described[:, at] = present.mean(), present.std(), np.median(present), present.min(), present.max()
+    mean, deviation, median, low, high = described.reshape(5, *schema.row_shape)
     if kind == "standard":
         # A deviation of rounding errors only is none.
         steady = deviation <= 1e-7 * np.abs(mean)
@@ -135,21 +147,3 @@ def fit_scaling(instances: NDArray[np.floating[Any]], schema: InputSchema, confi
     if schema.value_range is not None:
         low, high = (np.full(schema.row_shape, limit) for limit in schema.value_range)
     return Scaling(low, np.where(high > low, high - low, 1.0), median, bounded=True)
-
-
-def _by_channel(instances: NDArray[np.floating[Any]], schema: InputSchema, config: TrainingConfig) -> Scaling:
-    """One scale for all steps of a window: where in a window a reading stands is chance."""
-    flat = InputSchema(kind="tabular", row_shape=schema.row_shape[1:])
-    fitted = fit_scaling(instances.reshape(-1, *schema.row_shape[1:]), flat, config)
-    center, spread, typical = (
-        np.broadcast_to(array, schema.row_shape) for array in (fitted.center, fitted.spread, fitted.typical)
-    )
-    return Scaling(center, spread, typical, bounded=fitted.bounded)
-
-
-def _describe(present: NDArray[np.floating[Any]]) -> tuple[float, float, float, float, float]:
-    """Mean, standard deviation, median, least and greatest; of no values at all, those of a zero."""
-    if not len(present):
-        return (0.0, 0.0, 0.0, 0.0, 0.0)
-    wide = present.astype(np.float64)
-    return (wide.mean(), wide.std(), float(np.median(wide)), wide.min(), wide.max())

@@ -23,7 +23,6 @@ from service.training.score_parts import (
     SMALLEST_DISTANCE,
     Directions,
     Mahalanobis,
-    Matrix,
     Neighbours,
     Tails,
     Units,
@@ -146,7 +145,9 @@ class TableParts:
         kept, trusted = rows.scaled[:core], int(is_trusted[:core].sum())
         spreads = (ranges(kept[:trusted]), bulk_ranges(kept[:trusted]))
         by_range, by_bulk = (Neighbours.fit(kept, trusted, spread=spread) for spread in spreads)
-        mahalanobis = Mahalanobis.fit(_latent_and_residual(rows[is_trusted]))
+        normal = rows[is_trusted]
+        residual = np.where(normal.observed, normal.scaled - normal.reconstruction, 0.0)
+        mahalanobis = Mahalanobis.fit(np.concatenate([normal.latent, residual], axis=1))
         return cls(by_range, by_bulk, mahalanobis, Tails.fit(kept[:trusted]))
 
     def __call__(self, rows: Passed, itself: Any = None) -> Any:
@@ -212,11 +213,6 @@ def _itself(rows: int, core: int) -> NDArray[np.int32]:
     """The number of each row in the coreset, which the first ``core`` rows are; -1 for the others."""
     numbers = np.arange(rows, dtype=np.int32)
     return np.where(numbers < core, numbers, np.int32(-1))
-
-
-def _latent_and_residual(rows: Passed) -> Matrix:
-    residual = np.where(rows.observed, rows.scaled - rows.reconstruction, 0.0)
-    return np.concatenate([rows.latent, residual], axis=1)
 
 
 def _flat(values: Any) -> Any:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from service.errors import ConfigurationError, TrainingFailed
 from service.runtime.drift import feature_reference
-from service.runtime.loaded_model import LoadedModel, open_version
+from service.runtime.loaded_model import open_version
 from service.schemas import take_rows
 from service.store import (
     MODEL_CARD,
@@ -198,6 +198,8 @@ def train_model(
     config, reason = settle_latent(config, fitted.inputs, features=dataset.schema.features)
     autoencoder = build_autoencoder(dataset.schema, config, preprocessing.layout)
     start_as_pca(autoencoder, fitted.inputs, seed=config.seed)
+    # What must be the same for a run to go on with the same result.
+    identity = {**config.model_dump(mode="json"), "rows": dataset.sha256, "libraries": _libraries()}
     history = fit(
         autoencoder,
         preprocessing,
@@ -205,7 +207,7 @@ def train_model(
         train=fitted,
         validation=validation,
         reporter=reporter,
-        checkpoint=checkpoints.of(_identity(dataset, config)) if checkpoints else None,
+        checkpoint=checkpoints.of(identity) if checkpoints else None,
     )
     if is_refined(dataset.schema, config):
         reporter.stage("Fitting what corrects denoised rows")
@@ -236,11 +238,6 @@ def train_model(
     return TrainedModel(dataset, config, split, graph, history, calibration, points, metrics, reference, warnings)
 
 
-def _identity(dataset: Dataset, config: TrainingConfig) -> dict[str, Any]:
-    """What must be the same for a run to go on with the same result."""
-    return {**config.model_dump(mode="json"), "rows": dataset.sha256, "libraries": _libraries()}
-
-
 def publish_model(
     trained: TrainedModel,
     *,
@@ -255,10 +252,13 @@ def publish_model(
 
     Returns the version's number, and the comparison where there is a rival that can be loaded. Errors as of ``train``.
     """
+    from service.training.charts import draw_plots
+    from service.training.exhibits import write_exhibits
     from service.training.export import choose_sample, export
     from service.training.html_report import write_report
 
-    test_rows = take_rows(trained.dataset.rows, trained.split.test)
+    dataset, split = trained.dataset, trained.split
+    test_rows = take_rows(dataset.rows, split.test)
     with store.stage(model) as staging:
         reporter.stage("Exporting")
         sample = choose_sample(trained.graph, trained.calibration, test_rows)
@@ -276,7 +276,13 @@ def publish_model(
         comparison = None
         if rival is not None:
             reporter.stage(f"Comparing with version {rival}, which is in production")
-            comparison = _compare(trained, exported, store=store, rival=rival, labels=labels)
+            production = open_production(store, model, rival)
+            if production is not None:
+                unseen = unseen_rows(
+                    production.manifest, split, rows=len(dataset), sha256=dataset.sha256, blocks=dataset.blocks
+                )
+                known = None if labels is None else labels[unseen]
+                comparison = compare(exported, production, take_rows(dataset.rows, unseen), labels=known)
 
         def build_manifest(number: int, digests: dict[str, str]) -> Manifest:
             metrics = _metrics(trained, comparison)
@@ -284,8 +290,10 @@ def publish_model(
 
         described = build_manifest(1, {})
         (staging.path / MODEL_CARD).write_text(model_card(described), encoding="utf-8")
-        _draw(trained, staging.path / PLOTS)
-        _exhibit(trained, staging.path)
+        draw_plots(staging.path / PLOTS, trained.graph, trained.history, trained.calibration, test_rows)
+        # What the console draws is of rows that were not fitted: of the others it would be too flattering.
+        held_back = take_rows(dataset.rows, np.concatenate([split.test, split.calibration, split.validation]))
+        write_exhibits(staging.path, trained.graph, trained.history, held_back, seed=trained.config.seed)
         write_report(staging.path / REPORT, exported, described, test_rows, trained.history)
         reporter.stage("Verifying in a fresh process")
         number = staging.publish(build_manifest, verify or verify_in_fresh_process)
@@ -293,48 +301,8 @@ def publish_model(
     return number, comparison
 
 
-def _compare(
-    trained: TrainedModel, candidate: LoadedModel, *, store: Store, rival: int, labels: NDArray[np.bool_] | None
-) -> Comparison | None:
-    production = open_production(store, candidate.name, rival)
-    if production is None:
-        return None
-    dataset = trained.dataset
-    rows = unseen_rows(
-        production.manifest, trained.split, rows=len(dataset), sha256=dataset.sha256, blocks=dataset.blocks
-    )
-    known = None if labels is None else labels[rows]
-    return compare(candidate, production, take_rows(dataset.rows, rows), labels=known)
-
-
 def _metrics(trained: TrainedModel, comparison: Comparison | None) -> dict[str, Any]:
     return {**trained.metrics.record(), "comparison": comparison.record() if comparison else None}
-
-
-def _draw(trained: TrainedModel, folder: Path) -> None:
-    from service.training.charts import POINTS, draw_plots
-    from service.training.evaluate import reconstruct, score_rows
-
-    rows = take_rows(trained.dataset.rows, trained.split.test)
-    shown = take_rows(rows, slice(POINTS))
-    draw_plots(
-        folder,
-        history=trained.history,
-        calibration=trained.calibration,
-        test_scores=score_rows(trained.graph, rows),
-        rows=shown,
-        reconstructions=reconstruct(trained.graph, shown),
-        schema=trained.dataset.schema,
-    )
-
-
-def _exhibit(trained: TrainedModel, folder: Path) -> None:
-    """Write what the console draws, of rows that were not fitted: of the others it would be too flattering."""
-    from service.training.exhibits import write_exhibits
-
-    split = trained.split
-    rows = take_rows(trained.dataset.rows, np.concatenate([split.test, split.calibration, split.validation]))
-    write_exhibits(folder, trained.graph, trained.history, rows, seed=trained.config.seed)
 
 
 def _manifest(trained: TrainedModel, specs: dict[str, SignatureSpec], *, model: str) -> Manifest:

@@ -262,7 +262,9 @@ class Search:
         self._given, self._schema = config, dataset.schema
         split = split_rows(len(dataset), config, blocks=dataset.blocks)
         settled = settle(config, dataset.schema, rows=len(split.train))
-        self._searched = [name for name in SEARCHED if name not in fixed and (name != "hidden" or _is_dense(settled))]
+        self._searched = [
+            name for name in SEARCHED if name not in fixed and (name != "hidden" or settled.network == "dense")
+        ]
         if not self._searched:
             raise ConfigurationError("Every option that could be searched is given; leave one of them out.")
         use_devices()
@@ -386,10 +388,6 @@ class _Judge(SilentReporter):
         self._next *= REDUCTION
         if self._falls_behind(epoch.number, self._error()):
             raise _Stopped
-
-
-def _is_dense(config: TrainingConfig) -> bool:
-    return config.network == "dense"
 
 
 def _mean(values: NDArray[Any], where: NDArray[np.bool_]) -> float:

@@ -31,7 +31,7 @@ def test_overrides_replace_fields_and_none_keeps_them() -> None:
         ({"loss": "binary_crossentropy", "scaling": "standard"}, "scaling minmax"),
         ({"corruption": "masking", "corruption_level": 1.0}, "must be below 1"),
         ({"split": {"train": 0.9, "validation": 0.1, "calibration": 0.1, "test": 0.1}}, "sum to 1"),
-        ({"hidden": (0,)}, "at least 1"),
+        ({"hidden": (0,)}, "greater than or equal to 1"),
     ],
 )
 def test_nonsense_is_refused_in_a_sentence(overrides: dict[str, object], sentence: str) -> None:
