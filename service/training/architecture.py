@@ -210,7 +210,9 @@ def encode_grid(rows: Any, schema: InputSchema, config: TrainingConfig) -> Any:
 
 def decode_grid(hidden: Any, schema: InputSchema, config: TrainingConfig, *, activation: str) -> Any:
     """The mirror: (rows, anything) to values (rows, *grid, channels) after ``activation``."""
-    filters, sizes = conv_filters(config, schema), _grid_sizes(schema, config)
+    filters, sizes = conv_filters(config, schema), [grid_shape(schema)]
+    for _ in filters:  # the grid before each convolution, and after the last
+        sizes.append(tuple(-(-size // 2) for size in sizes[-1]))
     transposed = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose)[len(sizes[0]) - 1]
     smallest = (*sizes[-1], filters[-1])
     tensor = keras.layers.Dense(math.prod(smallest), activation=config.activation, name="decoder_flat")(hidden)
@@ -240,14 +242,6 @@ def refine_grid(rows: Any, reconstructions: Any, schema: InputSchema) -> Any:
 
 def _convolution(grid: tuple[int, ...]) -> Any:
     return (keras.layers.Conv1D, keras.layers.Conv2D)[len(grid) - 1]
-
-
-def _grid_sizes(schema: InputSchema, config: TrainingConfig) -> list[tuple[int, ...]]:
-    """The grid before each convolution, and after the last."""
-    sizes = [grid_shape(schema)]
-    for _ in conv_filters(config, schema):
-        sizes.append(tuple(-(-size // 2) for size in sizes[-1]))
-    return sizes
 
 
 def _channels(schema: InputSchema) -> int:

@@ -256,7 +256,7 @@ def calibrate(graph: ServingGraph, rows: Rows, config: TrainingConfig) -> Calibr
 
 
 def calibrate_points(graph: ServingGraph, blocks: Sequence[NDArray[np.float32]], config: TrainingConfig) -> Calibration:
-    """The same for points of a series: ``blocks`` (points, channels) that no fitted window reaches into.
+    """Score the points of a series, and take the threshold: ``blocks`` (points, channels) that no fitted window is in.
 
     Scores of neighbouring points resemble each other, so that the blocks tell less than their number of points
     promises: p-values hold on average over long series like them, not for each stretch. Points without a reading, whose

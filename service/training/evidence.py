@@ -109,7 +109,7 @@ def gather(version: LoadedModel, rows: Rows) -> Evidence:
 
 
 def feature_errors(evidence: Evidence) -> list[FeatureError]:
-    """Of every column, the worst first, labels last; of an image's pixels none, as they have no names."""
+    """The error of each column, the worst first, labels last; none for the pixels of an image, which have no names."""
     if evidence.schema.kind == "image":
         return []
     found = []

@@ -44,7 +44,7 @@ class LatentRows:
 
 
 @dataclass(frozen=True, slots=True)
-class Directions:
+class PrincipalDirections:
     """The principal directions of the latents, the widest first."""
 
     mean: NDArray[np.float64]
@@ -104,7 +104,7 @@ def write_latent_map(
     _write(folder / LATENT_MAP, content)
 
 
-def find_directions(latents: NDArray[np.float32]) -> Directions:
+def find_directions(latents: NDArray[np.float32]) -> PrincipalDirections:
     """Principal component analysis of latents (rows, latent_dim); at most ``MAX_COMPONENTS`` directions."""
     mean = latents.mean(axis=0, dtype=np.float64)
     centred = latents - mean
@@ -115,7 +115,7 @@ def find_directions(latents: NDArray[np.float32]) -> Directions:
     variances = singular**2 / max(1, len(latents) - 1)
     kept = slice(0, MAX_COMPONENTS)
     explained = variances / max(float(variances.sum()), 1e-30)
-    return Directions(mean, components[kept], np.sqrt(variances[kept]), explained[kept])
+    return PrincipalDirections(mean, components[kept], np.sqrt(variances[kept]), explained[kept])
 
 
 def image_shape(schema: InputSchema) -> tuple[int, int, int] | None:
@@ -152,7 +152,7 @@ def _tsne(projected: NDArray[np.float64], random: np.random.Generator, *, seed: 
 
 def _write_traversals(
     path: Path,
-    directions: Directions,
+    directions: PrincipalDirections,
     schema: InputSchema,
     decode: Callable[[NDArray[np.float32]], NDArray[np.float32]],
 ) -> dict[str, Any]:

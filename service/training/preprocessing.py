@@ -114,7 +114,7 @@ class Vocabulary:
 
     @property
     def positions(self) -> NDArray[np.int64]:
-        """Of each label; the less frequent ones are dealt out in turn."""
+        """The value of each label in the block; the less frequent ones are dealt out in turn."""
         ranks = np.arange(len(self.labels))
         if len(ranks) <= self.known:
             return ranks

@@ -38,7 +38,7 @@ class Reporter(Protocol):
     def epoch(self, epoch: Epoch) -> None: ...
 
     def rows(self, read: int, of: int | None) -> None:
-        """So many rows of a table were read, of so many where that is known."""
+        """``read`` rows of a table were read so far, of ``of`` where that is known."""
         ...
 
     def note(self, text: str) -> None:

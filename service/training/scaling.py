@@ -91,7 +91,7 @@ class Scaling:
         return float((np.abs(self.center) + LINEAR_LIMIT * self.spread).max(initial=0.0))
 
     def widen(self, scaled: Any) -> Any:
-        """The same in float64, and finite there."""
+        """Raw values of scaled ones in float64, and finite there."""
         scaled = tf.cast(scaled, tf.float64)
         strange = _strange_rows(scaled)
         rows = tf.gather_nd(scaled, strange)

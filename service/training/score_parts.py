@@ -43,7 +43,7 @@ def ranges(rows: Matrix) -> Matrix:
 
 
 def bulk_ranges(rows: Matrix) -> Matrix:
-    """The same of the middle nine tenths, which no rare value stretches; the whole range where they are one value."""
+    """Range of the middle nine tenths of a column, which no rare value stretches; of all, where that is one value."""
     low, high = np.quantile(rows, (0.05, 0.95), axis=0)
     return np.where(high - low > LEAST_BULK, high - low, ranges(rows))
 

@@ -182,10 +182,9 @@ def train_model(
     reporter.stage("Starting TensorFlow")
     from service.training.architecture import build_autoencoder, start_as_pca
     from service.training.evaluate import calibrate, calibrate_points, evaluate, find_warnings, scale_splits
-    from service.training.fit import fit, make_reproducible, use_devices
+    from service.training.fit import fit, fit_refiner, is_refined, make_reproducible, use_devices
     from service.training.graph import build_graph, needs_float64
     from service.training.preprocessing import fit_preprocessing
-    from service.training.refine import fit_refiner, is_refined
     from service.training.score import fit_score, takes_distances
 
     device = use_devices()

@@ -60,7 +60,7 @@ def test_the_measured_denoising_is_that_of_the_signature(denoiser: "TrainedModel
 def test_the_autoencoder_is_left_as_it_is(denoiser: "TrainedModel") -> None:
     """Fitting the refiner changes no weight of the network, and leaves it trainable."""
     from service.training.evaluate import scale_splits
-    from service.training.refine import fit_refiner
+    from service.training.fit import fit_refiner
 
     graph = denoiser.graph
     splits = scale_splits(denoiser.dataset, denoiser.split, graph.preprocessing)
@@ -116,7 +116,7 @@ def test_it_starts_with_the_reconstruction_in_any_shape(
 @pytest.mark.parametrize(("preset", "corruption"), [("conv", "none"), ("demo", "gaussian")])
 def test_others_have_none(preset: str, corruption: Literal["none", "gaussian"]) -> None:
     """Models without noise in training, and networks without a grid, cost what they did."""
-    from service.training.refine import is_refined
+    from service.training.fit import is_refined
 
     config = load_config(preset, corruption=corruption, corruption_level=LEVEL)
     assert not is_refined(InputSchema(kind="image", row_shape=(8, 8)), config)
@@ -124,8 +124,8 @@ def test_others_have_none(preset: str, corruption: Literal["none", "gaussian"]) 
 
 def test_passes_are_told_now_and_then() -> None:
     """In words, so that bars and curves stay those of the autoencoder."""
+    from service.training.fit import Notes
     from service.training.progress import Epoch
-    from service.training.refine import Notes
 
     class Told(SilentReporter):
         def __init__(self) -> None:
