@@ -103,7 +103,10 @@ class Settings(BaseSettings):
     max_line_bytes: PositiveInt = Field(1 * 2**20, description="Longest line of an NDJSON body.")
     max_pixels: PositiveInt = Field(16 * 2**20, description="Pixels of an image body.")
     max_header_bytes: PositiveInt = Field(16 * 2**10, description="Request line and headers together.")
-    max_connections: PositiveInt = Field(2048, description="Open connections; beyond it 503 at once.")
+    max_connections: PositiveInt = Field(
+        2048,
+        description="Open connections; one more closes the one that is idle for the longest time, else gets 503.",
+    )
 
     request_timeout_ms: PositiveInt = Field(
         10_000, description="Deadline of a request; `X-Timeout-Ms` of the request may shorten it."

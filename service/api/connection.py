@@ -30,6 +30,8 @@ COPIED_BYTES = 64 * 2**10
 """Bodies below this size are copied behind their heads: one packet instead of two."""
 _PASSED_OVER_BYTES = 64 * 2**10
 _CLOSE = (b"connection", b"close")
+_PROBES = (b"/livez", b"/readyz", b"/v2/health/live", b"/v2/health/ready")
+"""Answered however many connections there are."""
 
 
 def _held_by_kernel(sock: socket.socket) -> int:
@@ -88,6 +90,8 @@ class GuardedProtocol(HttpToolsProtocol):
     """The same and those that the kernel holds; 0 while there are none of the former."""
     _taken_at: float
     """When the peer last took some of them."""
+    _is_beyond: bool
+    """There were as many connections as may be, none of them idle: probes alone are answered."""
     _is_refused: bool
     """The request that is being received has its answer already."""
     _answered: RequestResponseCycle
@@ -102,6 +106,25 @@ class GuardedProtocol(HttpToolsProtocol):
         self._extensions: dict[str, Direct] = {DIRECT: self}
         super().connection_made(transport)
         self.flow = _Flow(transport, self.pipeline)
+        self._is_beyond = len(self.connections) > self.max_connections and not self._make_room()
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle for the longest time; False where each has a request."""
+        others = (other for other in self.connections if isinstance(other, GuardedProtocol) and other is not self)
+        idle = min((other for other in others if other.is_idle), key=lambda other: other.idle_since, default=None)
+        if idle is not None:
+            idle.transport.close()
+        return idle is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """No request is complete in its head and not in its answer."""
+        is_answered = self.cycle is None or self.cycle.response_complete
+        return self.in_headers and is_answered and not self._unsent and not self.transport.is_closing()
+
+    @property
+    def idle_since(self) -> float:
+        return self._idle_since if self.waiting_since is None else self.waiting_since
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -167,19 +190,19 @@ class GuardedProtocol(HttpToolsProtocol):
             raise httptools.HttpParserError  # no request that comes behind it is begun
         self.in_headers = False
         self._bytes_without_body = 0
-        if len(self.connections) > self.max_connections:
+        if self._is_beyond and self.url not in _PROBES:
             self.app = _refuse_connection
         if self._refuse_at_once():
             return
         cast("dict[str, Any]", self.scope)["extensions"] = self._extensions
         super().on_headers_complete()
-        if self.draining and self.cycle is not None:
+        if (self.draining or self._is_beyond) and self.cycle is not None:
             self.cycle.keep_alive = False
 
     def _refuse_at_once(self) -> bool:
         """Answer what the application refuses for load before anything is made for it; its body is passed over."""
         is_next = self.cycle is None or self.cycle.response_complete
-        if not is_next or self.expect_100_continue or self.draining or self.flow.write_paused:
+        if not is_next or self.expect_100_continue or self.draining or self._is_beyond or self.flow.write_paused:
             return False
         if not self.parser.should_keep_alive():
             return False
@@ -309,8 +332,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.waiting_since is None:
-            is_idle = self.cycle is None or self.cycle.response_complete
-            if is_idle and now - self._idle_since > self.timeout_keep_alive:
+            if self.is_idle and now - self._idle_since > self.timeout_keep_alive:
                 self.transport.close()
         elif self.flow.read_paused:
             self.waiting_since = now  # we are the slow one

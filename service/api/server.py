@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+if sys.platform != "win32":
+    import resource
+
 import uvicorn
 from fastapi import FastAPI
 
@@ -31,6 +34,8 @@ log = logging.getLogger(__name__)
 
 REAP_INTERVAL_S = 0.5
 SWITCH_INTERVAL_S = 0.0003
+OTHER_FILES = 512
+"""Files that are open beside connections: models, the store, sockets of other servers."""
 LAME_DUCK_S = 0.5
 """How long connections stay open after the stop has begun, for requests that are on their way."""
 STOP_SILENCE_S = 2.0
@@ -57,6 +62,7 @@ class GuardedServer(uvicorn.Server):
         # times a batch, if it were left as it is.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         keep_freed_memory()
+        _allow_files(self._settings.max_connections + OTHER_FILES)
         super().run(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -133,6 +139,14 @@ def server_config(app: FastAPI | str, settings: Settings, **more: Any) -> uvicor
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
         **more,
     )
+
+
+def _allow_files(count: int) -> None:
+    """Raise the number of files that this process may open, where it is lower: each connection is one."""
+    if sys.platform != "win32":
+        most, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if most < count:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, limit), limit))
 
 
 def serve(settings: Settings) -> None:

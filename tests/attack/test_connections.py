@@ -1,0 +1,88 @@
+"""Callers who take connections and send little or nothing on them."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.api.raw import RawConnection, connect, head
+from tests.api.samples import assert_problem
+from tests.attack.conftest import ROW, Target, attacked
+
+MOST = 64
+PROBES = ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """A service that may have few connections."""
+    with attacked(tmp_path_factory.mktemp("small"), max_connections=MOST) as (target, _):
+        yield target
+
+
+def scored(connection: RawConnection) -> None:
+    body = head("/encode", Content_Type="application/json", Content_Length=str(len(ROW))) + ROW
+    connection.send(body)
+    assert connection.answer().json()["latents"] == [[1.0]]
+
+
+def nothing(_connection: RawConnection) -> None:
+    pass
+
+
+def half_a_head(connection: RawConnection) -> None:
+    connection.send(b"POST /encode HTTP/1.1\r\nHost: test\r\n")
+
+
+@pytest.mark.parametrize("begin", [scored, nothing, half_a_head])
+def test_idle_connections_make_room(small: Target, begin: Callable[[RawConnection], None]) -> None:
+    """The one that has been idle for the longest time, for each new one; the others stay."""
+    with small.withstands(), ExitStack() as stack:
+        idle = []
+        for _ in range(3 * MOST):
+            idle.append(stack.enter_context(connect(small.url)))
+            begin(idle[-1])
+        for _ in range(5):
+            with connect(small.url) as other:
+                scored(other)
+        assert idle[0].is_closed()
+        rest = head("/livez", method="GET") if begin is not half_a_head else b"Content-Length: 0\r\n\r\n"
+        idle[-1].send(rest)
+        assert idle[-1].answer().status_code in (200, 400)
+
+
+def test_probes_are_answered_while_no_connection_is_idle(small: Target) -> None:
+    """Every one that may be there sends a body. Others are told so, and their connections end."""
+    begun = head("/encode", Content_Type="application/json", Content_Length=str(len(ROW))) + ROW[:-1]
+    with ExitStack() as stack:
+        busy = [stack.enter_context(connect(small.url)) for _ in range(MOST)]
+        for connection in busy:
+            connection.send(begun)
+        time.sleep(0.3)  # until they are no idle ones
+        for _ in range(3):
+            for path in PROBES:
+                with connect(small.url) as probe:
+                    probe.send(head(path, method="GET"))
+                    answer = probe.answer()
+                    assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+            with connect(small.url) as other:
+                other.send(head("/encode", Content_Type="application/json", Content_Length=str(len(ROW))) + ROW)
+                assert_problem(other.answer(), 503)
+                assert other.is_closed()
+        for connection in busy:
+            connection.send(ROW[-1:])
+            assert json.loads(connection.answer().content)["latents"] == [[1.0]]
+
+
+def test_a_caller_who_ends_its_sending_side_has_left(target: Target) -> None:
+    """Its connection is closed: nothing tells it from one who went away, for whom no work is to be done."""
+    stream = head("/encode", Content_Type="application/x-ndjson", Transfer_Encoding="chunked") + b"7\r\n[1, 2]\n\r\n"
+    with target.withstands():
+        for sent in (b"", b"POST /encode HT", stream):
+            with connect(target.url) as connection:
+                connection.send(sent)
+                connection.sock.shutdown(1)
+                while connection.sock.recv(1000):
+                    pass
