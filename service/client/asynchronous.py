@@ -9,14 +9,14 @@ from typing import Any, Self, TypeVar
 from service.client.calls import KINDS
 from service.client.exchange import END, Broken, Flow, Give, Join, Next, Pause, Received, Request, Start
 from service.client.http import broken, httpx, received, request_arguments
-from service.client.methods import Methods
+from service.client.methods import ClientMethods
 from service.client.progress import reporting
 from service.words import OperationName
 
 T = TypeVar("T")
 
 
-class AsyncClient(Methods):
+class AsyncClient(ClientMethods):
     """``Client`` for one event loop. Use it with ``async with`` or ``await close()``."""
 
     def _open(self, **options: Any) -> None:

@@ -88,7 +88,7 @@ class method(Generic[P, T]):  # noqa: N801 - used as a decorator
         return update_wrapper(lambda *args, **options: client._drive(flow(*args, **options)), flow)
 
 
-class Methods:
+class ClientMethods:
     """What both clients can do."""
 
     def __init__(
@@ -166,7 +166,7 @@ class Methods:
     @method
     def ready(self) -> Flow[bool]:
         """Whether a warmed version of the default model answers."""
-        return bool((yield from Methods.readiness(self)))
+        return bool((yield from ClientMethods.readiness(self)))
 
     @method
     def readiness(self) -> Flow[Readiness]:
@@ -188,7 +188,7 @@ class Methods:
     def wait_until_ready(self, timeout_s: float = 60.0) -> Flow[None]:
         """Raises DeadlineExceeded, with the last reason, when the service does not become ready in time."""
         deadline = Deadline.after(timeout_s)
-        while not (found := (yield from Methods.readiness(self))):
+        while not (found := (yield from ClientMethods.readiness(self))):
             if deadline.left_s < READY_INTERVAL_S:
                 raise without_answer(DeadlineExceeded, f"The service is not ready: {found.reason}")
             yield Pause(READY_INTERVAL_S)

@@ -252,18 +252,18 @@ def merge(answers: Sequence[PartAnswer]) -> PartAnswer:
     first = answers[0]
     if len(answers) == 1:
         return first
-    arrays = {name: _joined([answer.arrays[name] for answer in answers]) for name in first.arrays}
+    arrays: dict[str, Any] = {}
+    for name, values in first.arrays.items():
+        parts = [answer.arrays[name] for answer in answers]
+        if isinstance(values, np.ndarray):
+            arrays[name] = np.concatenate(parts)
+        elif isinstance(values, list):
+            arrays[name] = [row for part in parts for row in part]
+        else:
+            import pyarrow as pa
+
+            arrays[name] = pa.concat_tables(parts)
     return PartAnswer(first.model, first.version, arrays, first.once)
-
-
-def _joined(parts: list[Any]) -> Any:
-    if isinstance(parts[0], np.ndarray):
-        return np.concatenate(parts)
-    if isinstance(parts[0], list):
-        return [row for part in parts for row in part]
-    import pyarrow as pa
-
-    return pa.concat_tables(parts)
 
 
 def result_of(kind: type[Result], answer: PartAnswer, rows: Rows, *, passthrough: bool) -> Any:
