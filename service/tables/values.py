@@ -72,7 +72,8 @@ def read_numbers(texts: Any, *, decimal: str = ".") -> tuple[Any, NDArray[np.boo
             pass
     marks = GROUP_MARKS[decimal]
     grouped = compute.match_substring_regex(texts, GROUPED.format(marks=marks, point=f"[{decimal}]"))
-    texts = compute.if_else(grouped, compute.replace_substring_regex(texts, f"[{marks}]", ""), texts)
+    if compute.any(grouped).as_py():
+        texts = compute.if_else(grouped, compute.replace_substring_regex(texts, f"[{marks}]", ""), texts)
     fits = compute.match_substring_regex(texts, NUMBER_WITH[decimal])
     return _cast(texts if decimal == "." else compute.replace_substring(texts, ",", "."), fits, pa.float64())
 
