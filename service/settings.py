@@ -6,8 +6,11 @@ Sources, the first one that names a setting wins: arguments of the command line,
 
 import ipaddress
 import os
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
 from pydantic_settings import (
@@ -20,6 +23,12 @@ from pydantic_settings import (
 
 ENV_PREFIX = "AUTOENCODER_"
 FILE_VARIABLE = f"{ENV_PREFIX}SETTINGS_FILE"
+OTHER_VARIABLES: Final = frozenset(
+    ENV_PREFIX + name for name in ("SETTINGS_FILE", "STORE_CACHE", "STORE_CACHE_BYTES", "KEY", "ADMIN_KEY")
+)
+"""Variables that are no settings of the service: of the client, of commands, and of copies of an object store."""
+_SERVICE_LINK: Final = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP)")
+"""Names of what Kubernetes tells each pod of a service that is called ``autoencoder`` or begins with it."""
 
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\sA-Z]+)$")]
 KeyHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -192,12 +201,28 @@ class Settings(BaseSettings):
             )
 
 
+def check_variables(names: Iterable[str]) -> None:
+    """Refuse names of environment variables that begin as ours do and mean nothing.
+
+    Raises:
+        SettingsError: one sentence that names the first one, and the nearest that there is.
+    """
+    known = OTHER_VARIABLES | {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(names):
+        if not name.startswith(ENV_PREFIX) or name in known or _SERVICE_LINK.search(name):
+            continue
+        nearest = get_close_matches(name.removeprefix(ENV_PREFIX), [each.removeprefix(ENV_PREFIX) for each in known], 1)
+        hint = f"did you mean {ENV_PREFIX}{nearest[0]}?" if nearest else "`autoencoder settings` lists all there are."
+        raise SettingsError(f"There is no variable {name}; {hint}")
+
+
 def load_settings(**arguments: Any) -> Settings:
     """Settings from arguments (None = not given), environment, file and defaults.
 
     Raises:
         SettingsError: one sentence that names the first wrong setting.
     """
+    check_variables(os.environ)
     file = os.environ.get(FILE_VARIABLE)
     if file and not Path(file).is_file():
         raise SettingsError(f"{FILE_VARIABLE} names a file that does not exist: {file}")

@@ -1,14 +1,19 @@
 """Settings: each one described, read from arguments, environment and file in this order, wrong ones in one sentence."""
 
 import os
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from service.settings import ENV_PREFIX, FILE_VARIABLE, Settings, SettingsError, load_settings
+from service.cli import app
+from service.settings import ENV_PREFIX, FILE_VARIABLE, Settings, SettingsError, check_variables, load_settings
 
 HASH = "0" * 64
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -137,3 +142,56 @@ def test_settings_do_not_change() -> None:
     settings = load_settings()
     with pytest.raises(ValueError, match="frozen"):
         settings.port = 1  # type: ignore[misc]
+
+
+# --- names of variables -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("ALOWED_HOSTS", "AUTOENCODER_ALLOWED_HOSTS?"),
+        ("KEY_HASH", "AUTOENCODER_KEY_HASHES?"),
+        ("MAX_QUEUE_REQUEST", "AUTOENCODER_MAX_QUEUE_REQUESTS?"),
+        ("STORE_CACHE_SIZE", "AUTOENCODER_STORE_CACHE"),
+        ("PROT", "AUTOENCODER_PORT?"),
+        ("XYZZY", "autoencoder settings"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_nearest(name: str, hint: str) -> None:
+    """It would be ignored: a service without its keys."""
+    os.environ[ENV_PREFIX + name] = "secret-value"
+    sentence = refused()
+    assert f"{ENV_PREFIX}{name}" in sentence
+    assert hint in sentence
+    assert "secret-value" not in sentence
+
+
+@pytest.mark.parametrize(
+    "arguments", [("settings",), ("models", "list"), ("train", "digits"), ("key",), ("health",), ("serve",)]
+)
+def test_every_command_refuses_a_misspelt_variable(arguments: tuple[str, ...]) -> None:
+    """Before it does anything; exit code 1."""
+    result = CliRunner(env={f"{ENV_PREFIX}STOER": "x"}).invoke(app, arguments)
+    assert result.exit_code == 1
+    assert f"{ENV_PREFIX}STORE?" in result.stderr
+
+
+def test_variables_of_a_cluster_are_no_mistakes() -> None:
+    """Kubernetes tells each pod of the services around it, by names that begin with theirs."""
+    service_links = ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT_8000_TCP", "PORT_8000_TCP_ADDR")
+    check_variables(ENV_PREFIX + name for name in service_links)
+    check_variables(["AUTOENCODERS_X", "PATH", "AUTOENCODER"])
+
+
+def test_every_variable_of_this_repository_is_known() -> None:
+    """Of the code, the documents and what is deployed."""
+    suffixes = {".py", ".md", ".yml", ".yaml", ".sh", ".toml", ""}
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [path for name in listed.split() if (path := ROOT / name).suffix in suffixes and path.is_file()]
+    named: set[str] = set()
+    for file in files:
+        if file != Path(__file__):
+            named.update(re.findall(rf"\b{ENV_PREFIX}[A-Z0-9_]*[A-Z0-9]\b", file.read_text(errors="replace")))
+    assert len(named) > 30
+    check_variables(named)

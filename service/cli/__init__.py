@@ -20,9 +20,10 @@ class Cli(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         from service.errors import AutoencoderError, InvalidRows
-        from service.settings import SettingsError
+        from service.settings import SettingsError, check_variables
 
         try:
+            check_variables(os.environ)
             return super().invoke(ctx)
         except InvalidRows as error:
             first = error.problems[0] if error.problems else None
