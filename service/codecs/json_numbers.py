@@ -32,29 +32,34 @@ _local = threading.local()
 
 
 def decode_numbers_fast(
-    body: bytes, schema: InputSchema, limits: Limits
-) -> tuple[NDArray[np.float32], dict[str, Any]] | None:
-    """Float32 numbers ``(rows, *row_shape)`` and the scalar options beside them, or None where that is not all."""
+    body: bytes,
+    schema: InputSchema,
+    limits: Limits,
+    *,
+    under: tuple[str, ...] = (INSTANCES,),
+    beside: tuple[str, ...] = SCORE_OPTIONS,
+) -> tuple[NDArray[np.float32], dict[str, Any], str] | None:
+    """Float32 numbers ``(rows, *row_shape)`` of a JSON object, the scalars beside them, and the key that they had.
+
+    None where that is not all: the numbers stand under one of the keys ``under``, and each key ``beside`` at most once.
+    """
     if not schema.arrays_only or (schema.columns and body.find(b"{", body.find(b"{") + 1) >= 0):
         return None
     try:
         document, left_out = parse_outline(body)
-        if len(document) > 1 + len(SCORE_OPTIONS):  # looking up each of very many keys takes quadratic time
+        if len(document) > 1 + len(beside):  # looking up each of very many keys takes quadratic time
             return None
-        keys = document.keys() if len(document) > 1 else ()
-        option_values = {key: document[key] for key in keys if key != INSTANCES}
-        if len(option_values) + 1 != len(document) or not _are_plain(option_values):
+        keys = list(document.keys())
+        arrays = [key for key in keys if key in under]
+        scalars = {key: document[key] for key in keys if key in beside}
+        if len(arrays) != 1 or len(scalars) + 1 != len(keys):
             return None
-        numbers = proven_numbers(document[INSTANCES], body, left_out, schema, limits)
+        if any(type(value) not in (float, int, str, type(None)) for value in scalars.values()):
+            return None
+        numbers = proven_numbers(document[arrays[0]], body, left_out, schema, limits)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
         return None
-    return None if numbers is None else (numbers, option_values)
-
-
-def _are_plain(option_values: dict[str, Any]) -> bool:
-    return all(
-        key in SCORE_OPTIONS and type(value) in (float, int, str, type(None)) for key, value in option_values.items()
-    )
+    return None if numbers is None else (numbers, scalars, arrays[0])
 
 
 def parse_outline(body: bytes) -> tuple[Any, slice | None]:

@@ -65,7 +65,7 @@ def decode_json(
     found = decode_numbers_fast(body, schema, limits)
     if found is None:
         return decode_json_exactly(body, schema, operation=operation, limits=limits)
-    numbers, option_values = found
+    numbers, option_values, _ = found
     options = options_from_json(option_values, schema=schema, operation=operation) if option_values else NO_OPTIONS
     return rows_from_arrays(numbers), options
 

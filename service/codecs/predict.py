@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 
 from service.codecs.answers import each_json, interleave
-from service.codecs.json_numbers import parse_outline, proven_numbers
+from service.codecs.json_numbers import decode_numbers_fast
 from service.codecs.json_rows import decode_instances
 from service.codecs.rows import Limits, rows_from_arrays
 from service.codecs.tensors import (
@@ -29,7 +29,6 @@ from service.schemas import INSTANCES, Array, InputSchema, Results, Rows
 
 _INPUTS: Final = "inputs"
 _SIGNATURE: Final = "signature_name"
-_MAX_KEYS: Final = 8
 _B64: Final = "b64"
 
 
@@ -50,26 +49,17 @@ def decode_predict(body: bytes, schema: InputSchema, *, model: str, limits: Limi
         InvalidOption: ``signature_name`` is not a string.
         TooLarge: too many rows or numbers.
     """
-    return _decode_fast(body, schema, limits) or _decode_exactly(body, schema, model, limits)
+    found = decode_numbers_fast(body, schema, limits, under=(INSTANCES, _INPUTS), beside=(_SIGNATURE,))
+    if found is None:
+        return _decode_exactly(body, schema, model, limits)
+    numbers, scalars, key = found
+    return PredictBody(rows_from_arrays(numbers), _checked_name(scalars.get(_SIGNATURE, "")), by_row=key == INSTANCES)
 
 
-def _decode_fast(body: bytes, schema: InputSchema, limits: Limits) -> PredictBody | None:
-    """Plain numbers under ``instances`` or ``inputs``; None where there is anything else."""
-    if not schema.arrays_only:
-        return None
-    try:
-        document, left_out = parse_outline(body)
-        if len(document) > _MAX_KEYS:
-            return None
-        keys = document.keys()
-        signature = document[_SIGNATURE] if _SIGNATURE in keys else ""
-        if (INSTANCES in keys) == (_INPUTS in keys) or len(set(keys)) != len(keys) or type(signature) is not str:
-            return None
-        by_row = INSTANCES in keys
-        numbers = proven_numbers(document[INSTANCES if by_row else _INPUTS], body, left_out, schema, limits)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
-        return None
-    return None if numbers is None else PredictBody(rows_from_arrays(numbers), signature, by_row)
+def _checked_name(signature: Any) -> str:
+    if type(signature) is not str:
+        raise InvalidOption("'signature_name' key must be a string value.")
+    return signature
 
 
 def _decode_exactly(body: bytes, schema: InputSchema, model: str, limits: Limits) -> PredictBody:
@@ -78,9 +68,7 @@ def _decode_exactly(body: bytes, schema: InputSchema, model: str, limits: Limits
     document = parse_loosely(body, schema, limits)
     if type(document) is not dict:
         raise MalformedInput("The request must be a JSON object.")
-    signature = document.get(_SIGNATURE, "")
-    if type(signature) is not str:
-        raise InvalidOption("'signature_name' key must be a string value.")
+    signature = _checked_name(document.get(_SIGNATURE, ""))
     if INSTANCES in document and _INPUTS in document:
         raise MalformedInput("The request must have either 'instances' or 'inputs', not both.")
     if INSTANCES in document:
