@@ -20,7 +20,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet instal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup clients demo train serve bench test check lint docs fmt lock vendor outputs screenshots pictures docker clean
+.PHONY: help setup clients demo train serve bench fuzz test check lint docs fmt lock vendor outputs screenshots pictures docker clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,9 @@ serve: $(VENV)/.service ## Serve the models in ./model_store.
 
 clients: $(VENV)/.clients $(VENV)/.beam ## Install the clients of other servers and Beam, which some tests drive.
 	@:
+
+fuzz: setup ## Send mutated requests in every encoding and protocol: make fuzz MINUTES=60.
+	@$(BIN)/python -m tests.attack.fuzz --minutes $(or $(MINUTES),1)
 
 bench: setup ## Measure a running service: make bench ARGS="--help".
 	@$(BIN)/python -m benchmarks $(ARGS)

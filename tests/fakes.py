@@ -50,7 +50,7 @@ def fake_manifest(
     image: tuple[int, int] | None = None,
     width: int = WIDTH,
 ) -> Manifest:
-    """The manifest of a fake version; ``image`` is height and width of the rows that it decodes, and cannot run."""
+    """The manifest of a fake version; ``image`` is height and width of its rows."""
     spec = TensorSpec(dtype="float32", shape=(None, width))
     names = [name for name in OUTPUTS if denoises or name != "denoise"]
     return Manifest(
@@ -109,14 +109,18 @@ class FakeSignature:
 
     def __call__(self, rows: Rows) -> Results:
         self.before()
-        values = rows[INSTANCES]
+        rows_as_they_came = rows[INSTANCES]
+        values = rows_as_they_came.reshape(len(rows_as_they_came), -1)
         if (values[:, 0] == RAISES).any():
             raise RuntimeError(SECRET)
         results = {name: self._result(name, values) for name in OUTPUTS[self.name]}
         for array in results.values():
             if array.dtype.kind == "f":
                 array[values[:, 0] == ANSWERS_NAN] = np.nan
-        return results
+        return {
+            name: array.reshape(rows_as_they_came.shape) if array.shape == values.shape else array
+            for name, array in results.items()
+        }
 
     def _result(self, name: str, values: NDArray[np.float32]) -> NDArray[Any]:
         if name == "latent":

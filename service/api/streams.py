@@ -6,6 +6,7 @@ on; what ends the stream early is its last line.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import TypeVar
@@ -16,7 +17,7 @@ from service import codecs
 from service.api.errors import problem
 from service.api.exchange import Exchange, Headers
 from service.api.ops import Call
-from service.api.serving import Serving
+from service.api.serving import INLINE_BYTES, Serving
 from service.errors import AutoencoderError, ModelFailed, QueueFull, RequestError
 from service.runtime.loaded_model import LoadedModel
 from service.words import NDJSON, Operation
@@ -120,6 +121,8 @@ class NdjsonExchange:
             # By halves, until the rows that the model fails on stand alone.
             return b"".join([await self._lines(half) for half in block.halves()])
         size = sum(array.nbytes for array in answer.results.values())
+        if size <= INLINE_BYTES and answer.explain is None:
+            return codecs.encode_ndjson(answer)
         return await self._in_thread(partial(codecs.encode_ndjson, answer), size)
 
     async def _run(self, block: codecs.RowBlock) -> codecs.Answer:
@@ -140,7 +143,9 @@ class NdjsonExchange:
             self._started = True
             await self._exchange.start_stream(NDJSON.encode(), [*headers, *self._encoding_headers()])
         if self._compressor is not None and lines:
-            lines = await self._in_thread(partial(self._compressor.feed, lines), len(lines))
+            # Without a deadline: one compressor for the stream, which cannot be left in the middle of its work.
+            compress = partial(self._compressor.feed, lines)
+            lines = await self._serving.threads.run(compress, size=len(lines), deadline=math.inf)
         await self._exchange.send_part(lines)
 
     def _encoding_headers(self) -> Headers:

@@ -245,7 +245,10 @@ def fit_numbers(
     """
     if not (_OPTIONAL_NUMBER_TYPES if schema.any_missing_allowed else _NUMBER_TYPES).issuperset(map(type, typed)):
         raise Unfit
-    numbers = to_float32(np.array(values, dtype=np.float64).reshape(shape))
+    try:
+        numbers = to_float32(np.array(values, dtype=np.float64).reshape(shape))
+    except OverflowError:  # an integer of hundreds of digits
+        raise Unfit from None
     if not all_finite(numbers) and not _has_allowed_gaps(numbers, schema):
         raise Unfit
     return numbers
@@ -339,7 +342,10 @@ def cell_problem(value: object, kind: ColumnType, *, may_be_missing: bool) -> st
 def _number_problem(value: object) -> str | None:
     if type(value) is not int and type(value) is not float:
         return NOT_FINITE if isinstance(value, NonFiniteToken) else NOT_A_NUMBER
-    return None if np.isfinite(to_float32(np.array([value], dtype=np.float64))).all() else NOT_FINITE
+    try:
+        return None if np.isfinite(to_float32(np.array([value], dtype=np.float64))).all() else NOT_FINITE
+    except OverflowError:
+        return NOT_FINITE
 
 
 def _boolean_problem(value: object) -> str | None:

@@ -1,6 +1,7 @@
 """Hostile requests against a live process: how much memory they take, and what another caller notices of them."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -117,6 +118,13 @@ def attacked(store: Path, **settings: Any) -> Iterator[tuple[Target, ServiceProc
             assert target.score().status_code == 200
             assert target.probe().status_code == 200
         yield target, process
+
+
+def grpc_address(process: ServiceProcess) -> str:
+    """Where a service listens for gRPC."""
+    found = re.search(r"gRPC listens on ([0-9.]+:[0-9]+)", process.log)
+    assert found is not None
+    return found[1]
 
 
 @pytest.fixture(scope="session")

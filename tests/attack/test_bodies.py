@@ -1,7 +1,6 @@
 """Bodies that cost far more to decode than to send: refused before they are decoded, and nobody else waits."""
 
 import asyncio
-import re
 import struct
 import threading
 import time
@@ -22,7 +21,7 @@ from service.codecs import compress
 from service.errors import DeadlineExceeded
 from service.store import Store
 from tests.api.raw import connect, head
-from tests.attack.conftest import Target, attacked
+from tests.attack.conftest import Target, attacked, grpc_address
 from tests.fakes import MODEL, publish_fake
 
 MIB = 2**20
@@ -32,7 +31,6 @@ SIZE = (28, 28)
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
-GRPC_PORT = re.compile(r"gRPC listens on [0-9.]+:([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,7 @@ def bodies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bodies]:
     publish_fake(Store(store))
     publish_fake(Store(store), model="pictures", image=SIZE)
     with attacked(store, default_model=MODEL, grpc_port=0) as (target, process):
-        found = GRPC_PORT.search(process.log)
-        assert found is not None
-        yield Bodies(target, f"127.0.0.1:{found[1]}")
+        yield Bodies(target, grpc_address(process))
 
 
 def chunk(name: bytes, content: bytes = b"") -> bytes:

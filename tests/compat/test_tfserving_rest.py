@@ -218,6 +218,12 @@ def test_signature_that_a_version_lacks(fakes: LiveService) -> None:
     assert text == 'Serving signature name: "denoise" not found in signature def'
 
 
+@pytest.mark.parametrize("form", ['{"instances": [[1, %s]]}', '{"instances": [%s]}', '{"inputs": [[%s, 1]]}'])
+def test_integers_of_hundreds_of_digits_are_the_callers_fault(fakes: LiveService, form: str) -> None:
+    """No float holds them."""
+    assert fakes.post("/v1/models/pumps:predict", content=form % ("2" * 400)).status_code == 400
+
+
 def test_nothing_is_echoed_at_length(fakes: LiveService) -> None:
     """Names in texts are cut, and printable."""
     text = refused(fakes, {"instances": ROWS, "signature_name": "\x1b<é" + "x" * 5000})
