@@ -185,7 +185,7 @@ class Batcher(Generic[K]):
         limits = self._limits
         over = self._rows + count > limits.max_queue_rows or self._bytes + size > limits.max_queue_bytes
         if over and self._requests:
-            raise QueueFull("The queue has no room for so many rows now.")
+            raise QueueFull("The queue has no room for the rows of this request now.")
         job = _Job(rows, count, size, row_cost, self._loop.create_future(), time.monotonic())
         self._queues.setdefault((key, size >= LARGE_BYTES), deque()).append(job)
         self._requests += 1

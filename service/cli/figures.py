@@ -1,4 +1,4 @@
-"""What two looks at a service's metrics say of the time between them. No I/O."""
+"""Figures of the time between two scrapes of a service's metrics. No I/O."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ NOTHING = ModelFigures(0.0, None, None, None)
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What happened between two scrapes, and what is now."""
+    """Events between two scrapes, and the state at the second one."""
 
     interval: Interval
     seconds: float
@@ -99,7 +99,7 @@ WANTED: dict[str, Labels] = {
 
 
 GREATEST = {f"{PREFIX}score_drift_psi", f"{PREFIX}feature_drift_psi"}
-"""Of several replicas."""
+"""The sum over several replicas."""
 
 
 def parse(exposition: str) -> Scrape:

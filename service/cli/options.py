@@ -1,4 +1,4 @@
-"""What several commands share: options, tables of results, and how they end when they fail."""
+"""Options, tables of results and endings that several commands share."""
 
 import csv
 import sys

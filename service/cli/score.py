@@ -16,7 +16,7 @@ EXPLAINED_BATCH_ROWS = 64
 
 
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What the four commands have in common."""
+    """Options of all four commands."""
     options = [
         click.argument("source", metavar="IN"),
         click.argument("target", metavar="OUT"),
@@ -65,7 +65,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_options
 @click.option("--threshold", type=float, help="Call rows anomalies whose score is higher.")
 @click.option("--false-alarm-rate", type=float, help="Choose the threshold by the share of normal rows over it.")
-@click.option("--explain", type=int, help="Add the so many columns that contribute most.")
+@click.option("--explain", type=int, help="Add the N columns that contribute most.")
 def score(**arguments: Any) -> None:
     """Score the rows of IN and write them to OUT with anomaly_score, p_value and is_anomaly beside them.
 

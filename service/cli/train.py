@@ -41,7 +41,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--score", type=click.Choice(["auto", "ensemble", "reconstruction"]), help="The anomaly score."),
         click.option("--trim", type=float, help="Share of training rows that may be anomalies; 0 if none is."),
         click.option("--false-alarm-rate", type=float, help="Share of normal rows that may be called anomalies."),
-        click.option("--max-rows", type=int, help="Train on a random sample of so many rows."),
+        click.option("--max-rows", type=int, help="Train on a random sample of at most N rows."),
         click.option("--seed", type=int),
     ]
     for option in reversed(options):
@@ -50,7 +50,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What of SOURCE becomes rows; see ``source_arguments``."""
+    """Options that choose the rows of SOURCE; see ``source_arguments``."""
     options = [
         click.option("--columns", help="Use these columns only, as in amount,age."),
         click.option("--drop", help="Leave these columns out."),

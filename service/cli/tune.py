@@ -17,7 +17,7 @@ from service.cli.train import (
 )
 
 OPTION_OF = {"latent_dim": "--latent", "corruption": "--noise", "corruption_level": "--noise-level"}
-"""Where an option is not called as the field of the configuration."""
+"""Options that are not named as their field of the configuration."""
 
 
 @click.command()
@@ -106,7 +106,7 @@ class _Lines:
 
 
 def _said() -> list[str]:
-    """What the command line gave of the options that ``train`` has too, as it gave them."""
+    """The options given on the command line that ``train`` has too, as they were given."""
     from service.cli.train import train
 
     context, ours = click.get_current_context(), {parameter.name for parameter in train.params}

@@ -17,7 +17,7 @@ _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an operation gave for the rows of one request."""
+    """The results of an operation for the rows of one request."""
 
     operation: Operation
     schema: InputSchema
@@ -208,7 +208,7 @@ def _observed(rows: Rows, schema: InputSchema, row: int, at: int) -> Any:
 
 
 def _expected(answer: Answer, schema: InputSchema, row: int, at: int) -> Any:
-    """What the model expected there; for a boolean the nearer one. None where the model does not say."""
+    """The value that the model expected; for a boolean the nearer one, None if there is none."""
     if at < schema.width:
         numbers = answer.explained.get("expected")
         if numbers is None:

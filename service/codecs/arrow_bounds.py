@@ -1,4 +1,4 @@
-"""What an Arrow IPC stream would decode to, read from its metadata before any of it is decoded.
+"""Bounds of a decoded Arrow IPC stream, read from its metadata before any of it is decoded.
 
 Arrow allocates the length that each compressed buffer claims. Its metadata are flatbuffers; the few fields needed here
 are read directly, following the layouts in Arrow's ``format/Message.fbs``.
@@ -22,7 +22,7 @@ _MESSAGE_PREFIX: Final = struct.Struct("<II")
 
 
 def arrow_begins(head: bytes) -> int:
-    """Where the first batch's numbers begin in a stream that begins with ``head``: a guess, 0 where it cannot be told.
+    """The offset of the first batch's numbers in a stream that begins with ``head``: a guess, 0 if there is none.
 
     Behind the schema and the metadata of the batch, each with a marker and its length in front.
     """

@@ -17,7 +17,7 @@ from service.schemas import InputSchema, Rows
 from service.words import ARROW, DENOISE, JPEG, JSON, NDJSON, NPY, PNG, RECONSTRUCT, Operation
 
 ARRAY_BEGINS: Final[Mapping[str, Callable[[bytes], int]]] = {NPY: npy_begins, ARROW: arrow_begins}
-"""Of encodings that hold numbers as memory does: where they begin in a body, from its first bytes."""
+"""The offset of the numbers in a body, from its first bytes, for encodings that hold them as memory does."""
 _ANSWER_TYPES: Final = (JSON, NPY, ARROW, NDJSON)
 
 

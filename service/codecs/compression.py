@@ -100,7 +100,7 @@ class Decompressor:
             self._stream = zlib.decompressobj(_GZIP_WBITS if self._encoding == "gzip" else _ZLIB_WBITS)
 
     def _rest(self) -> bytes:
-        """What the stream did not take. There is more only behind the end of a member: output is never held back."""
+        """The bytes that the stream did not take: those behind the end of a member. Output is never held back."""
         if self._stream.eof:
             self._inside = False
             return bytes(self._stream.unused_data)

@@ -48,7 +48,7 @@ class WantedOutput:
 
 @dataclass(frozen=True, slots=True)
 class InferBody:
-    """What an ``infer`` request asks for, whatever brought it."""
+    """An ``infer`` request, whichever transport brought it."""
 
     rows: Rows
     outputs: tuple[WantedOutput, ...] = ()

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ALIGNMENT: Final = 64
-"""TensorFlow copies arrays that do not begin at a multiple of so many bytes."""
+"""TensorFlow copies arrays whose address is no multiple of this, in bytes."""
 
 
 def aligned_memory(size: int, begins: int = 0) -> NDArray[np.uint8]:

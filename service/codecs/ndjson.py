@@ -79,7 +79,7 @@ class NdjsonDecoder:
         self._ended = False
 
     def feed(self, chunk: bytes) -> Iterator[RowBlock | BadLine]:
-        """What the lines hold that ``chunk`` completes. Exhaust the iterator before the next call.
+        """The contents of the lines that ``chunk`` completes. Exhaust the iterator before the next call.
 
         Raises:
             MalformedInput: most lines so far are bad, and these are many.
@@ -94,7 +94,7 @@ class NdjsonDecoder:
         yield from self._decode(lines)
 
     def finish(self) -> Iterator[RowBlock | BadLine]:
-        """What the last line holds, where no line end followed it; the errors are those of ``feed``."""
+        """The content of a last line without a line end; the errors are those of ``feed``."""
         self._check_bad_lines()
         yield from self._decode([self._take()])
 

@@ -66,7 +66,7 @@ def decode_npy(body: bytes | memoryview, schema: InputSchema, *, limits: Limits 
 
 
 def npy_begins(head: bytes | memoryview) -> int:
-    """Where the array begins in an npy body that begins with ``head``; 0 where it is none."""
+    """The offset of the array in an npy body that begins with ``head``; 0 if it is none."""
     length_bytes = _LENGTH_BYTES.get(head[6], 0) if len(head) > 12 and head[:6] == np.lib.format.MAGIC_PREFIX else 0
     return 8 + length_bytes + int.from_bytes(head[8 : 8 + length_bytes], "little") if length_bytes else 0
 

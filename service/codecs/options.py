@@ -19,7 +19,7 @@ _MAX_NUMBER_LENGTH: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a caller asked for beside the operation; ``None`` leaves it to the version."""
+    """Options that a caller chose beside the operation; ``None`` leaves the choice to the version."""
 
     threshold: float | None = None
     """A score. Rows above it, compared in float32, are anomalies."""

@@ -37,9 +37,9 @@ class Picture:
     """An image file whose header was read, and whose pixels were not."""
 
     image: Any
-    """Of Pillow."""
+    """The image, as Pillow opened it."""
     orientation: int | None
-    """As Exif has it, 1 to 8; None where Pillow is to say."""
+    """Orientation as in Exif, 1 to 8; None to let Pillow read it."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -123,7 +123,7 @@ def _too_many_pixels(most: int) -> TooLarge:
 
 
 def _turns() -> dict[int, Any]:
-    """What makes an image upright, by its orientation."""
+    """The transpositions that make an image upright, by orientation."""
     from PIL.Image import Transpose
 
     return {

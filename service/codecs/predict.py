@@ -36,7 +36,7 @@ _B64: Final = "b64"
 class PredictBody:
     rows: Rows
     signature: str
-    """As the request names it; empty for the default one."""
+    """Name of the signature in the request; empty for the default one."""
     by_row: bool
     """Whether rows were given one by one (``instances``), and are answered that way."""
 

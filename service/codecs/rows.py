@@ -60,14 +60,14 @@ class Unfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may hold; more is refused before memory is spent on it."""
+    """Bounds of one request; more is refused before memory is spent on it."""
 
     max_rows: int = 65_536
     max_depth: int = 32
     max_json_bytes: int = 8 * 2**20
-    """Of a JSON body after decompression."""
+    """Bytes of a JSON body after decompression."""
     max_decoded_bytes: int = 64 * 2**20
-    """Of any other body after decompression, and of the arrays of its rows."""
+    """Bytes of any other body after decompression, and of the arrays of its rows."""
     max_pixels: int = 16_777_216
 
 
@@ -147,7 +147,7 @@ def _wrong_booleans(numbers: NDArray[np.float32], schema: InputSchema) -> NDArra
 
 
 def number_problems(numbers: NDArray[np.float32], schema: InputSchema) -> Iterator[RowProblem]:
-    """What ``check_numbers`` refuses, row by row."""
+    """The problems for which ``check_numbers`` refuses rows, row by row."""
     missing = np.isnan(numbers) & ~schema.missing_allowed
     bad = missing | np.isinf(numbers)
     if schema.boolean_at:
@@ -318,7 +318,7 @@ def _parse_time(text: str) -> int:
 
 
 def cell_problems(row_number: int, row: Sequence[Any], schema: InputSchema) -> Iterator[RowProblem]:
-    """What is wrong with the values of a row, which are in the schema's order."""
+    """The problems of a row's values, which are in the schema's order."""
     for column, value in zip(schema.columns, row, strict=True):
         problem = column_problem(value, column)
         if problem:
@@ -326,14 +326,14 @@ def cell_problems(row_number: int, row: Sequence[Any], schema: InputSchema) -> I
 
 
 def column_problem(value: object, column: Column) -> str | None:
-    """What is wrong with one value of a column, in words that do not contain it."""
+    """The problem of one value of a column, in words that do not contain it."""
     if column.type is ColumnType.TIMESTAMP and type(value) is int and probably_seconds(value, column):
         return NOT_SECONDS
     return cell_problem(value, column.type, may_be_missing=column.may_be_missing)
 
 
 def cell_problem(value: object, kind: ColumnType, *, may_be_missing: bool) -> str | None:
-    """What is wrong with one value, in words that do not contain it."""
+    """The problem of one value, in words that do not contain it."""
     if value is None or (value == "" and kind is ColumnType.CATEGORICAL):
         return None if may_be_missing else MISSING
     return _PROBLEM_OF[kind](value)

@@ -376,7 +376,7 @@ def _string(value: Any, wrong: MalformedInput) -> bytes:
 
 
 def json_values(array: Array) -> Any:
-    """What orjson writes for an array; strings are read as UTF-8."""
+    """An array in the form that orjson writes; strings are read as UTF-8."""
     if array.dtype.kind in "OSU":
         texts = [_utf8(value).decode(errors="replace") for value in array.reshape(-1).tolist()]
         return objects(texts).reshape(array.shape).tolist()

@@ -38,7 +38,7 @@ class Signature:
 
 
 def in_batches(function: Callable[[slice], Any], rows: int, *, size: int = ROWS_PER_BATCH) -> Any:
-    """What a function of a part of ``rows`` rows, at least one, returns for all of them, in arrays.
+    """The arrays that ``function`` returns for ``rows`` rows (at least one), called in batches and joined.
 
     Args:
         function: returns tensors or arrays with the rows of the slice first: one, several in a sequence, or a dict.
