@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import numpy as np
@@ -13,11 +13,9 @@ import pytest
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from service.runtime.loaded_model import LoadedModel, load_version
-from service.settings import Settings
-from service.store import Store
-from tests.fakes import load_fake, publish_fake
-from tests.live import LiveService, serve_live
+# Nothing of the service here: many tests need no more of it than their own room, and start sooner without.
+if TYPE_CHECKING:
+    from tests.live import LiveService
 
 # How long an example takes says nothing where other tests share the processor.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -90,6 +88,7 @@ def _trained_once(factory: pytest.TempPathFactory, name: str, train: Callable[[P
 
 
 def _train_all(store: Path, folder: Path) -> None:
+    from service.store import Store
     from service.training.config import load_config
     from service.training.train import train
 
@@ -141,31 +140,45 @@ def fake_store(tmp_path: Path) -> Path:
 
 
 def _fake_store(root: Path) -> Path:
+    from service.store import Store
+    from tests.fakes import publish_fake
+
     publish_fake(Store(root))
     publish_fake(Store(root))
     return root
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., LiveService]]:
+def serve(tmp_path: Path) -> Iterator[Callable[..., "LiveService"]]:
     """Start live services: ``serve(store, load=..., **settings)``; they stop when the test ends."""
+    from service.runtime.loaded_model import load_version
+    from service.settings import Settings
+    from tests.live import serve_live
+
     with ExitStack() as stack:
 
-        def start(store: Path, *, load: Callable[[Path], LoadedModel] = load_version, **settings: Any) -> LiveService:
+        def start(store: Path, *, load: Any = load_version, **settings: Any) -> "LiveService":
             return stack.enter_context(serve_live(Settings(store=store, port=0, **settings), load=load))
 
         yield start
 
 
 @pytest.fixture(scope="session")
-def fake_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+def fake_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator["LiveService"]:
     """One live service over fakes, for tests that change nothing; no TensorFlow."""
+    from service.settings import Settings
+    from tests.fakes import load_fake
+    from tests.live import serve_live
+
     with serve_live(Settings(store=_fake_store(tmp_path_factory.mktemp("fakes")), port=0), load=load_fake) as live:
         yield live
 
 
 @pytest.fixture(scope="session")
-def service(trained_store: Path) -> Iterator[LiveService]:
+def service(trained_store: Path) -> Iterator["LiveService"]:
     """One live service over the trained store, for tests that change nothing. Default model: ``digits``."""
+    from service.settings import Settings
+    from tests.live import serve_live
+
     with serve_live(Settings(store=trained_store, port=0, default_model="digits", keep_versions=2)) as live:
         yield live

@@ -196,6 +196,7 @@ def _views(count: int, length: int) -> bytes:
     return stream(pa.table({"amount": [1.0] * count, "kind": column}))
 
 
+@pytest.mark.slow
 def test_views_of_one_long_text_are_bounded() -> None:
     """Each row would get its own copy."""
     assert len(decode_arrow(_views(3, 100), MIXED)[0]["categories"]) == 3

@@ -154,6 +154,7 @@ def test_the_pixel_limit_comes_before_the_size() -> None:
     decode_image(picture(GREY), IMAGE, media_type=PNG, limits=Limits(max_pixels=6))
 
 
+@pytest.mark.slow
 def test_a_bomb_behind_the_right_header_gives_no_more_pixels() -> None:
     """A gigabyte of zeros for six pixels."""
     rows = decode_image(_png(3, 2, bytes(2**27)), IMAGE, media_type=PNG)["instances"]

@@ -120,6 +120,7 @@ def test_a_long_line_is_skipped_without_being_kept() -> None:
     assert story(found) == ["TooLarge", 1, "TooLarge", 2]
 
 
+@pytest.mark.slow
 def test_a_stream_of_bad_lines_is_not_slow() -> None:
     """Nor is one in which each second line is bad."""
     assert len(blocks_of([b"nonsense\n" * 1000], VECTOR)) == 1000
@@ -137,6 +138,7 @@ def test_a_stream_of_bad_lines_above_all_ends() -> None:
         list(decoder.finish())
 
 
+@pytest.mark.slow
 def test_rows_make_up_for_bad_lines() -> None:
     """Of a stream of any length any share may be bad, as long as it is the smaller one."""
     blocks = blocks_of([b"x\n[1, 2, 3, 4]\n" * 5000 for _ in range(2)], VECTOR)
