@@ -183,8 +183,8 @@ def _series(document: dict[str, Any], schema: InputSchema, operation: Operation,
         raise InvalidRows([], "'series' is for anomaly-score of a model that was trained on a series.")
     if INSTANCES in document or _INPUTS in document:
         raise InvalidRows([], "The body must have one of 'instances', 'inputs' and 'series'.")
-    given, schema = as_points(document[SERIES], schema), point_schema(schema)
-    points = (_decode_inputs if type(given) is dict else decode_instances)(given, schema, limits)
+    given = as_points(document[SERIES], schema)
+    points = (_decode_inputs if type(given) is dict else decode_instances)(given, point_schema(schema), limits)
     return windows_of(points, schema, limits)
 
 

@@ -182,6 +182,14 @@ def test_inputs_of_an_unnamed_model_are_a_tensor() -> None:
     assert rows_of('{"inputs": [[1, 2, 3, 4]]}', VECTOR)["instances"].tolist() == [[1, 2, 3, 4]]
 
 
+@pytest.mark.parametrize("series", ["[[1, 2], [3, 4], [5, 6], [7, 8]]", '{"load": [1, 3, 5, 7], "warm": [2, 4, 6, 8]}'])
+def test_a_whole_series_becomes_its_windows(series: str) -> None:
+    """Each window of the model's length, channel by channel, whichever form the points have."""
+    schema = InputSchema(kind="timeseries", row_shape=(3, 2), channels=("load", "warm"))
+    windows = rows_of(f'{{"series": {series}}}', schema)["instances"]
+    assert windows.tolist() == [[[1, 2], [3, 4], [5, 6]], [[3, 4], [5, 6], [7, 8]]]
+
+
 def test_null_is_a_missing_value_where_it_may_be() -> None:
     """It becomes NaN in one model and is refused in another."""
     assert math.isnan(rows_of('{"instances": [[[1, 2], [null, 4]]]}', GAPPY)["instances"][0, 1, 0])
