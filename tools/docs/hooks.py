@@ -20,6 +20,7 @@ DOCUMENTS = {
     "ARCHITECTURE.md": "architecture.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
 }
 """Documents beside docs/, and the pages that they become."""
 FOLDERS = ("deploy",)
