@@ -101,9 +101,10 @@ class _Table:
         if at is None:
             return
         vector = at + self._read("<I", at)
-        for index in range(self._read("<I", vector)):
-            start = vector + 4 + 16 * index
-            yield self._read("<q", start), self._read("<q", start + 8)
+        start, size = vector + 4, 16 * self._read("<I", vector)
+        if start + size > len(self._buffer):
+            raise IndexError(size)
+        yield from struct.iter_unpack("<qq", memoryview(self._buffer)[start : start + size])
 
     def _place(self, field: int) -> int | None:
         entry = 4 + 2 * field
