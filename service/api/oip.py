@@ -8,7 +8,7 @@ configuration.
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -21,7 +21,7 @@ from service.api.ops import Call
 from service.api.protocols import MAX_CONTROL_BYTES, OCTETS, ProtocolRoutes, error_reply, json_reply
 from service.api.signatures import Statistics, VersionStatistics, outputs_of, score_options
 from service.codecs.infer import InferAnswer, InferBody, WantedOutput, decode_infer, encode_infer
-from service.codecs.tensors import datatype_of, inputs_of, shown
+from service.codecs.tensors import BYTES, datatype_of, inputs_of, shown
 from service.errors import (
     Conflict,
     InvalidOption,
@@ -69,7 +69,10 @@ def acquire(manager: ModelManager, model: str, version: str | None) -> LoadedMod
     try:
         if not model:
             raise ModelNotFound("The request names no model.")
-        return manager.acquire(_target(model, version))
+        if not version:
+            return manager.acquire(Target(model))
+        is_number = _NUMBER.fullmatch(version)
+        return manager.acquire(Target(model, int(version)) if is_number else Target(model, alias=version))
     except ModelNotFound as error:
         raise ModelNotFound(f"Request for unknown model: '{shown(model)}' is not found") from error
     except (NotFound, VersionNotLoaded) as error:
@@ -181,7 +184,11 @@ async def infer(
         )
         signatures = tuple(dict.fromkeys(known[wanted.name][0] for wanted in outputs))
         options = score_options(body.parameters, loaded, signatures)
-        life.deadline = min(life.deadline, began + _timeout_s(body.parameters))
+        timeout = body.parameters.get(TIMEOUT, 0)
+        if type(timeout) is not int or timeout < 0:
+            raise InvalidOption(f"parameter '{TIMEOUT}' must be a whole number of microseconds")
+        if timeout:
+            life.deadline = min(life.deadline, began + timeout * _MICROSECONDS)
         call = Call(loaded, signatures, body.rows, options, life.deadline)
         running = life.run(call)
         answer = await (running if exchange is None else exchange.while_connected(running))
@@ -195,13 +202,6 @@ async def infer(
         parameters = {"threshold": float(str(answer.threshold)), "false_alarm_rate": float(answer.false_alarm_rate)}
     named = [(wanted, answer.results[wanted.name]) for wanted in outputs]
     return InferAnswer(loaded.name, loaded.version, body.id, parameters, named)
-
-
-def _timeout_s(parameters: Mapping[str, Any]) -> float:
-    given = parameters.get(TIMEOUT, 0)
-    if type(given) is not int or given < 0:
-        raise InvalidOption(f"parameter '{TIMEOUT}' must be a whole number of microseconds")
-    return given * _MICROSECONDS if given else float("inf")
 
 
 # --- REST -----------------------------------------------------------------------------------------------------------
@@ -266,7 +266,20 @@ class OIPRoutes(ProtocolRoutes):
         return json_reply(model_metadata(loaded, self._serving.manager.model(loaded.name)))
 
     async def config(self, _exchange: Exchange, found: re.Match[str]) -> Reply:
-        return json_reply(_config(self._loaded(found), self._serving.settings.max_rows))
+        """Triton's model configuration, as far as it has a meaning here; the row's shape without the rows."""
+        loaded = self._loaded(found)
+        metadata = model_metadata(loaded, self._serving.manager.model(loaded.name))
+        body: dict[str, Any] = {"name": loaded.name, "platform": PLATFORM}
+        for kind in ("input", "output"):
+            body[kind] = [
+                {
+                    "name": each["name"],
+                    "data_type": f"TYPE_{'STRING' if each['datatype'] == BYTES else each['datatype']}",
+                    "dims": each["shape"][1:] or [1],
+                }
+                for each in metadata[f"{kind}s"]
+            ]
+        return json_reply({**body, "max_batch_size": self._serving.settings.max_rows})
 
     async def statistics(self, _exchange: Exchange, found: re.Match[str]) -> Reply:
         groups = found.groupdict()
@@ -286,7 +299,10 @@ class OIPRoutes(ProtocolRoutes):
         settings, limits = self._serving.settings, self._serving.limits
         began = asyncio.get_running_loop().time()
         life.deadline = began + exchange.timeout_s(settings.request_timeout_ms)
-        json_length = _json_length(exchange.headers.get(HEADER_LENGTH))
+        announced = exchange.headers.get(HEADER_LENGTH)
+        if announced is not None and (not announced.isdigit() or len(announced) > 18):
+            raise MalformedInput("Inference-Header-Content-Length must be a whole number of bytes.")
+        json_length = None if announced is None else int(announced)
         limit = settings.max_json_bytes if json_length is None else settings.max_body_bytes
         most = settings.max_json_bytes if json_length is None else settings.max_decoded_bytes
         content: bytes | memoryview
@@ -298,7 +314,14 @@ class OIPRoutes(ProtocolRoutes):
         body = await self.decode(life, exchange, content, decode)
         answer = await infer(life, self._serving.statistics, loaded, body, began=began, exchange=exchange)
         arrays = [array for _, array in answer.outputs]
-        return await self.encode(life, exchange, arrays, lambda: _infer_reply(answer))
+
+        def encode() -> Reply:
+            encoded, length = encode_infer(answer)
+            if length is None:
+                return Reply(encoded)
+            return Reply(encoded, media_type=OCTETS, headers=[(HEADER_LENGTH, b"%d" % length)])
+
+        return await self.encode(life, exchange, arrays, encode)
 
     # --- the repository ---------------------------------------------------------------------------------------------
 
@@ -340,38 +363,6 @@ _ROUTES: Final = (
     _route("POST", "/v2/repository/models/(?P<model>[^/]+)/load", OIPRoutes.load, Role.ADMIN),
     _route("POST", "/v2/repository/models/(?P<model>[^/]+)/unload", OIPRoutes.unload, Role.ADMIN),
 )
-
-
-def _json_length(header: bytes | None) -> int | None:
-    if header is None:
-        return None
-    if not header.isdigit() or len(header) > 18:
-        raise MalformedInput("Inference-Header-Content-Length must be a whole number of bytes.")
-    return int(header)
-
-
-def _infer_reply(answer: InferAnswer) -> Reply:
-    body, json_length = encode_infer(answer)
-    if json_length is None:
-        return Reply(body)
-    return Reply(body, media_type=OCTETS, headers=[(HEADER_LENGTH, b"%d" % json_length)])
-
-
-def _config(loaded: LoadedModel, max_rows: int) -> dict[str, Any]:
-    """Triton's model configuration, as far as it has a meaning here; the row's shape without the rows."""
-    metadata = model_metadata(loaded, ModelStatus(loaded.name, (), {}, {}, None, {}))
-    tensors = {
-        kind: [
-            {"name": each["name"], "data_type": _config_type(each["datatype"]), "dims": each["shape"][1:] or [1]}
-            for each in metadata[f"{kind}s"]
-        ]
-        for kind in ("input", "output")
-    }
-    return {"name": loaded.name, "platform": PLATFORM, "max_batch_size": max_rows, **tensors}
-
-
-def _config_type(datatype: str) -> str:
-    return f"TYPE_{'STRING' if datatype == 'BYTES' else datatype}"
 
 
 def _stats(loaded: LoadedModel, counted: VersionStatistics) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from service.api.lifecycle import Lifecycle, Reply, model_headers, serve
 from service.api.ops import Call
 from service.api.serving import INLINE_BYTES, Serving
 from service.api.streams import NdjsonExchange
-from service.codecs import Decoded
 from service.errors import AutoencoderError, QueueFull
 from service.runtime import Target
 from service.runtime.loaded_model import LoadedModel
@@ -116,15 +115,15 @@ class OperationRoutes:
         """Answer one request. What can be refused is, before a byte of the body is read."""
         loaded.require(operation)
         headers, settings = exchange.headers, self._serving.settings
-        request_type = _request_type(headers.get(b"content-type", b""))
+        request_type = codecs.request_media_type(headers.get(b"content-type", b"").decode("latin-1"))
         offered = _offered(request_type, operation, is_image=loaded.schema.kind == "image")
-        answer_type = _answer_type(headers.get(b"accept", b""), offered)
+        answer_type = codecs.choose_media_type(headers.get(b"accept", b"").decode("latin-1"), offered)
         if request_type == NDJSON:
             await NdjsonExchange(self._serving, exchange, loaded, operation).answer(model_headers(loaded))
             return None
         life.deadline = asyncio.get_running_loop().time() + exchange.timeout_s(settings.request_timeout_ms)
         limit = settings.max_json_bytes if request_type == JSON else settings.max_body_bytes
-        body = await exchange.aligned_body(limit, codecs.ARRAY_BEGINS.get(request_type, _at_once), life.deadline)
+        body = await exchange.aligned_body(limit, codecs.ARRAY_BEGINS.get(request_type, lambda _head: 0), life.deadline)
         most = settings.max_json_bytes if request_type == JSON else settings.max_decoded_bytes
         body = await self._serving.decompressed(exchange, body, most, life.deadline)
         decode = partial(
@@ -145,43 +144,22 @@ class OperationRoutes:
             exchange.hold(sum(array.nbytes for array in arrays if not np.may_share_memory(array, received)))
         call = Call(loaded, (operation.name,), decoded.rows, decoded.options, life.deadline)
         answer = await exchange.while_connected(life.run(call))
-        accepted = headers.get(b"accept-encoding")
-        coding = None if accepted is None else _answer_encoding(accepted)
+        coding = codecs.choose_encoding(headers.get(b"accept-encoding", b"").decode("latin-1"))
         size = sum(array.nbytes for array in answer.results.values())
         exchange.hold(size)
         if answer.explain is not None:
             size += INLINE_BYTES  # reasons take longer than their bytes say
-        return await life.encode(partial(_encode, answer_type, answer, decoded, coding), size)
+
+        def encode() -> Reply:
+            content = codecs.encode(answer_type, answer, decoded.table)
+            return Reply(content, media_type=answer_type.encode()).compressed(coding)
+
+        return await life.encode(encode, size)
 
 
 def _refusal(given: str, error: Exception) -> Reply:
     status, body, headers = problem(error, given)
     return Reply(body, status, PROBLEM_TYPE.encode(), headers)
-
-
-def _at_once(_head: bytes) -> int:
-    """Of a body that is not an array, or of one with an array that nobody takes as it is."""
-    return 0
-
-
-def _encode(answer_type: str, answer: codecs.Answer, decoded: Decoded, coding: str | None) -> Reply:
-    content = codecs.encode(answer_type, answer, decoded.table)
-    return Reply(content, media_type=answer_type.encode()).compressed(coding)
-
-
-@lru_cache(maxsize=256)
-def _request_type(content_type: bytes) -> str:
-    return codecs.request_media_type(content_type.decode("latin-1"))
-
-
-@lru_cache(maxsize=1024)
-def _answer_type(accept: bytes, offered: tuple[str, ...]) -> str:
-    return codecs.choose_media_type(accept.decode("latin-1"), offered)
-
-
-@lru_cache(maxsize=256)
-def _answer_encoding(accept_encoding: bytes) -> str | None:
-    return codecs.choose_encoding(accept_encoding.decode("latin-1"))
 
 
 @lru_cache(maxsize=64)

@@ -2,6 +2,7 @@
 
 import sys
 import zlib
+from functools import lru_cache
 from typing import Any, Final
 
 from service.codecs.media_types import parse_preferences
@@ -152,6 +153,7 @@ def compress(body: bytes, encoding: str) -> bytes:
     return stream.compress(body) + stream.flush()
 
 
+@lru_cache(maxsize=256)
 def choose_encoding(accept_encoding: str | None) -> str | None:
     """The best of zstd and gzip that an Accept-Encoding header allows; None to send the answer as it is."""
     qualities = {_ALIASES.get(name, name): quality for name, quality in parse_preferences(accept_encoding or "")}

@@ -1,7 +1,7 @@
 """Content-Type and Accept: which encoding a request has, and which its answer gets."""
 
 import re
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from service.errors import NotAcceptable, UnsupportedMediaType
@@ -16,6 +16,7 @@ _QUALITY: Final = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?|\.[0-9]{1,3}
 _MAX_RANGES: Final = 64
 
 
+@lru_cache(maxsize=256)
 def request_media_type(content_type: str | None, *, default: str = JSON) -> str:
     """The media type of a request, without its parameters.
 
@@ -34,7 +35,8 @@ def request_media_type(content_type: str | None, *, default: str = JSON) -> str:
     return media_type
 
 
-def choose_media_type(accept: str | None, offered: Sequence[str]) -> str:
+@lru_cache(maxsize=1024)
+def choose_media_type(accept: str | None, offered: tuple[str, ...]) -> str:
     """The offered type that an Accept header likes best; among equals the first offered.
 
     Raises:
