@@ -68,7 +68,7 @@ def losses(history: "History") -> Figure:
     axes.set_ylabel("loss")
     if min(*history.train_loss, *history.validation_loss) > 0:
         axes.set_yscale("log")
-    axes.legend()
+    axes.legend(loc="best")
     return figure
 
 
@@ -90,7 +90,7 @@ def score_histogram(calibration: Calibration, test_scores: NDArray[np.float32]) 
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("anomaly score")
     axes.set_ylabel("share of rows")
-    axes.legend()
+    axes.legend(loc="best")
     return figure
 
 
@@ -104,7 +104,7 @@ def calibration_curve(calibration: Calibration, p_values: NDArray[np.float32]) -
     axes.plot(nominal, empirical, color=ORANGE, label="on test rows")
     axes.set(xscale="log", yscale="log", xlabel="false-alarm rate asked for", ylabel="false-alarm rate seen")
     axes.set_ylim(bottom=max(float(nominal[0]) / 3, 1 / (2 * len(p_values))))
-    axes.legend()
+    axes.legend(loc="best")
     return figure
 
 
@@ -275,4 +275,4 @@ def _draw_labels(axes: Any, across: Array, upwards: Array) -> None:
         axes.bar(places + shift, [np.mean(labels == label) for label in frequent], width=0.4, label=name)
     texts = [(label_text(label) or "missing")[:10].replace("$", r"\$") for label in frequent]
     axes.set_xticks(places, texts, rotation=30, fontsize="x-small")
-    axes.legend(fontsize="x-small")
+    axes.legend(loc="best", fontsize="x-small")
