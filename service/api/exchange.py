@@ -405,7 +405,7 @@ def _decompressed(chunk: bytes, decompressor: Decompressor) -> Iterator[bytes]:
 
 
 def answer_headers(body: bytes, media_type: bytes, given: str, more: Iterable[Any] = ()) -> Headers:
-    """Of an answer that is known whole; ``given`` is its request id."""
+    """Headers of an answer whose length is known; ``given`` is its request id."""
     length = b"%d" % len(body)
     return [(b"content-type", media_type), (b"content-length", length), (b"x-request-id", given.encode()), *more]
 

@@ -55,7 +55,7 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to read, what to write, and how."""
+    """Input, output and options of one run."""
 
     source: str
     """A file, a folder, a pattern, or ``-``."""

@@ -52,7 +52,7 @@ def ray_engine(address: str | None = None, *, workers: int | None = None) -> Eng
 
 
 class PartScorer:
-    """What a worker holds: the plan, and by its scorer the model."""
+    """State of a worker: the plan and, through its scorer, the model."""
 
     def __init__(self, plan: Plan, scorer: Scorer) -> None:
         self._plan = plan

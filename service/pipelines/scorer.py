@@ -34,7 +34,7 @@ PROBLEM: Final = "problem"
 
 @dataclass(frozen=True)
 class Contract:
-    """What a version takes and can do."""
+    """Inputs and operations of a version."""
 
     schema: InputSchema
     signatures: frozenset[str]
@@ -117,7 +117,7 @@ class Scorer:
             )
 
     def arguments(self) -> dict[str, Any]:
-        """What makes the same scorer, version and all, in another process: ``Scorer(**scorer.arguments())``."""
+        """Arguments that make the same scorer and version in another process: ``Scorer(**scorer.arguments())``."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod

@@ -37,7 +37,7 @@ def partition_function(scorer: Scorer) -> Callable[[Iterator[Any]], Iterator[Any
 
 
 def batch_function(scorer: Scorer) -> Callable[[], Callable[..., Mapping[str, Any]]]:
-    """What ``pyspark.ml.functions.predict_batch_udf`` takes: arrays of the model's columns, in its order, into results.
+    """A function for ``pyspark.ml.functions.predict_batch_udf``: arrays of the model's columns into results.
 
     Its ``return_type`` is ``result_type(scorer)``.
     """

@@ -34,7 +34,7 @@ class Found:
 
 
 def reader_of(name: str, type_: Any, wanted: ColumnType | None) -> "ColumnReader":
-    """What reads a column of an Arrow type, wanted as another one where the user says so.
+    """The reader of a column of an Arrow type, or of the type that the user asks for.
 
     Raises:
         DataError: columns of this type cannot be used, or not as what they are wanted for.

@@ -17,7 +17,7 @@ CONDITION = re.compile(r"(?P<column>.+?)\s*(?P<unequal>!?)=\s*(?P<value>.*)", re
 
 
 class ColumnChoice(Frozen):
-    """What the user says of one column; None: as the file has it."""
+    """The user's choice for one column; None keeps what the file says."""
 
     type: ColumnType | None = None
     may_be_missing: bool | None = None
