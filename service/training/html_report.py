@@ -115,7 +115,8 @@ def report_page(manifest: Manifest, evidence: Evidence, history: "History") -> s
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     texts = re.split(r"^!\[[^]]*\]\((.*)\)$", model_card(manifest), flags=re.MULTILINE)
     parts = ["".join(pictures[part]) if at % 2 else markdown.render(part) for at, part in enumerate(texts)]
-    body = "".join(parts).replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+    body = "".join(parts).replace("</table>", "</table></div>").replace("<pre>", '<pre tabindex="0">')
+    body = body.replace("<table>", '<div class="scroll" tabindex="0"><table>')  # what scrolls can be reached by keys
     return PAGE.substitute(title=_text(f"Training report: {manifest.model}"), body=body)
 
 

@@ -44,6 +44,10 @@ def ask_until_refused(url: str, path: str, body: Any, answered: Callable[[], Any
 
 
 def stop_under_load(service: ServiceProcess, path: str, body: Any) -> None:
+    deadline = time.monotonic() + 120
+    while httpx.get(f"{service.url}/readyz", trust_env=False).status_code != 200:
+        assert time.monotonic() < deadline, service.log
+        time.sleep(0.05)
     count = threading.Semaphore(0)
     with ThreadPoolExecutor(8) as pool:
         callers = [pool.submit(ask_until_refused, service.url, path, body, count.release) for _ in range(8)]

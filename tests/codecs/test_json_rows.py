@@ -136,7 +136,7 @@ SPLINTERS = st.sampled_from(
 def test_pieces_prove_as_much_as_the_whole(name: str, near: int, offset: int, splinter: str, cut: int) -> None:
     """The fast path takes a large body, tampered with anywhere, if and only if the exact one does, and gives its rows.
 
-    Only options that are no scalars are left to the exact path.
+    Only options that are no scalars, and keys that come twice, are left to the exact path.
     """
     body = LARGE[name]
     at = min(max((near if near >= 0 else len(body)) + offset, 0), len(body))
@@ -147,7 +147,7 @@ def test_pieces_prove_as_much_as_the_whole(name: str, near: int, offset: int, sp
     except RequestError:
         assert found is None
         return
-    if b'"threshold": [' in tampered:
+    if b'"threshold": [' in tampered or tampered.count(b'"instances"') > 1:
         assert found is None
     else:
         assert found is not None

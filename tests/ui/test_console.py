@@ -376,7 +376,7 @@ def test_a_version_is_shown_with_its_model_card(service: LiveService, open_page:
     page = open_page(f"{service.url}/ui#/models/digits/2")
     settled(page, "digits, version 2")
     prose = page.locator(".prose")
-    expect(prose.get_by_role("heading", name="Calibration")).to_be_visible()
+    expect(prose.get_by_role("heading", name="Scores and false alarms")).to_be_visible()
     assert not re.search(r"^#|\*\*|\|---", prose.inner_text(), re.M)
     expect(page.get_by_role("img", name="Test rows and their reconstructions")).to_be_visible()
     expect(page.get_by_text(re.compile("Error on test rows .* PCA's"))).to_be_visible()
