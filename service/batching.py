@@ -97,7 +97,7 @@ class _Slice:
         return {name: array[self.start : self.stop] for name, array in self.job.rows.items()}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Batch(Generic[K]):
     key: K
     slices: list[_Slice]

@@ -29,9 +29,12 @@ DEFLATE: Final = "deflate"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Reply:
-    """An answer that is not sent yet."""
+    """An answer that is not sent yet.
+
+    Not frozen, like ``Call`` and ``Answer``: there is one for each request, and a frozen one takes longer to make.
+    """
 
     body: bytes
     status: int = 200

@@ -21,7 +21,7 @@ BatchKey = tuple[LoadedModel, str]
 """A loaded version and one of its signatures: rows of one key may share a batch."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """The rows of one caller for one or more signatures of a version, which has them.
 

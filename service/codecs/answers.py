@@ -15,7 +15,7 @@ from service.words import ANOMALY_SCORE, CONTRIBUTIONS, ERROR_MAPS, RESULT_COLUM
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Answer:
     """The results of an operation for the rows of one request."""
 

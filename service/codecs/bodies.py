@@ -21,7 +21,7 @@ ARRAY_BEGINS: Final[Mapping[str, Callable[[bytes], int]]] = {NPY: npy_begins, AR
 _ANSWER_TYPES: Final = (JSON, NPY, ARROW, NDJSON)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Decoded:
     """A request's rows and options."""
 
