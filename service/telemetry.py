@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import numpy as np
 import orjson
@@ -291,7 +291,13 @@ def configure_logging(level: str, log_format: Literal["json", "console"]) -> Non
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
     )
-    to_stderr = logging.StreamHandler(sys.stderr)
+    try:
+        # A descriptor of its own: number 2 points at nothing while TensorFlow is imported, also on another thread.
+        own = os.dup(sys.stderr.fileno())
+        stream: TextIO = open(own, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
+    except OSError:  # not a file, as under a test runner
+        stream = sys.stderr
+    to_stderr = logging.StreamHandler(stream)
     to_stderr.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [to_stderr]
