@@ -20,6 +20,7 @@ from service.api.exchange import CallerLeft, Exchange, Headers
 from service.api.ops import Call
 from service.api.serving import INLINE_BYTES, LEFT, MIN_COMPRESSED_BYTES, Serving
 from service.runtime.loaded_model import LoadedModel
+from service.telemetry import Stage
 
 log = logging.getLogger(__name__)
 
@@ -96,40 +97,25 @@ class Lifecycle:
         self.loaded = loaded = find()
         return loaded
 
-    async def decode(self, work: Callable[[], T], size: int) -> T:
-        """Make rows of ``size`` bytes, off the event loop where they are many.
+    async def stage(self, stage: Stage, work: Callable[[], T], size: int) -> T:
+        """Make rows of bytes, or bytes of results: ``size`` bytes, off the event loop where they are many.
 
         Raises:
             DeadlineExceeded: it took too long.
         """
         started = time.perf_counter()
-        with self._serving.tracing.stage("decode"):
+        with self._serving.tracing.stage(stage):
             if size <= INLINE_BYTES:
                 result = work()
             else:
                 result = await self._serving.threads.run(work, size=size, deadline=self.deadline)
-        self._serving.telemetry.stage_took("decode", time.perf_counter() - started)
+        self._serving.telemetry.stage_took(stage, time.perf_counter() - started)
         return result
 
     async def run(self, call: Call) -> codecs.Answer:
         """The errors are those of ``Operations.run``."""
         with self._serving.tracing.stage("run"):
             return await self._serving.operations().run(call)
-
-    async def encode(self, work: Callable[[], T], size: int) -> T:
-        """Make an answer of ``size`` bytes of results, off the event loop where they are many.
-
-        Raises:
-            DeadlineExceeded: it took too long.
-        """
-        started = time.perf_counter()
-        with self._serving.tracing.stage("encode"):
-            if size <= INLINE_BYTES:
-                result = work()
-            else:
-                result = await self._serving.threads.run(work, size=size, deadline=self.deadline)
-        self._serving.telemetry.stage_took("encode", time.perf_counter() - started)
-        return result
 
     def refused(self, error: Exception, status: int) -> None:
         """Log and count an error that became an answer."""

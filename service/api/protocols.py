@@ -107,14 +107,14 @@ class ProtocolRoutes(ABC):
         """Rows of a body."""
         if len(body) > INLINE_BYTES:
             exchange.hold(len(body))  # its arrays are about as large again
-        return await life.decode(work, len(body))
+        return await life.stage("decode", work, len(body))
 
     async def encode(
         self, life: Lifecycle, exchange: Exchange, arrays: Iterable[Array], work: Callable[[], Reply]
     ) -> Reply:
         """The answer with its body, compressed where the caller asks for that."""
         coding = _coding(exchange.headers.get(b"accept-encoding", b""))
-        return await life.encode(lambda: work().compressed(coding), sum(array.nbytes for array in arrays))
+        return await life.stage("encode", lambda: work().compressed(coding), sum(array.nbytes for array in arrays))
 
 
 @lru_cache(maxsize=256)

@@ -137,7 +137,7 @@ class OperationRoutes:
         )
         # A small image file may be millions of pixels.
         size = max(len(body), 4 * math.prod(loaded.schema.row_shape)) if request_type in (PNG, JPEG) else len(body)
-        decoded = await life.decode(decode, size)
+        decoded = await life.stage("decode", decode, size)
         if size > INLINE_BYTES:
             received = np.frombuffer(body, np.uint8)
             arrays = decoded.rows.values()
@@ -154,7 +154,7 @@ class OperationRoutes:
             content = codecs.encode(answer_type, answer, decoded.table)
             return Reply(content, media_type=answer_type.encode()).compressed(coding)
 
-        return await life.encode(encode, size)
+        return await life.stage("encode", encode, size)
 
 
 def _refusal(given: str, error: Exception) -> Reply:

@@ -140,10 +140,10 @@ async def _model_infer(incoming: Incoming) -> bytes:
         incoming.life.loaded = loaded
         return loaded, _body(request, raw, loaded, limits), bool(raw)
 
-    loaded, body, is_raw = await incoming.life.decode(decode, len(content))
+    loaded, body, is_raw = await incoming.life.stage("decode", decode, len(content))
     answer = await infer(incoming.life, serving.statistics, loaded, body, began=began)
     size = sum(array.nbytes for _, array in answer.outputs)
-    return await incoming.life.encode(lambda: _encode(answer, is_raw=is_raw), size)
+    return await incoming.life.stage("encode", lambda: _encode(answer, is_raw=is_raw), size)
 
 
 def _body(request: Any, raw: list[memoryview], loaded: LoadedModel, limits: Limits) -> InferBody:

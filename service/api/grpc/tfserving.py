@@ -96,7 +96,7 @@ async def _predict(incoming: Incoming) -> bytes:
         tensors = [_tensor(name, proto, loaded.name, limits) for name, proto in request.inputs.items()]
         return loaded, request, rows_from_tensors(tensors, loaded.schema, model=loaded.name, limits=limits)
 
-    loaded, request, rows = await incoming.life.decode(decode, len(content))
+    loaded, request, rows = await incoming.life.stage("decode", decode, len(content))
     named = request.model_spec.signature_name
     signature = checked_signature(loaded, named)
     known = sorted(loaded.manifest.signatures[signature].outputs)
@@ -111,7 +111,7 @@ async def _predict(incoming: Incoming) -> bytes:
     results = {name: answer.results[name] for name in wanted}
     size = sum(array.nbytes for array in results.values())
     spec = _spec(loaded, named or _DEFAULT_SIGNATURE)
-    return await incoming.life.encode(lambda: _response(spec, results), size)
+    return await incoming.life.stage("encode", lambda: _response(spec, results), size)
 
 
 def _tensor(name: str, proto: Any, model: str, limits: Limits) -> Tensor:
