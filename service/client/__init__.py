@@ -9,12 +9,10 @@ with Client("http://127.0.0.1:8000") as service:
 
 from typing import TYPE_CHECKING, Any
 
-from service.client.asynchronous import AsyncClient
+from service.client.clients import AliasMove, AsyncClient, Client, Model, ModelVersion, Readiness
 from service.client.errors import ServiceError, Unreachable
-from service.client.exchange import RetryPolicy
-from service.client.methods import AliasMove, Model, ModelVersion, Readiness
 from service.client.results import AnomalyScores, Contribution, Denoised, Latents, Reconstructions, Result
-from service.client.synchronous import Client
+from service.client.transport import RetryPolicy
 from service.errors import (
     Conflict,
     DeadlineExceeded,

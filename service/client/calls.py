@@ -6,15 +6,13 @@ between cannot mix two versions in one result.
 
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Literal, TypedDict, TypeVar
+from functools import partial
+from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar
 from urllib.parse import quote
 
-from service.client.compression import BodyCompression
 from service.client.errors import without_answer
-from service.client.exchange import END, Deadline, Flow, Give, Join, Next, Received, Request, Start, Task, Transport
-from service.client.progress import Progress
 from service.client.results import (
     AnomalyScores,
     Denoised,
@@ -27,6 +25,7 @@ from service.client.results import (
     result_of,
 )
 from service.client.rows import BULK_ROWS, ArrayRows, ColumnRows, ListRows, Rows, has_arrow, rows_of
+from service.client.transport import END, BodyCompression, Deadline, Request, Transport
 from service.errors import Conflict, InvalidRows, TooLarge
 from service.words import ANOMALY_SCORE, ARROW, DENOISE, ENCODE, JSON, NPY, SCORE_OPTIONS, OperationName
 
@@ -36,7 +35,8 @@ MAX_JSON_PART_BYTES = 2 * 2**20
 MAX_EXPLAINED_ROWS = 512
 
 R = TypeVar("R", bound=Result)
-
+Progress: TypeAlias = bool | Callable[[int, int | None], None]
+"""``True`` draws a bar on stderr; a function is given the rows that are done, and all of them where that is known."""
 
 KINDS: Mapping[OperationName, type[Result]] = {
     "encode": Latents,
@@ -83,7 +83,7 @@ class BatchPart:
 
 @dataclass(frozen=True, slots=True)
 class PartLimits:
-    """What one request may be at most. Parts that the service still finds too large are halved."""
+    """Limits of one request. Parts that the service still finds too large are halved."""
 
     rows: int = MAX_PART_ROWS
     body_bytes: int = MAX_PART_BYTES
@@ -114,28 +114,33 @@ class PartedCall(Generic[R]):
         self._max_rows = self.limits.rows
         if "explain" in self.options:
             self._max_rows = min(self._max_rows, self.limits.explained_rows)
-        self._under_way: deque[tuple[BatchPart, Task]] = deque()
+        self._under_way: deque[tuple[BatchPart, Any]] = deque()
         self._answers: list[PartAnswer] = []
 
     # --- all parts ---
 
-    def result(self, rows: Rows) -> Flow[R]:
-        """The result of one batch."""
-        results: list[R] = []
-        for part in self._parts(rows):
-            results += yield from self._sent(part)
-        results += yield from self._settled(keep=0)
-        return results[0]
+    async def rows_of(self, given: Any) -> Rows:
+        """Whatever a caller holds rows in. Raises TypeError for anything else."""
+        return await self.transport.backend.compute(lambda: rows_of(given))
 
-    def results(self, batches: Iterator[Any] | AsyncIterator[Any]) -> Flow[None]:
-        """Gives the result of each batch, in order; batches are read as late as possible."""
-        while (batch := (yield Next(batches))) is not END:
-            for part in self._parts(rows_of(batch)):
-                for result in (yield from self._sent(part)):
-                    yield Give(result)
-        while self._under_way:
-            for result in (yield from self._settled(keep=len(self._under_way) - 1)):
-                yield Give(result)
+    async def results(self, batches: Iterator[Any] | AsyncIterator[Any]) -> AsyncGenerator[R, None]:
+        """Give the result of each batch, in order; batches are read as late as possible."""
+        backend = self.transport.backend
+        try:
+            while (batch := await backend.next(batches)) is not END:
+                for part in self._parts(await self.rows_of(batch)):
+                    if self.pinned is None or self.concurrency == 1:
+                        # Waited for: its answer names the version of all others.
+                        for result in await self._collected(part, await self.answer(part)):
+                            yield result
+                        continue
+                    self._under_way.append((part, backend.start(partial(self.answer, part))))
+                    async for result in self._settled(keep=self.concurrency - 1):
+                        yield result
+            async for result in self._settled(keep=0):
+                yield result
+        finally:
+            await backend.abandon([task for _, task in self._under_way])
 
     def _parts(self, rows: Rows) -> Iterator[BatchPart]:
         """Cut a batch into parts, as late as possible."""
@@ -149,41 +154,35 @@ class PartedCall(Generic[R]):
             yield BatchPart(rows if whole else rows.cut(start, stop), rows, start, stop >= count)
             start = max(stop, 1)
 
-    def _sent(self, part: BatchPart) -> Flow[list[R]]:
-        """Send a part; the results that are whole by now. The first part is waited for, since its answer names the
-        version; of those after it, as many as may be are under way at once."""
-        if self.pinned is None or self.concurrency == 1:
-            return self._collected(part, (yield from self.answer(part)))
-        self._under_way.append((part, (yield Start(self.answer(part)))))
-        return (yield from self._settled(keep=self.concurrency - 1))
-
-    def _settled(self, *, keep: int) -> Flow[list[R]]:
-        """Wait until at most ``keep`` parts are under way."""
-        results: list[R] = []
+    async def _settled(self, *, keep: int) -> AsyncGenerator[R, None]:
+        """Wait until at most ``keep`` parts are under way; give the results that are whole by then."""
         while self._under_way and (len(self._under_way) > keep or self._under_way[0][1].done()):
             part, task = self._under_way.popleft()
-            results += self._collected(part, (yield Join(task)))
-        return results
+            for result in await self._collected(part, await self.transport.backend.join(task)):
+                yield result
 
-    def _collected(self, part: BatchPart, answer: PartAnswer) -> list[R]:
-        """Take the next answer, in order; the result of a batch once its last part is there."""
+    async def _collected(self, part: BatchPart, answer: PartAnswer) -> list[R]:
+        """Take the next answer, in order; return the result of a batch once its last part is there."""
         self.advance(len(part.rows))
         self._answers.append(answer)
         if not part.last:
             return []
-        whole, self._answers = merge(self._answers), []
-        return [result_of(self.kind, whole, part.batch, passthrough=self.passthrough)]
+        answers, self._answers = self._answers, []
+        made = partial(result_of, self.kind, answers, part.batch, passthrough=self.passthrough)
+        return [await self.transport.backend.compute(made)]
 
     # --- one part ---
 
-    def answer(self, part: BatchPart) -> Flow[PartAnswer]:
+    async def answer(self, part: BatchPart) -> PartAnswer:
         """Have a part answered; halves it where the service finds it too large.
 
         Raises:
             ServiceError: with the row numbers of the batch.
         """
+        compute = self.transport.backend.compute
         try:
-            received = yield from self.transport.exchange(self._request(part.rows), self.deadline)
+            request = await compute(lambda: self._request(part.rows))
+            response = await self.transport.exchange(request, self.deadline)
         except InvalidRows as error:
             error.problems = tuple(
                 problem if problem.row is None else replace(problem, row=problem.row + part.first_row)
@@ -193,16 +192,20 @@ class PartedCall(Generic[R]):
         except TooLarge:
             if len(part.rows) <= 1:
                 raise
-            return (yield from self._halved(part))
-        return self._read(received)
-
-    def _halved(self, part: BatchPart) -> Flow[PartAnswer]:
-        half = len(part.rows) // 2
-        self._max_rows = min(self._max_rows, half)  # those to come will fit
-        answers = []
-        for rows, start in ((part.rows.cut(0, half), 0), (part.rows.cut(half, len(part.rows)), half)):
-            answers.append((yield from self.answer(replace(part, rows=rows, first_row=part.first_row + start))))
-        return merge(answers)
+            half = len(part.rows) // 2
+            self._max_rows = min(self._max_rows, half)  # those to come will fit
+            answers = []
+            for start, stop in ((0, half), (half, len(part.rows))):
+                cut = replace(part, rows=part.rows.cut(start, stop), first_row=part.first_row + start)
+                answers.append(await self.answer(cut))
+            return merge(answers)
+        answer = await compute(lambda: read_answer(response, [name for name, _ in self.kind.operation.results]))
+        found = (answer.model, answer.version)
+        if self.pinned is None:
+            self.pinned = found
+        elif self.pinned != found:
+            raise without_answer(Conflict, "Another version than the one asked for answered.")
+        return answer
 
     def _request(self, rows: Rows) -> Request:
         body = rows.encode(self.options)
@@ -222,15 +225,6 @@ class PartedCall(Generic[R]):
         if self.kind.operation is ENCODE or (self.kind.operation is DENOISE and isinstance(rows, ArrayRows)):
             return NPY
         return ARROW if has_arrow() else JSON
-
-    def _read(self, received: Received) -> PartAnswer:
-        answer = read_answer(received, [name for name, _ in self.kind.operation.results])
-        found = (answer.model, answer.version)
-        if self.pinned is None:
-            self.pinned = found
-        elif self.pinned != found:
-            raise without_answer(Conflict, "Another version than the one asked for answered.")
-        return answer
 
 
 def path_of(model: str | None, version: int | None = None, alias: str | None = None) -> str:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from service.client.clients import Client
 from service.client.results import AnomalyScores
-from service.client.synchronous import Client
 
 FIT_ROWS = 16
 

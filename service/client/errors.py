@@ -1,4 +1,4 @@
-"""What a call can end with: the service's own errors (``service.errors``), one for each status of the contract.
+"""Errors of a call: the service's own errors (``service.errors``), one for each status of the contract.
 
 Each is a ``ServiceError`` too, which has what HTTP adds:
 
@@ -75,7 +75,7 @@ class ServiceError(AutoencoderError):
 
     @property
     def request_id(self) -> str | None:
-        """What the service's log knows this request by."""
+        """The id of the request in the log of the service."""
         return self.problem.get("request_id")
 
 

@@ -1,4 +1,4 @@
-"""What an operation found: arrays with one entry a row in the order of the rows, and the version that ran.
+"""Results of operations: arrays with one entry a row in the order of the rows, and the version that ran.
 
 Scores, errors, flags and latents are numpy arrays. Rows that come back (reconstructions, denoised rows) have the form
 that the rows were given in. ``to_pandas``, ``to_polars`` and ``to_arrow`` make a table of all of it, with
@@ -7,14 +7,13 @@ that the rows were given in. ``to_pandas``, ``to_polars`` and ``to_arrow`` make 
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service.client.exchange import Received
 from service.client.rows import Rows
 from service.words import (
     ANOMALY_SCORE,
@@ -30,6 +29,7 @@ from service.words import (
 )
 
 Floats = NDArray[np.float32]
+R = TypeVar("R", bound="Result")
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,18 @@ class Result:
 
     def columns(self) -> dict[str, Any]:
         """Every result column by column. Names that the rows have too are prefixed, as in ``input.scores``."""
-        columns: dict[str, Any] = dict(self._own_columns())
+        results = {name: values for name, values in vars(self).items() if name not in _SHARED and values is not None}
+        columns: dict[str, Any] = {name: values for name, values in results.items() if name not in _WIDE}
+        if CONTRIBUTIONS in columns:
+            columns[CONTRIBUTIONS] = [[vars(entry) for entry in row] for row in columns[CONTRIBUTIONS]]
         if self.passthrough:
-            _add(columns, "input", self._input_columns())
-        for name, rows in self._row_like().items():
-            _add(columns, name, _wide(name, rows))
+            given = self.rows.named_columns()
+            if given is None:
+                raise ValueError("passthrough needs rows with named columns.")
+            _add(columns, "input", given)
+        for name, singular in _WIDE.items():
+            if name in results:
+                _add(columns, singular, _wide(singular, results[name]))
         return columns
 
     def to_pandas(self) -> Any:
@@ -95,19 +102,12 @@ class Result:
 
         return pa.table({name: _arrow_column(values) for name, values in self.columns().items()})
 
-    def _own_columns(self) -> Mapping[str, Any]:
-        """Results that are no rows."""
-        return {}
 
-    def _row_like(self) -> Mapping[str, Any]:
-        """Results that are rows themselves, by the singular of their name."""
-        return {}
-
-    def _input_columns(self) -> dict[str, Any]:
-        columns = self.rows.named_columns()
-        if columns is None:
-            raise ValueError("passthrough needs rows with named columns.")
-        return columns
+_ONCE = ("threshold", "false_alarm_rate")
+_SHARED = {*(field.name for field in fields(Result)), *_ONCE}
+"""Attributes that are no columns."""
+_WIDE = {"latents": "latent", **ROW_RESULTS}
+"""Results of several values a row, and what the names of their columns begin with."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -116,9 +116,6 @@ class Latents(Result):
 
     latents: Floats
     """(rows, latent width)."""
-
-    def _row_like(self) -> Mapping[str, Any]:
-        return {"latent": self.latents}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -130,12 +127,6 @@ class Reconstructions(Result):
     errors: Floats
     """Reconstruction error of each row, in scaled units."""
 
-    def _own_columns(self) -> Mapping[str, Any]:
-        return {"errors": self.errors}
-
-    def _row_like(self) -> Mapping[str, Any]:
-        return {"reconstruction": self.reconstructions}
-
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Denoised(Result):
@@ -143,9 +134,6 @@ class Denoised(Result):
 
     denoised: Any
     """In the form of the rows."""
-
-    def _row_like(self) -> Mapping[str, Any]:
-        return {"denoised": self.denoised}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -163,14 +151,6 @@ class AnomalyScores(Result):
     error_maps: Floats | None = None
     """Share of each value in its row's score, in the shape of the rows, with ``explain="map"``."""
 
-    def _own_columns(self) -> Mapping[str, Any]:
-        columns: dict[str, Any] = {"scores": self.scores, "p_values": self.p_values, "is_anomaly": self.is_anomaly}
-        if self.contributions is not None:
-            columns[CONTRIBUTIONS] = [[vars(entry) for entry in row] for row in self.contributions]
-        if self.error_maps is not None:
-            columns[ERROR_MAPS] = self.error_maps
-        return columns
-
 
 # --- from the wire ---------------------------------------------------------------------------------------------------
 
@@ -186,19 +166,16 @@ class PartAnswer:
     """What belongs to all rows."""
 
 
-_ONCE = ("threshold", "false_alarm_rate")
-
-
-def read_answer(received: Received, results: Sequence[str]) -> PartAnswer:
-    """``results``: the names of the operation's results, the first one first."""
-    media_type = received.headers.get("content-type", "").partition(";")[0]
-    model, version = received.headers["x-model-name"], int(received.headers["x-model-version"])
+def read_answer(response: Any, results: Sequence[str]) -> PartAnswer:
+    """The arrays of an ``httpx.Response``. ``results``: names of the operation's results, the first one first."""
+    media_type = response.headers.get("content-type", "").partition(";")[0]
+    model, version = response.headers["x-model-name"], int(response.headers["x-model-version"])
     if media_type == NPY:
-        array = np.load(io.BytesIO(received.body), allow_pickle=False)
+        array = np.load(io.BytesIO(response.content), allow_pickle=False)
         return PartAnswer(model, version, {results[0]: array}, {})
     if media_type == ARROW:
-        return PartAnswer(model, version, *_read_arrow(received.body, results))
-    answer = orjson.loads(received.body)
+        return PartAnswer(model, version, *_read_arrow(response.content, results))
+    answer = orjson.loads(response.content)
     del answer["model"]
     once = {name: answer.pop(name) for name in _ONCE if name in answer}
     return PartAnswer(model, version, {name: _from_json(values) for name, values in answer.items()}, once)
@@ -266,8 +243,9 @@ def merge(answers: Sequence[PartAnswer]) -> PartAnswer:
     return PartAnswer(first.model, first.version, arrays, first.once)
 
 
-def result_of(kind: type[Result], answer: PartAnswer, rows: Rows, *, passthrough: bool) -> Any:
-    """The result object of a whole answer to ``rows``."""
+def result_of(kind: type[R], answers: Sequence[PartAnswer], rows: Rows, *, passthrough: bool) -> R:
+    """The result object of the answers to all parts of ``rows``."""
+    answer = merge(answers)
     named = {
         name: rows.alike(values) if name in ROW_RESULTS else tuple(values) if name == CONTRIBUTIONS else values
         for name, values in answer.arrays.items()

@@ -1,4 +1,4 @@
-"""What callers hold rows in, and the best way to send it: npy for arrays, Arrow for tables, JSON for a few plain rows.
+"""The forms that callers hold rows in. Arrays are sent as npy, tables as Arrow, a few plain rows as JSON.
 
 Each class is one way to hold rows. It knows how many there are, cuts parts out of itself, encodes a part, and puts rows
 that come back (reconstructions, denoised rows) into the same form.
@@ -20,7 +20,7 @@ import orjson
 from service.words import ARROW, JSON, NPY
 
 BULK_ROWS: Final = 64
-"""From so many rows on, plain lists are worth turning into arrays or tables."""
+"""From this number of rows on, plain lists are worth turning into arrays or tables."""
 _SAMPLE_ROWS: Final = 16
 _JSON_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z
 
@@ -342,7 +342,7 @@ def _finite(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What orjson does not know: numbers of other libraries, missing values of pandas."""
+    """Numbers of other libraries and missing values of pandas, which orjson does not know, as plain values."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if value is getattr(sys.modules.get("pandas"), "NA", value):

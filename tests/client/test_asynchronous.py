@@ -53,7 +53,7 @@ async def test_many_calls_at_once(named_service: LiveService, rows: Array) -> No
 
 
 async def test_errors_name_the_callers_rows(named_service: LiveService, rows: Array) -> None:
-    """As the blocking client does: both drive the same flows."""
+    """As the blocking client does: both run the same code."""
     rows[777, 1] = np.nan
     async with AsyncClient(named_service.url) as client:
         with pytest.raises(InvalidRows) as refused_rows:

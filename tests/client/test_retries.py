@@ -4,6 +4,7 @@ import email.utils
 import pickle
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -31,7 +32,7 @@ from service.client import (
     Unreachable,
     UnsupportedMediaType,
 )
-from service.client.exchange import Broken, Deadline, Pause, Received, Request, Transport
+from service.client.transport import BlockingBackend, Deadline, Request, Transport, blocking
 from service.errors import AutoencoderError
 from tests.client.conftest import Script, breaks, refused, scored
 
@@ -40,24 +41,29 @@ REQUEST = Request("POST", "/encode")
 STEADY = RetryPolicy(attempts=4, backoff_s=1.0, max_backoff_s=3.0, random=lambda: 0.5)
 
 
-def pauses(answers: list[Received | Broken], policy: RetryPolicy, *, timeout_s: float | None = None) -> list[float]:
-    """How long a flow wants to wait between these answers."""
-    flow = Transport(policy, 10).exchange(REQUEST, Deadline.after(timeout_s))
-    found: list[float] = []
-    step = flow.send(None)
-    try:
-        while True:
-            if isinstance(step, Pause):
-                found.append(step.seconds)
-                step = flow.send(None)
-            else:
-                step = flow.send(answers.pop(0))
-    except (StopIteration, ServiceError):
-        return found
+class Scripted(BlockingBackend):
+    """Gives answers that a test wrote, and notes the pauses instead of making them."""
+
+    def __init__(self, answers: list[httpx.Response]) -> None:
+        self.answers, self.pauses = answers, list[float]()
+
+    async def send(self, request: Request) -> httpx.Response:
+        return self.answers.pop(0)
+
+    async def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
 
 
-def full(retry_after: str | None = None) -> Received:
-    return Received(429, {} if retry_after is None else {"retry-after": retry_after}, b"{}")
+def pauses(answers: list[httpx.Response], policy: RetryPolicy, *, timeout_s: float | None = None) -> list[float]:
+    """How long a call waits between these answers."""
+    backend = Scripted(answers)
+    with suppress(ServiceError):
+        blocking(Transport(backend, policy, 10).exchange(REQUEST, Deadline.after(timeout_s)))
+    return backend.pauses
+
+
+def full(retry_after: str | None = None) -> httpx.Response:
+    return httpx.Response(429, headers={} if retry_after is None else {"Retry-After": retry_after}, content=b"{}")
 
 
 def test_waits_double_and_are_random_up_to_a_bound() -> None:
@@ -68,10 +74,10 @@ def test_waits_double_and_are_random_up_to_a_bound() -> None:
 
 def test_retry_after_is_honoured() -> None:
     """Seconds or a date; the random part comes on top, so that not all come back at once; nonsense is nothing."""
-    assert pauses([full("2"), full("0.5"), Received(200, {}, b"")], STEADY) == [2.5, 1.5]
+    assert pauses([full("2"), full("0.5"), httpx.Response(200)], STEADY) == [2.5, 1.5]
     date = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-    assert pauses([full(date), Received(200, {}, b"")], STEADY)[0] == pytest.approx(30, abs=1.5)
-    assert pauses([full("soon"), Received(200, {}, b"")], STEADY) == [0.5]
+    assert pauses([full(date), httpx.Response(200)], STEADY)[0] == pytest.approx(30, abs=1.5)
+    assert pauses([full("soon"), httpx.Response(200)], STEADY) == [0.5]
 
 
 def test_no_wait_beyond_the_deadline_or_patience() -> None:
