@@ -118,7 +118,21 @@ def test_list_goes_on_past_a_damaged_version(two_versions: Path) -> None:
     result = run("models", "list", "--store", two_versions)
     assert result.exit_code == 0
     assert "manifest.json" in result.stdout
-    assert sum(MODEL in line for line in result.stdout.splitlines()) == 2
+    assert sum(MODEL in line for line in result.stdout.splitlines()) == 3  # the versions, and why one failed
+
+
+def test_a_model_of_another_program_is_listed_with_the_command_that_imports_it(two_versions: Path) -> None:
+    """By list, in one piece, and by verify, which fails."""
+    (two_versions / MODEL / "3").mkdir()
+    (two_versions / MODEL / "3" / "saved_model.pb").touch()
+    command = f"`autoencoder import {MODEL}/3 --rows ROWS`"
+    listed = run("models", "list", "--store", two_versions)
+    assert (listed.exit_code, command in listed.stdout) == (0, True)
+    verified = run("models", "verify", "--digests-only", "--store", two_versions)
+    assert verified.exit_code == 1
+    assert f"{MODEL} 2: good" in verified.stdout
+    assert f"{MODEL} 3: BAD: A SavedModel without" in verified.stdout
+    assert command in verified.stdout
 
 
 def test_show_gives_the_manifest_as_json(two_versions: Path) -> None:

@@ -299,7 +299,7 @@ def _state(status: VersionStatus) -> Mapping[str, Any]:
 def _detail_or_none(manager: ModelManager, model: ModelStatus, version: int) -> VersionDetail | None:
     try:
         return _detail(manager, model, version)
-    except InvalidVersion:
+    except (InvalidVersion, VersionNotFound):
         return None
 
 

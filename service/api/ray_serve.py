@@ -23,7 +23,7 @@ from service.api.memory import keep_freed_memory
 from service.api.metrics import join_expositions
 from service.api.server import SWITCH_INTERVAL_S, bound, check_store
 from service.errors import ConfigurationError, NotReady
-from service.runtime import ModelManager, VersionState
+from service.runtime import ModelManager
 from service.runtime.ray import connected, import_ray
 from service.settings import ENV_PREFIX, Settings
 from service.telemetry import configure_logging
@@ -119,8 +119,7 @@ def check_replica(manager: ModelManager) -> None:
         NotReady: a version that should answer failed to load here, and no other can.
     """
     reason = manager.not_ready_reason
-    states = (status.state for model in manager.models.values() for status in model.versions)
-    if reason is not None and VersionState.FAILED in states:
+    if reason is not None and manager.has_failures:
         raise NotReady(reason)
 
 

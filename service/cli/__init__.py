@@ -165,23 +165,27 @@ def list_models(store: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from service.errors import InvalidVersion
+    from service.errors import InvalidVersion, VersionNotFound
     from service.store import Store
 
-    opened, console = Store(store), Console()
+    opened, console, problems = Store(store), Console(), list[str]()
     table = Table(box=None if console.width < WIDE else HEAVY_HEAD)
     for name in ("model", "version", "aliases", "created", "kind", "test error", "PCA", "threshold"):
         table.add_column(name, overflow="fold", no_wrap=name in ("model", "version", "kind"))
     for model in opened.models():
         aliases = opened.aliases(model)
-        for version in opened.versions(model):
+        versions, others = opened.listing(model)
+        for version in sorted([*versions, *others]):
             named = ", ".join(alias for alias, number in aliases.items() if number == version)
             try:
-                table.add_row(model, str(version), named, *_columns(opened.manifest(model, version)))
-            except InvalidVersion as error:
-                table.add_row(model, str(version), named, f"[red]{error}[/red]")
+                columns = _columns(opened.manifest(model, version))
+            except (InvalidVersion, VersionNotFound) as error:
+                columns = ("[red]failed[/red]",)
+                problems.append(f"{model} {version}: {error}")
+            table.add_row(model, str(version), named, *columns)
     if table.row_count:
         console.print(table)
+        click.echo("\n".join(problems), nl=bool(problems))
     else:
         click.echo("The store has no version yet: `autoencoder train` makes one.")
 
@@ -266,8 +270,11 @@ def verify(model: str | None, version: int | None, store: str, digests_only: boo
     opened = Store(store)
     failed = 0
     for name in [model] if model else opened.models():
-        for number in [version] if version else opened.versions(name):
+        versions, others = opened.listing(name)
+        for number in [version] if version else sorted([*versions, *others]):
             try:
+                if number in others:
+                    raise InvalidVersion(others[number])
                 opened.verify_digests(name, number)
                 if not digests_only:
                     from service.runtime.loaded_model import load_version

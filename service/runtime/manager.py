@@ -80,6 +80,8 @@ class _Contents:
 
     versions: tuple[int, ...]
     aliases: dict[str, int]
+    others: dict[int, str]
+    """Numbered folders that are no versions, with the reasons."""
 
     @property
     def default(self) -> int | None:
@@ -179,7 +181,8 @@ class ModelManager:
             serving = model.serving.get(target.alias)
             return model.loaded[serving] if serving is not None else _refuse(model, model.aliases[target.alias])
         if model.default_version is None:
-            raise NotReady(f"No version of model '{model.name}' is available.")
+            reasons = (f" Version {each.version}: {each.reason}" for each in reversed(model.versions) if each.reason)
+            raise NotReady(f"No version of model '{model.name}' is available.{next(reasons, '')}")
         return model.loaded[model.default_version]
 
     @property
@@ -194,6 +197,11 @@ class ModelManager:
         except AutoencoderError as error:
             return self.store_problem or str(error)
         return None
+
+    @property
+    def has_failures(self) -> bool:
+        """Whether a version could not be loaded."""
+        return bool(self._failures)
 
     # --- what changes it ----------------------------------------------------------------------------------------
 
@@ -281,18 +289,20 @@ class ModelManager:
 
     def _read_model(self, name: str) -> _Contents:
         try:
-            versions = tuple(self.store.versions(name))
+            versions, others = self.store.listing(name)
         except ModelNotFound:  # deleted since it was listed
-            versions = ()
+            versions, others = [], {}
+        known = self._contents.get(name)
+        for number in others.keys() - (known.others if known else {}):
+            log.error("version %d of %s is not loaded: %s", number, name, others[number])
         try:
             aliases = self.store.aliases(name)
         except StoreUnavailable:
             raise
         except (StoreError, ModelNotFound) as error:
             log.error("aliases of model %s: %s", name, error)
-            known = self._contents.get(name)
             aliases = known.aliases if known else {}
-        return _Contents(versions, aliases)
+        return _Contents(tuple(versions), aliases, others)
 
     def _wanted(self) -> list[Key]:
         sizes: dict[Key, int] = {}
@@ -399,7 +409,9 @@ class ModelManager:
         before = self._models.get(name)
         status = ModelStatus(
             name=name,
-            versions=tuple(self._version_status(name, version) for version in contents.versions),
+            versions=tuple(
+                self._version_status(name, version) for version in sorted([*contents.versions, *contents.others])
+            ),
             aliases=dict(contents.aliases),
             serving={},
             default_version=None,
@@ -421,6 +433,8 @@ class ModelManager:
             return VersionStatus(version, VersionState.LOADING)
         if key in self._failures:
             return VersionStatus(version, VersionState.FAILED, self._failures[key].reason)
+        if (reason := self._contents[name].others.get(version)) is not None:
+            return VersionStatus(version, VersionState.FAILED, reason)
         return VersionStatus(version, VersionState.RETIRED)
 
 

@@ -111,6 +111,10 @@ class ObjectDirectory:
 
         return self._cache.version(model, version, manifest.content, download)
 
+    def is_claimed(self, model: str, number: int) -> bool:
+        """Whether a publisher of this service has the number: the version's manifest comes later, or was deleted."""
+        return self.exists(f"{model}/{CLAIMS}/{number}")
+
     def last_number(self, model: str) -> int:
         """The highest number that was ever claimed."""
         return max((int(name) for name in self._bucket.names(f"{model}/{CLAIMS}") if name.isdecimal()), default=0)

@@ -19,7 +19,7 @@ from service.store.digests import check_digests
 from service.store.directory import Directory, LocalDirectory
 from service.store.manifest import MANIFEST, Manifest, parse_manifest
 from service.store.publish import Staging
-from service.store.versions import is_name, list_versions, next_version
+from service.store.versions import is_name, list_versions, next_version, why_no_version
 from service.words import PRODUCTION
 
 
@@ -57,10 +57,18 @@ class Store:
 
     def versions(self, model: str) -> list[int]:
         """Version numbers, ascending. A listed version need not be whole: see ``manifest`` and ``verify_digests``."""
+        return self.listing(model)[0]
+
+    def listing(self, model: str) -> tuple[list[int], dict[int, str]]:
+        """Version numbers, ascending, and those of folders that are no versions, each with the sentence that says why.
+
+        The latter hold no manifest: another program wrote them.
+        """
         found = list_versions(self._directory, self._known(model))
         if found is None:
             raise ModelNotFound("There is no such model in the store.")
-        return found
+        versions, others = found
+        return versions, {number: why_no_version(self._directory, model, number) for number in others}
 
     def aliases(self, model: str) -> dict[str, int]:
         """The aliases with their versions. Raises StoreError if ``aliases.json`` is damaged."""
@@ -74,17 +82,18 @@ class Store:
         """The version that is meant: this one, the alias's, or with neither that of ``production`` or the highest.
 
         Raises:
-            VersionNotFound: it is not there, or the alias points at a version that is not.
+            VersionNotFound: it is not there, or no version, or the alias points at a version that is not.
             AliasNotFound: the model has no such alias.
         """
         if version is not None and alias is not None:
             raise ValueError("Give a version or an alias, not both.")
-        versions = self.versions(model)
+        versions, others = self.listing(model)
         if version is not None:
-            return _existing(version, versions, f"Model {model} has no such version.")
+            return _existing(version, versions, others.get(version, f"Model {model} has no such version."))
         aliases = self.aliases(model)
         if alias is None and PRODUCTION not in aliases:
-            return _existing(max(versions, default=0), versions, f"Model {model} has no version yet.")
+            reasons = [f"Model {model} has no version yet.", *others.values()]
+            return _existing(max(versions, default=0), versions, " ".join(reasons[:2]))
         name = PRODUCTION if alias is None else alias
         if name not in aliases:
             raise AliasNotFound(f"Model {model} has no such alias.")

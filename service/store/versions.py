@@ -21,13 +21,36 @@ def is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def list_versions(directory: Directory, model: str) -> list[int] | None:
-    """Ascending numbers of the folders that hold a manifest; None when the model has no folder."""
+def list_versions(directory: Directory, model: str) -> tuple[list[int], list[int]] | None:
+    """Ascending numbers of the folders that hold a manifest, and of those that hold none; None without a model folder.
+
+    A folder that is being published is neither.
+    """
     entries = directory.entries(model)
     if entries is None:
         return None
-    folders = (name for name, is_folder in entries.items() if is_folder and _NUMBER.fullmatch(name))
-    return sorted(int(name) for name in folders if directory.exists(f"{model}/{name}/{MANIFEST}"))
+    numbers = sorted(int(name) for name, is_folder in entries.items() if is_folder and _NUMBER.fullmatch(name))
+    versions = [number for number in numbers if directory.exists(f"{model}/{number}/{MANIFEST}")]
+    others = [number for number in numbers if number not in versions and not directory.is_claimed(model, number)]
+    return versions, others
+
+
+def why_no_version(directory: Directory, model: str, number: int) -> str:
+    """The sentence about a numbered folder without a manifest: what it holds, and what makes a version of that."""
+    names = directory.entries(f"{model}/{number}") or {}
+    kinds = {
+        "MLmodel": "An MLflow model",
+        "saved_model.pb": "A SavedModel",
+        ".keras": "A Keras model",
+        ".h5": "A Keras model",
+    }
+    found = next((kind for end, kind in kinds.items() if any(name.endswith(end) for name in names)), None)
+    if found is None:
+        return "The folder has no manifest, so it is no version."
+    return (
+        f"{found} without a manifest, which another program wrote: "
+        f"`autoencoder import {model}/{number} --rows ROWS` makes a version of it."
+    )
 
 
 def next_version(directory: Directory, model: str) -> int:

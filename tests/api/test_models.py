@@ -54,6 +54,27 @@ def load_but(*bad: int) -> Callable[[Path], LoadedModel]:
     return load
 
 
+def test_a_model_of_another_program_is_explained(serve: Serve, tmp_path: Path) -> None:
+    """What ``model.export("store/ae/1")`` leaves: failed, with the command, wherever one looks."""
+    root = tmp_path / "store"
+    (root / "ae" / "1").mkdir(parents=True)
+    (root / "ae" / "1" / "saved_model.pb").touch()
+    service = serve(root, load=load_fake)
+    command = "`autoencoder import ae/1 --rows ROWS`"
+    wait_until(lambda: bool(service.get("/models").json()["models"]))
+    (listed,) = service.get("/models").json()["models"][0]["versions"]
+    assert (listed["version"], listed["state"]) == (1, "failed")
+    ready = service.get("/readyz")
+    assert ready.status_code == 503
+    assert service.get("/models/ae").json()["version"] is None
+    absent = service.get("/models/ae/versions/1")
+    assert absent.status_code == 404
+    refused = service.post("/models/ae/encode", json={"instances": ROWS})
+    assert refused.status_code == 503
+    for text in (listed["reason"], ready.json()["reason"], absent.json()["detail"], refused.json()["detail"]):
+        assert command in text
+
+
 # --- what is in the store ---------------------------------------------------------------------------------------------
 
 

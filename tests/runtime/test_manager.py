@@ -75,6 +75,26 @@ def answering(manager: ModelManager, **target: int | str) -> int:
     return manager.acquire(Target(**target)).version  # type: ignore[arg-type]
 
 
+def test_a_model_of_another_program_is_explained(
+    manager: ModelManager, store: Store, loader: Loader, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is listed as failed, in the log once, and is why nothing answers; a version beside it answers."""
+    (store.root / MODEL / "1").mkdir(parents=True)
+    (store.root / MODEL / "1" / "saved_model.pb").touch()
+    for _ in range(2):
+        manager.refresh()
+    assert states(manager) == {1: "failed"}
+    command = f"`autoencoder import {MODEL}/1 --rows ROWS`"
+    assert command in str(manager.not_ready_reason)
+    assert [command in record.message for record in caplog.records] == [True]
+    assert not manager.has_failures  # another process would do no better
+    publish(store)
+    manager.refresh()
+    assert states(manager) == {1: "failed", 2: "available"}
+    assert (answering(manager), manager.not_ready_reason) == (2, None)
+    assert loader.asked == [(MODEL, 2)]
+
+
 # --- policy -----------------------------------------------------------------------------------------------------------
 
 

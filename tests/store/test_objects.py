@@ -85,6 +85,17 @@ def test_publish_and_read(store: Store, url: str, tmp_path: Path) -> None:
     assert list((tmp_path / "cache").glob("*/.partial-*")) == []
 
 
+def test_what_another_program_wrote_is_told_from_what_is_being_published(store: Store, url: str) -> None:
+    """A number that a publisher claimed is not listed before its manifest is there; a stray SavedModel is."""
+    publish(store)
+    Bucket(url).create(f"{MODEL}/2/saved_model.pb", b"x")
+    versions, others = store.listing(MODEL)
+    assert (versions, list(others)) == ([1], [2])
+    assert f"`autoencoder import {MODEL}/2 --rows ROWS`" in others[2]
+    Bucket(url).create(f"{MODEL}/.claims/2", b"owner")
+    assert store.listing(MODEL) == ([1], {})
+
+
 def test_aliases_move_forth_and_back(store: Store, url: str, tmp_path: Path) -> None:
     """As on a disk; another machine sees it at once."""
     other = store_at(url, tmp_path / "other")

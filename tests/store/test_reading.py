@@ -112,6 +112,39 @@ def test_what_is_no_version(two_versions: Store) -> None:
     assert two_versions.versions(MODEL) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [
+        ("saved_model.pb", "A SavedModel"),
+        ("best.keras", "A Keras model"),
+        ("old.h5", "A Keras model"),
+        ("MLmodel", "An MLflow"),
+    ],
+)
+def test_what_another_program_wrote_is_explained(store: Store, file: str, kind: str) -> None:
+    """Its number is listed beside the versions, with what it is and the command that makes a version of it."""
+    publish(store, "one")
+    (store.root / MODEL / "2").mkdir()
+    (store.root / MODEL / "2" / file).touch()
+    (store.root / MODEL / "3").mkdir()
+    versions, others = store.listing(MODEL)
+    assert (versions, list(others)) == ([1], [2, 3])
+    assert others[2].startswith(kind)
+    assert f"`autoencoder import {MODEL}/2 --rows ROWS`" in others[2]
+    assert "no manifest" in others[3]
+    assert store.resolve(MODEL) == 1
+    with pytest.raises(VersionNotFound, match="autoencoder import"):
+        store.manifest(MODEL, 2)
+
+
+def test_a_model_of_another_program_alone_says_so(store: Store) -> None:
+    """Whoever asks for the version that answers is told why there is none."""
+    (store.root / MODEL / "1").mkdir(parents=True)
+    (store.root / MODEL / "1" / "saved_model.pb").touch()
+    with pytest.raises(VersionNotFound, match=r"no version yet\. A SavedModel .* `autoencoder import"):
+        store.resolve(MODEL)
+
+
 def test_linked_model(two_versions: Store) -> None:
     """A link to a model is not a model."""
     (two_versions.root / "link").symlink_to(two_versions.root / MODEL)
