@@ -25,6 +25,8 @@ OPTIONS = (
     "--disable-features=LocalNetworkAccessChecks",  # pages that tests fulfil count as public ones
     "--host-resolver-rules=MAP *.example 127.0.0.1",
 )
+TIMEOUT_MS = 60_000
+"""Long enough for a machine whose processors are busy with other tests."""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 OpenPage = Callable[..., Page]
@@ -56,7 +58,7 @@ def browser() -> Iterator[Browser]:
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
     if found is None:
         pytest.skip("install chromium")
-    expect.set_options(timeout=20_000)
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=found, headless=True, args=OPTIONS)
         yield started
@@ -82,7 +84,7 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(TIMEOUT_MS)
 
         def message(said: Any) -> None:
             expected = any(f"status of {status}" in said.text for status in allowed)
