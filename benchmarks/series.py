@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.commands import complaint_of
+from service.codecs import Options
 from service.errors import DataError
 from service.runtime.loaded_model import LoadedModel, load_version
 from service.schemas import INSTANCES
@@ -111,7 +112,7 @@ def _measure(found: LabelledSeries, model: LoadedModel) -> SeriesLine:
     views = np.lib.stride_tricks.sliding_window_view(found.values[first:, None], window, axis=0).transpose(0, 2, 1)
     batches = (np.ascontiguousarray(views[at : at + BATCH]) for at in range(0, len(views), BATCH))
     errors = np.concatenate([model.run(POINT_ERRORS, {INSTANCES: batch})["error"] for batch in batches])
-    judged, _, _ = model.judge_points({"error": errors}, threshold=None, false_alarm_rate=None)
+    judged, _ = model.judge_points({"error": errors}, Options())
     scores, flags = judged["score"][window - 1 :], judged["is_anomaly"][window - 1 :]
     truth = found.is_anomalous[found.probation :]
     days = (found.times[-1] - found.times[found.probation]) / np.timedelta64(1, "D")

@@ -6,15 +6,15 @@ does so everywhere.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from service.errors import InvalidOption
-from service.schemas import Array
 
 
-def reconstruction_error(rows: Array, reconstructions: Array) -> NDArray[np.float32]:
+def reconstruction_error(rows: NDArray[Any], reconstructions: NDArray[Any]) -> NDArray[np.float32]:
     """Mean squared error of each row over its features, both arrays being (rows, ...) in scaled units.
 
     A missing value (NaN in ``rows``) cannot be wrong and adds nothing; the mean is still over all features, so that
@@ -28,7 +28,7 @@ def reconstruction_error(rows: Array, reconstructions: Array) -> NDArray[np.floa
     return errors
 
 
-def point_scores(errors: Array) -> NDArray[np.float32]:
+def point_scores(errors: NDArray[Any]) -> NDArray[np.float32]:
     """Score of each point of a series: the mean of its errors in all the windows that it lies in.
 
     Args:
@@ -77,6 +77,58 @@ def rows_needed(false_alarm_rate: float) -> int:
     """The least number of calibration rows with which a threshold can keep to the rate: 1 / rate - 1."""
     _check_rate(false_alarm_rate)
     return math.ceil(1 / false_alarm_rate - 1 - 1e-9)
+
+
+def discoveries(
+    scores: ArrayLike,
+    p_values: ArrayLike,
+    false_discovery_rate: float,
+    *,
+    calibration_rows: int,
+    counts: ArrayLike | None = None,
+) -> tuple[NDArray[np.bool_], dict[str, Any]]:
+    """Flags of a batch by the Benjamini-Hochberg procedure, and what an answer says once for all rows.
+
+    Of n rows those with the k least p-values are flagged, k being the largest with p_(k) <= k * rate / n. Where the
+    normal rows are exchangeable with the calibration rows, the expected share of normal rows among those flagged is at
+    most the rate. p-values are compared in float32, the type that they come in.
+
+    Args:
+        counts: number of rows that an entry of ``scores`` and ``p_values`` stands for, whose least score is given;
+            None: one each.
+
+    Returns:
+        The flags, and ``threshold``: the least score that is flagged, None where none is; ``false_alarm_rate``: the
+        share of calibration rows that score as high; the rate and ``calibration_rows`` as given; ``warning``: why no
+        row is flagged, where more calibration rows might change that.
+
+    Source: Benjamini and Hochberg (Journal of the Royal Statistical Society B 57, 1995); that conformal p-values keep
+    to the rate: Bates, Candès, Lei, Romano and Sesia (Annals of Statistics 51, 2023).
+    """
+    p, score = np.asarray(p_values, np.float32), np.asarray(scores, np.float32)
+    order = np.argsort(p)
+    ranks = np.cumsum(np.ones(len(p)) if counts is None else np.asarray(counts)[order])
+    rows = int(ranks[-1]) if len(p) else 0
+    within = np.flatnonzero(p[order] <= (ranks * (false_discovery_rate / max(rows, 1))).astype(np.float32))
+    limit = p[order][within[-1]] if len(within) else np.float32(0)
+    flags = p <= limit
+    once = {
+        "threshold": score[flags].min() if len(within) else None,
+        "false_alarm_rate": max(0, round(float(limit) * (calibration_rows + 1)) - 1) / calibration_rows,
+        "false_discovery_rate": false_discovery_rate,
+        "calibration_rows": calibration_rows,
+    }
+    together = math.ceil(rows / (false_discovery_rate * (calibration_rows + 1)) - 1e-9)
+    if len(within) or together <= 1:
+        return flags, once
+    warning = f"Too few calibration rows: with {calibration_rows} no p-value is under {1 / (calibration_rows + 1):.2g}"
+    if together > rows:
+        needed = rows_needed(false_discovery_rate)
+        warning += f", and a false discovery rate of {false_discovery_rate:g} needs {needed} for any row to be flagged."
+    else:
+        alone = math.ceil(rows / false_discovery_rate - 1 - 1e-9)
+        warning += f". Of {rows} rows at least {together} are flagged or none; a single one needs {alone}."
+    return flags, {**once, "warning": warning}
 
 
 def float32_threshold(threshold: float) -> np.float32:

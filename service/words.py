@@ -53,7 +53,9 @@ and their columns; shares sum to 1. ``expected``, ``expected_categories``, ``exp
 POINT_ERRORS: Final = "point_errors"
 """Signature beside the operations, of series models: ``error`` of each step of a window, (rows, window)."""
 
-SCORE_OPTIONS: Final = ("threshold", "false_alarm_rate", "explain")
+FLAG_OPTIONS: Final = ("threshold", "false_alarm_rate", "false_discovery_rate")
+"""Options that choose which rows are flagged; at most one of them."""
+SCORE_OPTIONS: Final = (*FLAG_OPTIONS, "explain")
 """Options that only ``ANOMALY_SCORE`` has."""
 PRODUCTION: Final = "production"
 """The alias that answers when a request names no version."""

@@ -10,6 +10,7 @@ from service.scoring import (
     alarm_rate,
     conformal_p_values,
     conformal_threshold,
+    discoveries,
     is_anomaly,
     reconstruction_error,
     rows_needed,
@@ -90,3 +91,65 @@ def test_impossible_rates_are_refused(rate: float) -> None:
     """A rate is strictly between 0 and 1."""
     with pytest.raises(InvalidOption, match="between 0 and 1"):
         conformal_threshold([1.0], rate)
+
+
+def test_discoveries_by_hand() -> None:
+    """Of five rows three: the third least p-value is at most 3/5 of the rate, though the second is over 2/5 of it."""
+    flags, once = discoveries([9, 1, 8, 2, 7], [0.01, 0.9, 0.05, 0.2, 0.06], 0.1, calibration_rows=99)
+    assert flags.tolist() == [True, False, True, False, True]
+    assert (once["threshold"], once["false_discovery_rate"], once["calibration_rows"]) == (7, 0.1, 99)
+    assert once["false_alarm_rate"] == 5 / 99  # p = 0.06: five of 99 calibration rows score as high
+    assert "warning" not in once
+
+
+def test_equal_p_values_are_flagged_together() -> None:
+    """A p-value at its bound counts, in float32 as it was printed; entries may stand for several rows."""
+    flags, once = discoveries([5, 6, 1], np.array([0.1, 0.1, 1.0], np.float32), 0.15, calibration_rows=9)
+    assert flags.tolist() == [True, True, False]
+    assert once["threshold"] == 5
+    merged, _ = discoveries([5, 1], np.array([0.1, 1.0], np.float32), 0.15, calibration_rows=9, counts=[2, 1])
+    assert merged.tolist() == [True, False]
+
+
+def test_no_rows_no_discoveries() -> None:
+    """An empty batch has no flags and no warning."""
+    flags, once = discoveries([], [], 0.1, calibration_rows=9)
+    assert (len(flags), once["threshold"], "warning" in once) == (0, None, False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "rate", "words"),
+    [
+        (5, 0.05, "0.05 needs 19 for any row to be flagged"),
+        (20, 0.2, "Of 20 rows at least 10 are flagged or none; a single one needs 99"),
+        (2, 0.3, None),
+    ],
+)
+def test_too_few_calibration_rows_are_named(rows: int, rate: float, words: str | None) -> None:
+    """With nine of them no p-value is under 0.1; the numbers of the sentence hold."""
+    scores, calibration = np.arange(rows, dtype=np.float32), np.full(9, 0.5, np.float32)
+    p_values = np.ones(rows, np.float32)
+    flags, once = discoveries(scores, p_values, rate, calibration_rows=len(calibration))
+    assert not flags.any()
+    assert once.get("warning") is None if words is None else words in once["warning"]
+    together = 10 if rows == 20 else rows
+    p_values[:together] = 0.1
+    assert discoveries(scores, p_values, rate, calibration_rows=9)[0].sum() == (together if rate > 0.05 else 0)
+
+
+@pytest.mark.parametrize("anomalies", [0, 5, 40])
+def test_the_false_discovery_rate_holds(anomalies: int) -> None:
+    """Over 500 batches with calibration rows of their own, within three standard errors; and anomalies are found."""
+    random = np.random.default_rng(anomalies)
+    rate, rows, shares, found = 0.2, 100, [], 0
+    for _ in range(500):
+        calibration = random.normal(size=400)
+        scores = random.normal(size=rows)
+        scores[:anomalies] += 4
+        p_values = conformal_p_values(scores, calibration)
+        flags, _ = discoveries(scores, p_values, rate, calibration_rows=len(calibration))
+        shares.append(flags[anomalies:].sum() / max(1, flags.sum()))
+        found += flags[:anomalies].sum()
+    assert np.mean(shares) <= rate + 3 * np.std(shares) / np.sqrt(len(shares))
+    assert np.mean(shares) > 0.02
+    assert found > 0.5 * 500 * anomalies or not anomalies

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
+
 from service import __version__
 from service.api.access import Role
 from service.api.exchange import Exchange
@@ -196,10 +198,12 @@ async def infer(
         statistics.failed(loaded, seconds=time.perf_counter() - started)
         raise
     statistics.answered(call, seconds=time.perf_counter() - started)
-    parameters = {}
-    if answer.threshold is not None and answer.false_alarm_rate is not None:
+    parameters = {
         # The shortest number that is read back as this float32.
-        parameters = {"threshold": float(str(answer.threshold)), "false_alarm_rate": float(answer.false_alarm_rate)}
+        name: float(str(value)) if isinstance(value, np.float32) else value
+        for name, value in answer.once.items()
+        if value is not None
+    }
     named = [(wanted, answer.results[wanted.name]) for wanted in outputs]
     return InferAnswer(loaded.name, loaded.version, body.id, parameters, named)
 

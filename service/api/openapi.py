@@ -118,12 +118,19 @@ COMPONENTS: dict[str, Json] = {
 }
 
 _OPTIONS: dict[str, Json] = {
-    "threshold": {"type": "number", "description": "Overrides the version's threshold; not with `false_alarm_rate`."},
+    "threshold": {"type": "number", "description": "Overrides the version's threshold; not with a rate."},
     "false_alarm_rate": {
         "type": "number",
         "exclusiveMinimum": 0,
         "exclusiveMaximum": 1,
         "description": "Overrides the version's false-alarm rate; not with `threshold`.",
+    },
+    "false_discovery_rate": {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "exclusiveMaximum": 1,
+        "description": "Flags rows of this request by the Benjamini-Hochberg procedure: of those flagged, at most this "
+        "share is normal in expectation. Not with `threshold` or `false_alarm_rate`, nor for NDJSON.",
     },
     "explain": {
         "description": "How many contributions to give with each row; for image models also `map`.",
@@ -355,7 +362,14 @@ def _answer_schema(operation: Operation) -> Json:
     properties |= {name: _RESULT_SCHEMAS[name] for name in names}
     required = ["model", *names]
     if operation is ANOMALY_SCORE:
-        properties |= {"threshold": {"type": "number"}, "false_alarm_rate": {"type": "number"}}
+        least = "With `false_discovery_rate` the least score that is flagged, null where none is."
+        properties |= {
+            "threshold": {"type": ["number", "null"], "description": least},
+            "false_alarm_rate": {"type": "number"},
+            "false_discovery_rate": {"type": "number", "description": "As given; only where it was."},
+            "calibration_rows": {"type": "integer", "description": "With `false_discovery_rate`."},
+            "warning": {"type": "string", "description": "Why `false_discovery_rate` can flag no row, where it is so."},
+        }
         required += ["threshold", "false_alarm_rate"]
         contribution = {"$ref": "#/components/schemas/Contribution"}
         properties["contributions"] = {"type": "array", "items": {"type": "array", "items": contribution}}

@@ -5,8 +5,6 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from service.batching import Batcher
 from service.codecs import Answer, Options
 from service.errors import InvalidOption, TooLarge
@@ -67,21 +65,17 @@ class Operations:
             results = await self._submit(call, signatures[0])
         else:
             results = await self._together(call)
-        threshold: np.float32 | float | None = None
-        false_alarm_rate: float | None = None
+        once: dict[str, Any] = {}
         if ANOMALY_SCORE.name in signatures:
             judge = loaded.judge_points if options.series else loaded.judge
-            results, threshold, false_alarm_rate = judge(
-                results, threshold=options.threshold, false_alarm_rate=options.false_alarm_rate
-            )
+            results, once = judge(results, options)
         return Answer(
             operation=OPERATION_NAMED.get(signatures[0], ANOMALY_SCORE),
             schema=loaded.schema,
             model=loaded.name,
             version=loaded.version,
             results=results,
-            threshold=threshold,
-            false_alarm_rate=false_alarm_rate,
+            once=once,
             explain=options.explain,
             explained=explained,
             rows=call.rows,

@@ -14,10 +14,9 @@ from service.errors import InvalidOption
 from service.runtime.loaded_model import LoadedModel
 from service.schemas import row_count
 from service.store import TensorSpec
-from service.words import ANOMALY_SCORE, EXPLAIN, OPERATION_NAMED
+from service.words import ANOMALY_SCORE, EXPLAIN, FLAG_OPTIONS, OPERATION_NAMED
 
 SERVING_DEFAULT: Final = "serving_default"
-SCORE_PARAMETERS: Final = ("threshold", "false_alarm_rate")
 _ORDER: Final = (ANOMALY_SCORE.name, *(name for name in OPERATION_NAMED if name != ANOMALY_SCORE.name), EXPLAIN)
 
 
@@ -47,12 +46,12 @@ def _in_order(signature: str, outputs: Mapping[str, TensorSpec]) -> Iterable[tup
 
 
 def score_options(parameters: Mapping[str, Any], loaded: LoadedModel, signatures: Sequence[str]) -> Options:
-    """The caller's own threshold or false-alarm rate among the parameters of a request; others are not looked at.
+    """The caller's own threshold or rate among the parameters of a request; others are not looked at.
 
     Raises:
         InvalidOption: a wrong value, or no flags are asked for.
     """
-    values = {name: parameters[name] for name in SCORE_PARAMETERS if name in parameters}
+    values = {name: parameters[name] for name in FLAG_OPTIONS if name in parameters}
     if values and ANOMALY_SCORE.name not in signatures:
         raise InvalidOption(f"the parameter '{next(iter(values))}' needs an output of anomaly_score")
     if values and all(type(value) is str for value in values.values()):  # KServe's gRPC client can send no floats

@@ -18,7 +18,7 @@ from service.api.errors import problem
 from service.api.exchange import Exchange, Headers
 from service.api.ops import Call
 from service.api.serving import INLINE_BYTES, Serving
-from service.errors import AutoencoderError, ModelFailed, QueueFull, RequestError
+from service.errors import AutoencoderError, InvalidOption, ModelFailed, QueueFull, RequestError
 from service.runtime.loaded_model import LoadedModel
 from service.words import NDJSON, Operation
 
@@ -47,6 +47,11 @@ class NdjsonExchange:
         self._encoding = encoding
         self._compressor = None if encoding is None else codecs.Compressor(encoding)
         self._options = codecs.options_from_query(exchange.query, schema=loaded.schema, operation=operation)
+        if self._options.false_discovery_rate is not None:
+            raise InvalidOption(
+                "'false_discovery_rate' is decided over all rows of a request, and a stream is answered line by line: "
+                "send the rows in another encoding, or give 'false_alarm_rate'."
+            )
         self._decoder = codecs.NdjsonDecoder(
             loaded.schema, limits=serving.limits, block_rows=settings.slice_rows, max_line_bytes=settings.max_line_bytes
         )

@@ -65,6 +65,11 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_options
 @click.option("--threshold", type=float, help="Call rows anomalies whose score is higher.")
 @click.option("--false-alarm-rate", type=float, help="Choose the threshold by the share of normal rows over it.")
+@click.option(
+    "--false-discovery-rate",
+    type=float,
+    help="Flag rows so that at most this share of them is normal in expectation; reads IN twice.",
+)
 @click.option("--explain", type=int, help="Add the N columns that contribute most.")
 def score(**arguments: Any) -> None:
     """Score the rows of IN and write them to OUT with anomaly_score, p_value and is_anomaly beside them.
@@ -116,6 +121,7 @@ def _run(
     address: str | None,
     workers: int | None,
     quiet: bool,
+    false_discovery_rate: float | None = None,
     **options: Any,
 ) -> None:
     from service.pipelines.files import Job, run
@@ -145,6 +151,7 @@ def _run(
         threads=threads or 0,
         resume=resume,
         part_rows=part_rows,
+        false_discovery_rate=false_discovery_rate,
     )
     began = time.monotonic()
     with Quiet(sys.stderr) if quiet else Bar(sys.stderr) if sys.stderr.isatty() else Lines(sys.stderr) as progress:
@@ -154,6 +161,9 @@ def _run(
         done = f"{outcome.rows:,} rows by version {scorer.version} of {scorer.model} in {seconds:.1f} s"
         skipped = f", {outcome.skipped_parts} of {outcome.parts} parts were there already"
         click.echo(f"{done}{skipped if outcome.skipped_parts else ''}: {target}", err=True)
+    if (found := outcome.discovered) is not None and (found.warning or not quiet):
+        flagged = f"{found.rows:,} rows flagged at a false discovery rate of {false_discovery_rate:g}"
+        click.echo(found.warning or flagged, err=True)
 
 
 def _only_model(store: str) -> str:
@@ -183,7 +193,7 @@ class Lines:
         pass
 
     def begins(self, *, rows: int | None, size: int) -> None:
-        self._total = rows or 0
+        self._rows, self._total = 0, rows or 0
         self._first = self._last = time.monotonic()
 
     def rows_done(self, rows: int) -> None:
@@ -227,7 +237,7 @@ class Bar:
 
     def begins(self, *, rows: int | None, size: int) -> None:
         self._first = time.monotonic()
-        self._bars.update(self._task, total=rows)
+        self._bars.update(self._task, completed=0, total=rows)
 
     def rows_done(self, rows: int) -> None:
         done = self._bars.tasks[0].completed + rows

@@ -27,7 +27,17 @@ from service.client.results import (
 from service.client.rows import BULK_ROWS, ArrayRows, ColumnRows, ListRows, Rows, has_arrow, rows_of
 from service.client.transport import END, BodyCompression, Deadline, Request, Transport
 from service.errors import Conflict, InvalidRows, TooLarge
-from service.words import ANOMALY_SCORE, ARROW, DENOISE, ENCODE, JSON, NPY, SCORE_OPTIONS, OperationName
+from service.words import (
+    ANOMALY_SCORE,
+    ARROW,
+    DENOISE,
+    ENCODE,
+    FLAG_OPTIONS,
+    JSON,
+    NPY,
+    SCORE_OPTIONS,
+    OperationName,
+)
 
 MAX_PART_ROWS = 16_384
 MAX_PART_BYTES = 8 * 2**20
@@ -64,6 +74,8 @@ class ScoreOptions(CallOptions, total=False):
     """A score; rows above it are anomalies. Instead of the version's own."""
     false_alarm_rate: float | None
     """Share of normal rows that may be called anomalies, instead of the version's own; not with ``threshold``."""
+    false_discovery_rate: float | None
+    """Share of the rows called anomalies that may be normal, over all rows of the call; not with the two others."""
     explain: int | Literal["map"] | None
     """How many contributions to give with each row, or ``"map"`` for images."""
 
@@ -260,8 +272,9 @@ def start_call(kind: type[R], options: Mapping[str, Any], **client: Any) -> Part
     if timeout_s is not None and not 0 < timeout_s < math.inf:
         raise ValueError("timeout_s must be a positive number of seconds.")
     wire = {name: options[name] for name in SCORE_OPTIONS if options.get(name) is not None}
-    if "threshold" in wire and "false_alarm_rate" in wire:
-        raise ValueError("Give threshold or false_alarm_rate, not both.")
+    chosen = [name for name in FLAG_OPTIONS if name in wire]
+    if len(chosen) > 1:
+        raise ValueError(f"Give {chosen[0]} or {chosen[1]}, not both.")
     return PartedCall(
         kind,
         target=target,

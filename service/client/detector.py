@@ -23,7 +23,9 @@ class RemoteDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     Args:
         url: address of the service.
         model, version, alias: who answers; as of ``Client.anomaly_score``.
-        threshold, false_alarm_rate: instead of the version's own; at most one of them.
+        threshold, false_alarm_rate: instead of the version's own; at most one of these three.
+        false_discovery_rate: ``predict`` flags rows so that of all that it flags in a call at most this share is normal
+            in expectation. ``threshold_`` and ``decision_function`` stay with the version's own threshold.
         convention: ``"pyod"``: ``predict`` gives 1 for anomalies and 0 for others, ``decision_function`` is the
             anomaly score. ``"sklearn"``, as ``IsolationForest``: ``predict`` gives -1 and 1, ``decision_function``
             is the threshold less the score, negative for anomalies.
@@ -43,6 +45,7 @@ class RemoteDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         alias: str | None = None,
         threshold: float | None = None,
         false_alarm_rate: float | None = None,
+        false_discovery_rate: float | None = None,
         convention: Literal["pyod", "sklearn"] = "pyod",
         key_variable: str = "AUTOENCODER_KEY",
         timeout_s: float | None = None,
@@ -53,6 +56,7 @@ class RemoteDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.alias = alias
         self.threshold = threshold
         self.false_alarm_rate = false_alarm_rate
+        self.false_discovery_rate = false_discovery_rate
         self.convention = convention
         self.key_variable = key_variable
         self.timeout_s = timeout_s
@@ -85,7 +89,7 @@ class RemoteDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> NDArray[np.int64]:
         """By ``convention``: 1 for anomalies and 0 for others, or -1 and 1."""
-        flags = self._score(X).is_anomaly
+        flags = self._score(X, false_discovery_rate=self.false_discovery_rate).is_anomaly
         return np.where(flags, 1, 0) if self.convention == "pyod" else np.where(flags, -1, 1)
 
     def fit_predict(self, X: Any, y: Any = None) -> NDArray[np.int64]:
@@ -95,16 +99,16 @@ class RemoteDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """Conformal p-values: on normal rows P(p <= a) <= a."""
         return self._score(X).p_values.astype(np.float64)
 
-    def _score(self, X: Any) -> AnomalyScores:
+    def _score(self, X: Any, **options: Any) -> AnomalyScores:
         check_is_fitted(self)
-        return self._ask(X, model=self.model_, version=self.version_)
+        return self._ask(X, model=self.model_, version=self.version_, **options)
 
-    def _ask(self, X: Any, **target: Any) -> AnomalyScores:
+    def _ask(self, X: Any, **options: Any) -> AnomalyScores:
         with Client(self.url, key=os.environ.get(self.key_variable)) as client:
             return client.anomaly_score(
                 X,
                 threshold=self.threshold,
                 false_alarm_rate=self.false_alarm_rate,
                 timeout_s=self.timeout_s,
-                **target,
+                **options,
             )

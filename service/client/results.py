@@ -6,15 +6,17 @@ that the rows were given in. ``to_pandas``, ``to_polars`` and ``to_arrow`` make 
 """
 
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from service.client.rows import Rows
+from service.scoring import discoveries
 from service.words import (
     ANOMALY_SCORE,
     ARROW,
@@ -103,7 +105,13 @@ class Result:
         return pa.table({name: _arrow_column(values) for name, values in self.columns().items()})
 
 
-_ONCE = ("threshold", "false_alarm_rate")
+_ONCE: Final[Mapping[str, Callable[[str], Any]]] = {
+    "threshold": float,
+    "false_alarm_rate": float,
+    "false_discovery_rate": float,
+    "calibration_rows": int,
+    "warning": str,
+}
 _SHARED = {*(field.name for field in fields(Result)), *_ONCE}
 """Attributes that are no columns."""
 _WIDE = {"latents": "latent", **ROW_RESULTS}
@@ -144,8 +152,15 @@ class AnomalyScores(Result):
     """Higher = more anomalous."""
     p_values: Floats
     is_anomaly: NDArray[np.bool_]
-    threshold: float
+    threshold: float = math.inf
+    """With ``false_discovery_rate`` the least score that is flagged; infinite where none is."""
     false_alarm_rate: float
+    false_discovery_rate: float | None = None
+    """Where it was asked for."""
+    calibration_rows: int | None = None
+    """With ``false_discovery_rate``."""
+    warning: str | None = None
+    """Why ``false_discovery_rate`` can flag no row, where it is so."""
     contributions: tuple[tuple[Contribution, ...], ...] | None = None
     """For each row the features that contribute most, with ``explain=k``."""
     error_maps: Floats | None = None
@@ -162,7 +177,7 @@ class PartAnswer:
     model: str
     version: int
     arrays: dict[str, Any]
-    once: dict[str, float]
+    once: dict[str, Any]
     """What belongs to all rows."""
 
 
@@ -177,7 +192,7 @@ def read_answer(response: Any, results: Sequence[str]) -> PartAnswer:
         return PartAnswer(model, version, *_read_arrow(response.content, results))
     answer = orjson.loads(response.content)
     del answer["model"]
-    once = {name: answer.pop(name) for name in _ONCE if name in answer}
+    once = {name: value for name in _ONCE if (value := answer.pop(name, None)) is not None}
     return PartAnswer(model, version, {name: _from_json(values) for name, values in answer.items()}, once)
 
 
@@ -190,13 +205,13 @@ def _from_json(values: list[Any]) -> Any:
     return array if array.dtype == np.bool_ else array.astype(np.float32)
 
 
-def _read_arrow(body: bytes, results: Sequence[str]) -> tuple[dict[str, Any], dict[str, float]]:
+def _read_arrow(body: bytes, results: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     import pyarrow as pa
 
     with pa.ipc.open_stream(pa.py_buffer(body)) as reader:
         table = reader.read_all()
     metadata = table.schema.metadata or {}
-    once = {name: float(metadata[name.encode()]) for name in _ONCE if name.encode() in metadata}
+    once = {name: read(metadata[name.encode()].decode()) for name, read in _ONCE.items() if name.encode() in metadata}
     arrays: dict[str, Any] = {}
     for name in (*results, ERROR_MAPS):
         if name in table.column_names and name not in arrays:
@@ -240,7 +255,14 @@ def merge(answers: Sequence[PartAnswer]) -> PartAnswer:
             import pyarrow as pa
 
             arrays[name] = pa.concat_tables(parts)
-    return PartAnswer(first.model, first.version, arrays, first.once)
+    once = first.once
+    if (rate := once.get("false_discovery_rate")) is not None:  # over all rows, not by parts
+        arrays["is_anomaly"], once = discoveries(
+            arrays["scores"], arrays["p_values"], rate, calibration_rows=once["calibration_rows"]
+        )
+        if (least := once.pop("threshold")) is not None:
+            once["threshold"] = float(str(least))
+    return PartAnswer(first.model, first.version, arrays, once)
 
 
 def result_of(kind: type[R], answers: Sequence[PartAnswer], rows: Rows, *, passthrough: bool) -> R:

@@ -10,7 +10,7 @@ import orjson
 from numpy.typing import NDArray
 
 from service.schemas import CATEGORIES, INSTANCES, MISSING_TIMESTAMP, TIMESTAMPS, Array, InputSchema, Results, Rows
-from service.words import ANOMALY_SCORE, CONTRIBUTIONS, ERROR_MAPS, RESULT_COLUMNS, ROW_RESULTS, Operation
+from service.words import CONTRIBUTIONS, ERROR_MAPS, RESULT_COLUMNS, ROW_RESULTS, Operation
 
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
 
@@ -29,8 +29,8 @@ class Answer:
     Where the signature gives categories or timestamps of rows back, they are ``<output>_categories`` (labels as UTF-8
     bytes) and ``<output>_timestamps`` (milliseconds), in the order of the columns.
     """
-    threshold: np.float32 | float | None = None
-    false_alarm_rate: float | None = None
+    once: dict[str, Any] = field(default_factory=dict)
+    """What belongs to all rows, by its name in the answer: ``threshold``, ``false_alarm_rate`` and the like."""
     explain: int | Literal["map"] | None = None
     explained: Results = field(default_factory=dict)
     """Outputs of the signature ``explain``, where ``explain`` was asked for."""
@@ -50,13 +50,11 @@ def encode_json(answer: Answer) -> bytes:
             body[name] = orjson.Fragment(b"[" + b",".join(_objects_json(answer, output)) + b"]")
         else:
             body[name] = np.ascontiguousarray(answer.results[output])
-    if answer.operation is ANOMALY_SCORE:
-        body["threshold"] = answer.threshold
-        body["false_alarm_rate"] = answer.false_alarm_rate
-        if answer.explain == "map":
-            body[ERROR_MAPS] = error_maps(answer)
-        elif answer.explain is not None:
-            body[CONTRIBUTIONS] = list(contributions(answer))
+    body |= answer.once
+    if answer.explain == "map":
+        body[ERROR_MAPS] = error_maps(answer)
+    elif answer.explain is not None:
+        body[CONTRIBUTIONS] = list(contributions(answer))
     return orjson.dumps(body, option=_NUMPY)
 
 

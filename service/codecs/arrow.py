@@ -45,7 +45,7 @@ from service.schemas import (
     InputSchema,
     Rows,
 )
-from service.words import ANOMALY_SCORE, CONTRIBUTIONS, ERROR_MAPS
+from service.words import CONTRIBUTIONS, ERROR_MAPS
 
 _NOT_ARROW: Final = "The body is not an Arrow stream."
 _UNITS_PER_SECOND: Final = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -403,10 +403,8 @@ def encode_arrow(answer: Answer, passthrough: Any = None) -> bytes:
 
 
 def _metadata(answer: Answer) -> dict[str, str]:
-    known = {"model": answer.model, "version": str(answer.version)}
-    if answer.operation is ANOMALY_SCORE:
-        known |= {"threshold": str(answer.threshold), "false_alarm_rate": str(answer.false_alarm_rate)}
-    return known
+    once = {name: str(value) for name, value in answer.once.items() if value is not None}
+    return {"model": answer.model, "version": str(answer.version), **once}
 
 
 def answer_columns(answer: Answer, passthrough: Any = None) -> Iterator[tuple[str, str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 from service.codecs.rows import shown_name
 from service.errors import InvalidOption
 from service.schemas import InputSchema
-from service.words import ANOMALY_SCORE, SCORE_OPTIONS, Operation
+from service.words import ANOMALY_SCORE, FLAG_OPTIONS, SCORE_OPTIONS, Operation
 
 _DECIMAL: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
 _INTEGER: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
@@ -25,6 +25,8 @@ class Options:
     """A score. Rows above it, compared in float32, are anomalies."""
     false_alarm_rate: float | None = None
     """Share of normal rows that may be called anomalies, between 0 and 1."""
+    false_discovery_rate: float | None = None
+    """Share of the rows called anomalies that may be normal, between 0 and 1; over the rows of one request."""
     explain: int | Literal["map"] | None = None
     """How many contributions to give with each row, or ``"map"`` for all of them in the row's shape."""
     series: bool = False
@@ -46,7 +48,7 @@ def options_from_query(
     """
     values: dict[str, Any] = {}
     for name, text in query.items():
-        if name in ("threshold", "false_alarm_rate"):
+        if name in FLAG_OPTIONS:
             values[name] = float(text) if _is_decimal(text) else text
         elif name == "explain":
             values[name] = int(text) if _INTEGER.fullmatch(text) else text
@@ -93,11 +95,13 @@ def _checked(
 ) -> Options:
     if values and operation is not ANOMALY_SCORE:
         raise InvalidOption(f"The option '{next(iter(values))}' belongs to anomaly-score only.")
-    if "threshold" in values and "false_alarm_rate" in values:
-        raise InvalidOption("Give 'threshold' or 'false_alarm_rate', not both.")
+    chosen = [name for name in FLAG_OPTIONS if name in values]
+    if len(chosen) > 1:
+        raise InvalidOption(f"Give '{chosen[0]}' or '{chosen[1]}', not both.")
     return Options(
         threshold=_threshold(values.get("threshold")),
-        false_alarm_rate=_false_alarm_rate(values.get("false_alarm_rate")),
+        false_alarm_rate=_rate(values, "false_alarm_rate"),
+        false_discovery_rate=_rate(values, "false_discovery_rate"),
         explain=_explain(values.get("explain"), schema),
         passthrough=passthrough,
     )
@@ -111,11 +115,12 @@ def _threshold(value: Any) -> float | None:
     return float(value)
 
 
-def _false_alarm_rate(value: Any) -> float | None:
+def _rate(values: Mapping[str, Any], name: str) -> float | None:
+    value = values.get(name)
     if value is None:
         return None
     if not _is_number(value) or not 0 < value < 1:
-        raise InvalidOption("'false_alarm_rate' must be a number between 0 and 1, both excluded.")
+        raise InvalidOption(f"'{name}' must be a number between 0 and 1, both excluded.")
     return float(value)
 
 

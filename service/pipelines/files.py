@@ -17,11 +17,13 @@ from queue import Empty, Queue
 from threading import Event, Semaphore
 from typing import Any, Final, Protocol
 
+import numpy as np
 import orjson
 
 from service.errors import ConfigurationError, DataError, InvalidRows
 from service.pipelines.chunks import Chunk, read_chunks
 from service.pipelines.scorer import PROBLEM, Scorer
+from service.scoring import discoveries
 from service.tables.files import CSV, STDIO, Part, compression_of, find_files, format_of, plan_parts, row_number, shown
 from service.tables.writing import Sink, join_files, whole_file
 
@@ -68,6 +70,8 @@ class Job:
     """Model calls at a time; 0: one a core."""
     resume: bool = False
     part_rows: int = 1_000_000
+    false_discovery_rate: float | None = None
+    """Of the rows that are flagged in all files, the share that may be normal; the input is then read twice."""
 
     @property
     def to_folder(self) -> bool:
@@ -80,6 +84,18 @@ class Outcome:
     """Rows scored by this run; those of parts that were there already are not counted."""
     skipped_parts: int
     parts: int
+    discovered: "Discovered | None" = None
+    """Where there is a false discovery rate to keep to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """The rows of all files that are flagged at a false discovery rate: those that score over ``threshold``."""
+
+    rows: int
+    threshold: float
+    warning: str | None
+    """Why none is flagged, where more calibration rows might change that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +131,13 @@ def run(job: Job, scorer: Scorer, *, progress: Progress | None = None, work: "En
         ConfigurationError: the target cannot be used as it is.
     """
     progress = progress or Silent()
+    discovered = None
+    if job.false_discovery_rate is not None:
+        discovered = discover(job, scorer, job.false_discovery_rate, progress)
+        scorer = scorer.of(scorer, threshold=discovered.threshold)
     plan = prepare(job, scorer, with_parts=work is not None)
     remaining = plan.remaining()
-    counts = [part.rows for part in remaining]
-    known = None if None in counts else sum(count or 0 for count in counts)
-    progress.begins(rows=known, size=sum(part.size for part in remaining))
+    _begin(progress, remaining)
     if work is not None:
         rows = work(plan, remaining, scorer, progress)
     elif plan.folder is not None:
@@ -127,7 +145,7 @@ def run(job: Job, scorer: Scorer, *, progress: Progress | None = None, work: "En
     else:
         rows = _score_into_one(plan, scorer, progress)
     _finish(plan)
-    return Outcome(rows, len(plan.parts) - len(remaining), len(plan.parts))
+    return Outcome(rows, len(plan.parts) - len(remaining), len(plan.parts), discovered)
 
 
 Engine = Callable[[Plan, Sequence[Part], Scorer, Progress], int]
@@ -139,11 +157,9 @@ Engine = Callable[[Plan, Sequence[Part], Scorer, Progress], int]
 
 def prepare(job: Job, scorer: Scorer, *, with_parts: bool = False) -> Plan:
     """Look at the files, and at what an earlier run left."""
-    files = find_files(job.source, job.source_format)
-    source_kind = format_of(files[0], job.source_format)
+    parts = _parts(job)
     onto_source = job.target == STDIO or job.to_folder
-    kind = job.target_format or (source_kind if onto_source else format_of(job.target))
-    parts = tuple(plan_parts(files, given=job.source_format, root=job.source, part_rows=job.part_rows))
+    kind = job.target_format or (format_of(parts[0].file, job.source_format) if onto_source else format_of(job.target))
     by_parts = job.to_folder or job.resume or with_parts
     if by_parts and job.target == STDIO:
         raise ConfigurationError("Standard output can neither be resumed nor written by several: name a file.")
@@ -155,6 +171,17 @@ def prepare(job: Job, scorer: Scorer, *, with_parts: bool = False) -> Plan:
     if folder is not None:
         _claim(plan, scorer)
     return plan
+
+
+def _parts(job: Job) -> tuple[Part, ...]:
+    files = find_files(job.source, job.source_format)
+    return tuple(plan_parts(files, given=job.source_format, root=job.source, part_rows=job.part_rows))
+
+
+def _begin(progress: Progress, parts: Sequence[Part]) -> None:
+    counts = [part.rows for part in parts]
+    known = None if None in counts else sum(count or 0 for count in counts)
+    progress.begins(rows=known, size=sum(part.size for part in parts))
 
 
 def _claim(plan: Plan, scorer: Scorer) -> None:
@@ -212,13 +239,47 @@ def _finish(plan: Plan) -> None:
     shutil.rmtree(plan.folder)
 
 
+def discover(job: Job, scorer: Scorer, false_discovery_rate: float, progress: Progress) -> Discovered:
+    """Read and score all rows once, to know which ones are flagged at a false discovery rate.
+
+    p-values are as many as calibration rows and one: of each, the rows are counted and their least score is kept.
+
+    Raises:
+        ConfigurationError: the input cannot be read twice.
+        InvalidOption: the scorer has a threshold or false-alarm rate of its own.
+    """
+    if job.source == STDIO:
+        raise ConfigurationError("Standard input cannot be read twice: a false discovery rate needs a file.")
+    scorer.check_options(false_discovery_rate=false_discovery_rate)
+    parts, seen = _parts(job), np.zeros((0, 3))
+    scorer = scorer.of(scorer, explain=None, prefix="")
+    _begin(progress, parts)
+    for chunk, results in _scored(job, parts, scorer, as_text=False):
+        names = ("p_value", "anomaly_score")
+        found = np.column_stack([results[name].to_numpy().astype(np.float64) for name in names])
+        found = found[~np.isnan(found).any(axis=1)]
+        both = np.concatenate([seen, np.column_stack([found, np.ones(len(found))])])
+        p_values, at = np.unique(both[:, 0], return_inverse=True)
+        least = np.full(len(p_values), np.inf)
+        np.minimum.at(least, at, both[:, 1])
+        seen = np.column_stack([p_values, least, np.bincount(at, both[:, 2], len(p_values))])
+        progress.rows_done(chunk.rows)
+    flags, once = discoveries(
+        seen[:, 1], seen[:, 0], false_discovery_rate, calibration_rows=scorer.calibration_rows, counts=seen[:, 2]
+    )
+    # A row is flagged when it scores over the threshold: the number below the least score.
+    least_flagged = once["threshold"]
+    limit = np.finfo(np.float32).max if least_flagged is None else np.nextafter(least_flagged, np.float32("-inf"))
+    return Discovered(int(seen[flags, 2].sum()), float(str(limit)), once.get("warning"))
+
+
 # --- the work ---------------------------------------------------------------------------------------------------------
 
 
 def score_parts(plan: Plan, parts: Sequence[Part], scorer: Scorer, progress: Progress) -> int:
     """Score parts into a file each; the number of rows. The model does not pause between parts."""
     rows = 0
-    stream = _scored(plan, parts, scorer)
+    stream = _scored(plan.job, parts, scorer, as_text=plan.kind == CSV)
     if len(parts) == len(plan.parts):
         stream = _with_a_result(stream, scorer)
     scored = next(stream, None)
@@ -237,7 +298,8 @@ def score_parts(plan: Plan, parts: Sequence[Part], scorer: Scorer, progress: Pro
 def _score_into_one(plan: Plan, scorer: Scorer, progress: Progress) -> int:
     rows = 0
     with whole_file(plan.job.target) as file, _sink(plan, file, plan.parts[0]) as sink:
-        for chunk, results in _with_a_result(_scored(plan, plan.parts, scorer), scorer):
+        scored = _scored(plan.job, plan.parts, scorer, as_text=plan.kind == CSV)
+        for chunk, results in _with_a_result(scored, scorer):
             sink.write(chunk.kept, results, chunk.lines)
             rows += chunk.rows
             progress.rows_done(chunk.rows)
@@ -250,16 +312,15 @@ def _sink(plan: Plan, file: Any, part: Part) -> Sink:
     return Sink(file, plan.kind, delimiter=delimiter, header=header)
 
 
-def _scored(plan: Plan, parts: Sequence[Part], scorer: Scorer) -> Iterator[tuple[Chunk, Any]]:
+def _scored(job: Job, parts: Sequence[Part], scorer: Scorer, *, as_text: bool) -> Iterator[tuple[Chunk, Any]]:
     """Every chunk of the parts in order, with its results: the next ones are read and scored meanwhile."""
-    as_text = plan.kind == CSV
 
     def chunks() -> Iterator[Chunk]:
         for part in parts:
             yield from read_chunks(
                 part,
                 scorer.schema,
-                batch_rows=plan.job.batch_rows,
+                batch_rows=job.batch_rows,
                 columns=scorer.columns,
                 as_text=as_text,
                 decimal_comma=scorer.decimal_comma,
@@ -272,7 +333,7 @@ def _scored(plan: Plan, parts: Sequence[Part], scorer: Scorer) -> Iterator[tuple
         except InvalidRows as error:
             raise _placed(error, chunk) from error
 
-    return in_order(chunks(), score, threads=plan.job.threads or os.cpu_count() or 1)
+    return in_order(chunks(), score, threads=job.threads or os.cpu_count() or 1)
 
 
 def _with_a_result(scored: Iterator[tuple[Chunk, Any]], scorer: Scorer) -> Iterator[tuple[Chunk, Any]]:

@@ -95,4 +95,5 @@ def _contract(url: str, key: str | None, model: str, version: int) -> Contract:
     found = _client(url, key).version(model, version)
     schema = InputSchema.model_validate(found["input"])
     comma = bool(found["training"].get("decimal_comma"))
-    return Contract(schema, frozenset(found["signatures"]), found["source_sha256"] + found["created"], comma)
+    fingerprint = found["source_sha256"] + found["created"]
+    return Contract(schema, frozenset(found["signatures"]), fingerprint, comma, found["calibration"]["rows"])

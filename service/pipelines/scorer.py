@@ -41,6 +41,7 @@ class Contract:
     fingerprint: str
     decimal_comma: bool = False
     """Whether numbers had decimal commas in the CSV file that the version was trained on."""
+    calibration_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,17 @@ class Scorer:
     def _check(self, contract: Contract) -> None:
         if self.errors not in ("raise", "null"):
             raise InvalidOption("'errors' must be raise or null.")
+        self.check_options()
         operation = self._operation()
-        options = {"threshold": self.threshold, "false_alarm_rate": self.false_alarm_rate, "explain": self.explain}
-        options_from_json(options, schema=contract.schema, operation=operation)
         if operation.name not in contract.signatures:
             raise OperationNotSupported(
                 f"Version {self.version} of model '{self.model}' was not trained for {operation.path}."
             )
+
+    def check_options(self, **more: Any) -> None:
+        """Raises InvalidOption: the options, with ``more``, are wrong or exclude each other."""
+        options = {"threshold": self.threshold, "false_alarm_rate": self.false_alarm_rate, "explain": self.explain}
+        options_from_json(options | more, schema=self.schema, operation=self._operation())
 
     def arguments(self) -> dict[str, Any]:
         """Arguments that make the same scorer and version in another process: ``Scorer(**scorer.arguments())``."""
@@ -127,6 +132,10 @@ class Scorer:
     @property
     def schema(self) -> InputSchema:
         return self._contract().schema
+
+    @property
+    def calibration_rows(self) -> int:
+        return self._contract().calibration_rows
 
     @property
     def decimal_comma(self) -> bool:
@@ -202,9 +211,8 @@ class Scorer:
         loaded, operation = self.load(), self._operation()
         explained = _run(loaded, EXPLAIN, rows, EXPLAIN_CALL_ROWS) if self.explain is not None else {}
         results = _run(loaded, operation.name, rows, CALL_ROWS)
-        options = Options(self.threshold, self.false_alarm_rate, self.explain)
         if operation is ANOMALY_SCORE:
-            results = loaded.judge(results, threshold=options.threshold, false_alarm_rate=options.false_alarm_rate)[0]
+            results = loaded.judge(results, Options(self.threshold, self.false_alarm_rate))[0]
         return Answer(
             operation=operation,
             schema=loaded.schema,
@@ -281,7 +289,8 @@ def _fingerprint(manifest: Manifest) -> str:
 def _contract(store: str, model: str, version: int) -> Contract:
     manifest = Store(store).manifest(model, version)
     comma = bool(manifest.training.get("decimal_comma"))
-    return Contract(manifest.input, frozenset(manifest.signatures), _fingerprint(manifest), comma)
+    calibration_rows = manifest.calibration.rows
+    return Contract(manifest.input, frozenset(manifest.signatures), _fingerprint(manifest), comma, calibration_rows)
 
 
 @lru_cache(maxsize=KEPT_MODELS)

@@ -11,11 +11,19 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from service.codecs import Options
 from service.codecs.json_rows import decode_json
 from service.errors import InvalidVersion, OperationNotSupported, RequestError
 from service.runtime.signature import Signature
 from service.schemas import InputSchema, Results, Rows, row_count
-from service.scoring import conformal_p_values, conformal_threshold, float32_threshold, is_anomaly, point_scores
+from service.scoring import (
+    conformal_p_values,
+    conformal_threshold,
+    discoveries,
+    float32_threshold,
+    is_anomaly,
+    point_scores,
+)
 from service.store import GOLDEN_OUTPUTS, SAMPLE_REQUEST, Calibration, Manifest, check_digests, read_manifest
 from service.words import ANOMALY_SCORE, EXPLAIN, Operation
 
@@ -28,8 +36,8 @@ GOLDEN_ATOL = 1e-4
 GOLDEN_MS = 60_000
 
 
-Judged: TypeAlias = tuple[Results, np.float32 | float, float]
-"""Results of ``anomaly_score``, and the threshold and false-alarm rate behind their flags."""
+Judged: TypeAlias = tuple[Results, dict[str, Any]]
+"""Results of ``anomaly_score``, and what belongs to all rows: the threshold and false-alarm rate behind their flags."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,16 +59,23 @@ class Judge:
         p_values = conformal_p_values(scores, self.scores)
         return {"score": scores, "p_value": p_values, "is_anomaly": is_anomaly(scores, self.threshold)}
 
-    def as_chosen(self, results: Results, *, threshold: float | None, false_alarm_rate: float | None) -> Judged:
+    def as_chosen(self, results: Results, options: Options) -> Judged:
         """Results with the flags, threshold and false-alarm rate that a caller chose, or the version's own."""
-        if threshold is not None:
-            limit = float32_threshold(threshold)
+        once: dict[str, Any]
+        if options.threshold is not None:
+            limit = float32_threshold(options.threshold)
             rate = float(np.count_nonzero(self.scores > limit)) / len(self.scores)
-            return {**results, "is_anomaly": results["score"] > limit}, threshold, rate
-        if false_alarm_rate is not None:
-            limit = conformal_threshold(self.scores, false_alarm_rate)
-            return {**results, "is_anomaly": results["score"] > limit}, limit, false_alarm_rate
-        return results, self.threshold, self.false_alarm_rate
+            once = {"threshold": options.threshold, "false_alarm_rate": rate}
+            return {**results, "is_anomaly": results["score"] > limit}, once
+        if options.false_alarm_rate is not None:
+            limit = conformal_threshold(self.scores, options.false_alarm_rate)
+            once = {"threshold": limit, "false_alarm_rate": options.false_alarm_rate}
+            return {**results, "is_anomaly": results["score"] > limit}, once
+        if options.false_discovery_rate is not None:
+            rate = options.false_discovery_rate
+            flags, once = discoveries(results["score"], results["p_value"], rate, calibration_rows=len(self.scores))
+            return {**results, "is_anomaly": flags}, once
+        return results, {"threshold": self.threshold, "false_alarm_rate": self.false_alarm_rate}
 
 
 class LoadedModel:
@@ -102,11 +117,11 @@ class LoadedModel:
         """Call a signature: arrays with the rows first in, arrays with the rows first out. Blocks."""
         return self._signatures[signature](rows)
 
-    def judge(self, results: Results, *, threshold: float | None, false_alarm_rate: float | None) -> Judged:
+    def judge(self, results: Results, options: Options) -> Judged:
         """Results of ``anomaly_score`` with the caller's threshold or rate, or with the version's own."""
-        return self._judge.as_chosen(results, threshold=threshold, false_alarm_rate=false_alarm_rate)
+        return self._judge.as_chosen(results, options)
 
-    def judge_points(self, results: Results, *, threshold: float | None, false_alarm_rate: float | None) -> Judged:
+    def judge_points(self, results: Results, options: Options) -> Judged:
         """Results of ``anomaly_score`` for the points of a series, from results of ``point_errors``.
 
         Raises:
@@ -115,7 +130,7 @@ class LoadedModel:
         if self._point_judge is None:
             raise OperationNotSupported(f"Version {self.version} of model '{self.name}' was not trained on a series.")
         judged = self._point_judge.judged(point_scores(results["error"]))
-        return self._point_judge.as_chosen(judged, threshold=threshold, false_alarm_rate=false_alarm_rate)
+        return self._point_judge.as_chosen(judged, options)
 
     def inline_rows(self, signature: str) -> int:
         """The number of rows that are answered within INLINE_S, as measured in warm-up; 0 without one."""

@@ -530,3 +530,20 @@ def test_small_answers_are_sent_as_they_are(fake_service: LiveService) -> None:
     """Compressing them costs more than it saves."""
     response = fake_service.post("/encode", json={"instances": [[1, 2]]}, headers={"Accept-Encoding": "gzip"})
     assert "content-encoding" not in response.headers
+
+
+def test_a_false_discovery_rate_in_every_encoding(service: LiveService) -> None:
+    """In the query, over all rows of the body; what belongs to all rows is in Arrow's metadata."""
+    rows = np.concatenate([payments(40), payments(10) + np.float32(10_000)])
+    wanted = json_answer(service, "anomaly-score", rows.tolist(), model="payments", false_discovery_rate=0.2)
+    assert 10 <= sum(wanted["is_anomaly"]) < len(rows)
+    path = "/models/payments/anomaly-score?false_discovery_rate=0.2"
+    assert post(service, path, to_npy(rows), NPY, Accept="application/json").json() == wanted
+    lines = post(service, path, to_npy(rows), NPY, Accept=NDJSON).text.splitlines()
+    assert [json.loads(line)["is_anomaly"] for line in lines] == wanted["is_anomaly"]
+    table = from_arrow(post(service, path, to_arrow(in_columns(rows)), ARROW, Accept=ARROW).content)
+    assert table.column("is_anomaly").to_pylist() == wanted["is_anomaly"]
+    once = {name.decode(): float(value) for name, value in table.schema.metadata.items() if name != b"model"}
+    del once["version"]
+    assert once == {name: wanted[name] for name in once}
+    assert once.keys() == {"threshold", "false_alarm_rate", "false_discovery_rate", "calibration_rows"}

@@ -99,7 +99,8 @@ def test_every_operation_is_documented(document: dict[str, Any], prefix: str, op
     content = responses["200"]["content"]
     assert MEDIA_TYPES | ({"image/png"} if operation in ("reconstruct", "denoise") else set()) == set(content)
     schema = content["application/json"]["schema"]
-    offered = set(properties_of(document, schema)) - {"contributions", "error_maps"}
+    optional = {"contributions", "error_maps", "false_discovery_rate", "calibration_rows", "warning"}
+    offered = set(properties_of(document, schema)) - optional
     assert offered == RESULTS[operation] | {"model"}
     assert set(responses["200"]["headers"]) == {"X-Model-Name", "X-Model-Version", "X-Request-ID"}
     assert set(described["post"]["requestBody"]["content"]) == MEDIA_TYPES | {"image/png", "image/jpeg"}
@@ -112,7 +113,8 @@ def test_requests_and_options_are_described(document: dict[str, Any]) -> None:
     for operation in RESULTS:
         described = document["paths"][f"/{operation}"]["post"]
         schema = described["requestBody"]["content"]["application/json"]["schema"]
-        options = {"threshold", "false_alarm_rate", "explain"} if operation == "anomaly-score" else set()
+        chosen = {"threshold", "false_alarm_rate", "false_discovery_rate", "explain"}
+        options = chosen if operation == "anomaly-score" else set()
         forms = {"instances", "inputs"} | ({"series"} if options else set())
         assert set(properties_of(document, schema)) == forms | options
         query = {parameter["name"] for parameter in described["parameters"] if parameter["in"] == "query"}
@@ -195,6 +197,7 @@ def test_the_document_is_true_of_the_service(fake_store: Path, serve: Callable[.
         *((operation, {}) for operation in RESULTS),
         ("anomaly-score", {"explain": 2, "threshold": 1.5}),
         ("anomaly-score", {"explain": 1, "false_alarm_rate": 0.1}),
+        ("anomaly-score", {"false_discovery_rate": 0.1}),
     ],
 )
 def test_answers_fit_their_schemas(fake_service: LiveService, operation: str, options: dict[str, Any]) -> None:

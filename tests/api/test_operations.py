@@ -196,6 +196,8 @@ def test_threshold_and_false_alarm_rate_exclude_each_other(service: LiveService)
         {"false_alarm_rate": 0},
         {"false_alarm_rate": 1},
         {"false_alarm_rate": "0.1"},
+        {"false_discovery_rate": 1},
+        {"false_discovery_rate": 0.1, "false_alarm_rate": 0.1},
         {"threshold": "high"},
         {"threshold": True},
         {"explain": 0},
@@ -221,6 +223,48 @@ def test_normal_rows_rarely_raise_an_alarm(service: LiveService) -> None:
     answer = score(service, "payments", instances=payments(4000).tolist(), false_alarm_rate=0.05)
     # Calibration on 450 rows and 4,000 test rows: standard deviation about 0.011.
     assert abs(np.mean(answer["is_anomaly"]) - 0.05) < 0.035
+
+
+def test_a_false_discovery_rate_chooses_the_flags(service: LiveService, trained_store: Path) -> None:
+    """Benjamini-Hochberg over the rows of the request, by hand; the least score that is flagged is the threshold."""
+    odd = payments(10)
+    odd[:, 0] += 10_000
+    rows = np.concatenate([payments(90), odd])
+    p_values = np.array(score(service, "payments", instances=rows.tolist())["p_values"])
+    ranks = (p_values[:, None] >= p_values[None, :]).sum(axis=1)
+    within = p_values[p_values <= 0.2 * ranks / len(rows) + 1e-9]
+    expected = p_values <= within.max()
+    assert expected[-10:].all()
+    assert 0 < expected.sum() < len(rows)
+    answer = score(service, "payments", instances=rows.tolist(), false_discovery_rate=0.2)
+    assert answer["is_anomaly"] == expected.tolist()
+    scores = np.array(answer["scores"], np.float32)
+    assert np.float32(answer["threshold"]) == scores[expected].min()
+    known = calibration_scores(trained_store, "payments")
+    assert (answer["false_discovery_rate"], answer["calibration_rows"]) == (0.2, len(known))
+    assert answer["false_alarm_rate"] == np.mean(known >= scores[expected].min())
+    assert "warning" not in answer
+
+
+def test_too_few_calibration_rows_are_said(service: LiveService, trained_store: Path) -> None:
+    """No row can be flagged at so low a false discovery rate: the answer says why, and has no threshold."""
+    rows = payments(3)
+    rows[:, 0] += 10_000
+    answer = score(service, "payments", instances=rows.tolist(), false_discovery_rate=0.0001)
+    assert (answer["threshold"], answer["false_alarm_rate"], any(answer["is_anomaly"])) == (None, 0, False)
+    assert f"with {len(calibration_scores(trained_store, 'payments'))} no p-value is under" in answer["warning"]
+    assert "0.0001 needs 9999 for any row to be flagged" in answer["warning"]
+
+
+def test_a_stream_has_no_false_discovery_rate(service: LiveService) -> None:
+    """Lines are answered before the last one is there: 422 and a sentence."""
+    response = service.post(
+        "/models/payments/anomaly-score?false_discovery_rate=0.1",
+        content=b"[1,2,3,4,5,6]\n",
+        headers={"Content-Type": "application/x-ndjson"},
+    )
+    assert_problem(response, 422)
+    assert "a stream is answered line by line" in response.json()["detail"]
 
 
 def test_damaged_rows_score_higher(service: LiveService) -> None:

@@ -41,6 +41,10 @@ def test_thresholds_are_parameters(named_service: LiveService, rows: Array) -> N
     """A threshold or a false-alarm rate of one's own decides what is called an anomaly."""
     assert RemoteDetector(named_service.url, threshold=1.0).fit(rows).predict(rows[:4]).tolist() == [0, 0, 1, 1]
     assert RemoteDetector(named_service.url, false_alarm_rate=0.5).fit(rows).threshold_ == 2.0
+    bounded = RemoteDetector(named_service.url, false_discovery_rate=0.3).fit(rows)
+    assert bounded.threshold_ == 3.0
+    assert bounded.predict(rows[:6]).tolist() == [0] * 6
+    assert bounded.predict(rows[4:6]).tolist() == [1, 1]
 
 
 def test_it_is_an_estimator(named_service: LiveService, rows: Array) -> None:

@@ -1,5 +1,6 @@
 """The client against live services: every form of rows in, the same form out, in parts and in streams."""
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,6 +81,7 @@ def test_options_and_targets_are_passed_on(client: Client) -> None:
     assert client.anomaly_score(FEW, threshold=5.0).is_anomaly.tolist() == [False, True]
     assert client.anomaly_score(FEW, false_alarm_rate=0.5).false_alarm_rate == 0.5
     assert client.anomaly_score(FEW.tolist(), threshold=5.0).threshold == 5.0
+    assert client.anomaly_score(FEW.tolist(), false_discovery_rate=0.6).false_discovery_rate == 0.6
     explained = client.anomaly_score(FEW, explain=1).contributions
     assert explained is not None
     assert [len(row) for row in explained] == [1, 1]
@@ -90,12 +92,30 @@ def test_options_and_targets_are_passed_on(client: Client) -> None:
         client.encode(FEW, model="pumps", alias="nothing")
 
 
+@pytest.mark.parametrize("few", [True, False])
+def test_a_false_discovery_rate_is_for_all_rows(named_client: Client, rows: Array, few: bool) -> None:
+    """Also where they are sent in parts, in the second of which alone all rows would be flagged."""
+    rows = rows * 0
+    rows[500:, 0] = 9
+    given: Any = rows[490:510].tolist() if few else rows
+    found = named_client.anomaly_score(given, false_discovery_rate=0.3)
+    assert not found.is_anomaly.any()
+    assert (found.threshold, found.false_alarm_rate, found.calibration_rows) == (math.inf, 0, 4)
+    assert found.warning is not None
+    assert f"Of {len(found)} rows at least {14 if few else 667} are flagged or none" in found.warning
+    found = named_client.anomaly_score(given, false_discovery_rate=0.5)
+    assert found.is_anomaly.tolist() == (found.scores == 9).tolist()
+    assert (found.threshold, found.warning) == (9, None)
+    assert len(found.to_pandas()) == len(found)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ({"version": 1}, "needs its model"),
         ({"model": "pumps", "version": 1, "alias": "stable"}, "not both"),
         ({"threshold": 1.0, "false_alarm_rate": 0.1}, "not both"),
+        ({"false_alarm_rate": 0.1, "false_discovery_rate": 0.1}, "not both"),
         ({"timeout_s": 0}, "positive"),
         ({"treshold": 1.0}, "no option 'treshold'"),
     ],

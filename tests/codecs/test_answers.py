@@ -31,7 +31,9 @@ def answer(schema: InputSchema, operation: Operation, results: dict[str, Any], *
 
 def test_scores() -> None:
     """Arrays for the rows, and once what belongs to all of them."""
-    body = encode_json(answer(VECTOR, ANOMALY_SCORE, SCORES, threshold=np.float32(0.1), false_alarm_rate=0.01))
+    body = encode_json(
+        answer(VECTOR, ANOMALY_SCORE, SCORES, once={"threshold": np.float32(0.1), "false_alarm_rate": 0.01})
+    )
     assert body == (
         b'{"model":{"name":"payments","version":3},"scores":[0.1,2.0],"p_values":[0.5,0.25],"is_anomaly":[false,true],'
         b'"threshold":0.1,"false_alarm_rate":0.01}'
@@ -50,7 +52,8 @@ def test_printed_scores_compare_as_scores_do(score: float, threshold: float) -> 
         if not np.isfinite(limit):
             continue
         results = SCORES | {"score": np.array([score], np.float32)}
-        printed = orjson.loads(encode_json(answer(VECTOR, ANOMALY_SCORE, results, threshold=np.float32(limit))))
+        once = {"threshold": np.float32(limit)}
+        printed = orjson.loads(encode_json(answer(VECTOR, ANOMALY_SCORE, results, once=once)))
         assert (printed["scores"][0] > printed["threshold"]) == (np.float32(score) > np.float32(limit))
 
 
@@ -175,7 +178,7 @@ def test_an_error_map() -> None:
 
 def test_ndjson_is_one_object_a_line() -> None:
     """With the signature's names for what one row has."""
-    assert encode_ndjson(answer(VECTOR, ANOMALY_SCORE, SCORES, threshold=1.0)) == (
+    assert encode_ndjson(answer(VECTOR, ANOMALY_SCORE, SCORES, once={"threshold": 1.0})) == (
         b'{"score":0.1,"p_value":0.5,"is_anomaly":false}\n{"score":2.0,"p_value":0.25,"is_anomaly":true}\n'
     )
     assert encode_ndjson(answer(IMAGE, ENCODE, {"latent": VALUES[:1, 0]})) == b'{"latent":[0.0,0.125,0.25]}\n'

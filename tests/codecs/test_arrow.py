@@ -276,7 +276,11 @@ SCORES = {
 
 def test_scores_are_columns() -> None:
     """With the threshold in the metadata."""
-    table = read(encode_arrow(answer(VECTOR, ANOMALY_SCORE, SCORES, threshold=np.float32(1.1), false_alarm_rate=0.01)))
+    table = read(
+        encode_arrow(
+            answer(VECTOR, ANOMALY_SCORE, SCORES, once={"threshold": np.float32(1.1), "false_alarm_rate": 0.01})
+        )
+    )
     assert table.to_pydict() == {"scores": [0.5, 2], "p_values": pytest.approx([0.9, 0.1]), "is_anomaly": [False, True]}
     assert table.schema.metadata == {
         b"model": b"m", b"version": b"3", b"threshold": b"1.1", b"false_alarm_rate": b"0.01",

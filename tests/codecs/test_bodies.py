@@ -102,7 +102,7 @@ RESULTS: dict[str, dict[str, Array]] = {
 
 def _answer(operation: Any, schema: InputSchema = IMAGE) -> Answer:
     results = RESULTS[operation.name]
-    return Answer(operation=operation, schema=schema, model="m", version=3, results=results, threshold=0.5)
+    return Answer(operation=operation, schema=schema, model="m", version=3, results=results, once={"threshold": 0.5})
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)

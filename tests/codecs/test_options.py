@@ -17,6 +17,7 @@ from tests.codecs.samples import IMAGE, MIXED
         ({"threshold": "1.5"}, Options(threshold=1.5)),
         ({"threshold": "-2e-3", "explain": "6"}, Options(threshold=-0.002, explain=6)),
         ({"false_alarm_rate": ".05", "explain": "map"}, Options(false_alarm_rate=0.05, explain="map")),
+        ({"false_discovery_rate": "0.1"}, Options(false_discovery_rate=0.1)),
         ({"passthrough": "true"}, Options(passthrough=True)),
         ({"passthrough": "0"}, Options(passthrough=False)),
     ],
@@ -34,6 +35,8 @@ def test_a_query_gives_options(query: dict[str, str], expected: Options) -> None
         {"threshold": "\u0661"}, {"threshold": "9" * 100}, {"false_alarm_rate": "0"}, {"false_alarm_rate": "1"},
         {"explain": "0"}, {"explain": "7"}, {"explain": "1.0"}, {"explain": "all"}, {"passthrough": "yes"},
         {"threshold": "1", "false_alarm_rate": "0.1"}, {"other": "1"}, {"Threshold": "1"},
+        {"false_discovery_rate": "1"}, {"threshold": "1", "false_discovery_rate": "0.1"},
+        {"false_alarm_rate": "0.1", "false_discovery_rate": "0.1"},
     ],
 )  # fmt: skip
 def test_wrong_queries_are_refused(query: dict[str, str]) -> None:
@@ -50,7 +53,7 @@ def test_passthrough_is_for_arrow() -> None:
     assert passed.passthrough
 
 
-@pytest.mark.parametrize("name", ["threshold", "false_alarm_rate", "explain"])
+@pytest.mark.parametrize("name", ["threshold", "false_alarm_rate", "false_discovery_rate", "explain"])
 def test_score_options_belong_to_anomaly_score(name: str) -> None:
     """The other operations refuse them."""
     with pytest.raises(InvalidOption, match="anomaly-score only"):
@@ -65,6 +68,7 @@ def test_score_options_belong_to_anomaly_score(name: str) -> None:
         {"threshold": True}, {"threshold": "1"}, {"threshold": 1e39}, {"threshold": float("inf")}, {"threshold": [1]},
         {"false_alarm_rate": 0}, {"false_alarm_rate": 1.0}, {"explain": True}, {"explain": 1.0}, {"explain": 0},
         {"explain": 7}, {"explain": {}}, {"threshold": 1, "false_alarm_rate": 0.5}, {"other": None},
+        {"false_discovery_rate": 0}, {"false_discovery_rate": "0.1"}, {"threshold": 1, "false_discovery_rate": 0.5},
     ],
 )  # fmt: skip
 def test_wrong_json_options_are_refused(values: dict[str, Any]) -> None:

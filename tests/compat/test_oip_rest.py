@@ -189,6 +189,11 @@ def test_triton_version_alias_and_parameters(client: Any) -> None:
     result = client.infer("pumps", [infer_input(ROWS)], parameters={"threshold": 2.5}, timeout=5_000_000)
     assert result.as_numpy("is_anomaly").tolist() == [True, True]
     assert result.get_response()["parameters"] == {"threshold": 2.5, "false_alarm_rate": 0.25}
+    result = client.infer("pumps", [infer_input(ROWS)], parameters={"false_discovery_rate": 0.1})
+    assert result.as_numpy("is_anomaly").tolist() == [False, False]
+    warned = result.get_response()["parameters"]
+    assert (warned["false_discovery_rate"], warned["calibration_rows"], "threshold" in warned) == (0.1, 4, False)
+    assert "needs 9 for any row" in warned["warning"]
     result = client.infer("pumps", [infer_input(ROWS)], parameters={"false_alarm_rate": 0.5})
     assert result.get_response()["parameters"] == {"threshold": 2.0, "false_alarm_rate": 0.5}
 

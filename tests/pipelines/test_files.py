@@ -19,6 +19,7 @@ from service.cli import app
 from service.errors import ConfigurationError, DataError
 from service.pipelines import Scorer
 from service.pipelines.files import Job, Silent, run
+from service.scoring import discoveries
 from service.tables.files import Part
 from tests.conftest import COLUMNS, table_rows
 from tests.live import LiveService
@@ -118,6 +119,45 @@ def test_the_other_commands(operation: str, tmp_path: Path, trained_store: Path)
     )
     assert refused.exit_code == 1
     assert "not trained for denoise" in refused.stderr
+
+
+@pytest.mark.parametrize("target", ["out.parquet", "out/", "out.csv"])
+def test_a_false_discovery_rate_over_all_files(
+    target: str, tmp_path: Path, scorer: Scorer, trained_store: Path
+) -> None:
+    """Read twice, the flags are those of one batch of all rows, whatever the size of the parts."""
+    frame = rows()
+    frame.loc[:99, "amount"] += 10_000
+    (tmp_path / "in").mkdir()
+    for at in range(4):
+        write(tmp_path / "in" / f"{at}.csv", frame.iloc[at * 500 : (at + 1) * 500])
+    done = command(
+        *("score", tmp_path / "in", f"{tmp_path}/{target}", "--batch-rows", 150, "--out-format", "parquet"),
+        *("--store", trained_store, "--model", "payments", "--false-discovery-rate", 0.2),
+    )
+    assert done.exit_code == 0, done.output
+    path = tmp_path / target
+    found = dataset.dataset(path, format="parquet").to_table().to_pandas()
+    whole = scorer(frame)
+    flags, once = discoveries(whole["anomaly_score"], whole["p_value"], 0.2, calibration_rows=scorer.calibration_rows)
+    assert 100 <= flags.sum() < COUNT
+    assert found["is_anomaly"].tolist() == flags.tolist()
+    assert f"{flags.sum()} rows flagged at a false discovery rate of 0.2" in done.stderr
+    assert once["threshold"] == np.float32(found["anomaly_score"][found["is_anomaly"]].min())
+
+
+def test_a_false_discovery_rate_that_cannot_be_kept(tmp_path: Path, trained_store: Path) -> None:
+    """Too few calibration rows are said, standard input and a second choice of flags refused."""
+    source = write(tmp_path / "in.csv", rows().head(50))
+    options = ["--store", trained_store, "--model", "payments", "--false-discovery-rate", 0.0001]
+    done = command("score", source, tmp_path / "out.csv", *options, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert "needs 9999 for any row to be flagged" in done.stderr
+    assert not read(tmp_path / "out.csv")["is_anomaly"].any()
+    for more, words in ((["--threshold", 1], "not both"), (["--false-alarm-rate", 0.1], "not both")):
+        assert words in command("score", source, tmp_path / "o.csv", *options, *more).stderr
+    piped = command("score", "-", tmp_path / "o.csv", "--format", "csv", *options, stdin=source.read_bytes())
+    assert "cannot be read twice" in piped.stderr
 
 
 def test_a_pipe(trained_store: Path, tmp_path: Path, expected: pd.DataFrame) -> None:

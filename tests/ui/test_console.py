@@ -198,6 +198,9 @@ def test_pasted_rows_are_scored_together(service: LiveService, open_page: OpenPa
     with page.expect_download() as saved:
         page.get_by_role("button", name="Save all scores").click()
     assert len(Path(saved.value.path()).read_text().splitlines()) == 21
+    page.get_by_label("Of the flagged rows at most 10 % by mistake").check()
+    page.get_by_role("button", name="Score the rows").click()
+    expect(page.get_by_text("at most 10 % of them by mistake, on average")).to_be_visible()
 
 
 def test_wrong_rows_are_named_by_row_and_column(service: LiveService, open_page: OpenPage, tmp_path: Path) -> None:

@@ -192,7 +192,8 @@ def _encode(answer: InferAnswer, *, is_raw: bool) -> bytes:
         model_name=answer.model, model_version=str(answer.version), id=answer.id
     )
     for name, value in answer.parameters.items():
-        response.parameters[name].double_param = value
+        choice = "string_param" if isinstance(value, str) else "double_param"
+        setattr(response.parameters[name], choice, value)
     parts: list[bytes | memoryview] = []
     for wanted, array in answer.outputs:
         output = message_class("inference.ModelInferResponse.InferOutputTensor")(

@@ -7,6 +7,7 @@ import { chief, count, number, percent, plural } from "../parts/words.js";
 const MAX_FIELDS = 120;
 const MANY_CATEGORIES = 40;
 const MAX_LISTED = 200;
+const FALSE_DISCOVERY_RATE = 0.1;
 
 export default function TableInput({ schema, samples, start, base, onRow, study, problem }) {
   const [tab, setTab] = useState("form");
@@ -108,13 +109,14 @@ function CsvRows({ schema, samples, base, onRow }) {
   const [problem, setProblem] = useState(null);
   const [busy, setBusy] = useState(false);
   const [chosen, setChosen] = useState(null);
+  const [bounded, setBounded] = useState(false);
   const run = async (given) => {
     setProblem(null); setResult(null); setChosen(null);
     let read;
     try {
       read = rowsOf(given, schema);
       setBusy(true);
-      const answer = await call(`${base}/anomaly-score`, { method: "POST", body: { instances: read.rows } });
+      const answer = await call(`${base}/anomaly-score`, { method: "POST", body: { instances: read.rows, ...(bounded && { false_discovery_rate: FALSE_DISCOVERY_RATE }) } });
       setResult({ ...read, ...answer });
       const worst = answer.scores.indexOf(Math.max(...answer.scores));
       setChosen(worst);
@@ -135,7 +137,8 @@ function CsvRows({ schema, samples, base, onRow }) {
       <textarea id="csv" spellcheck="false" value=${text} onInput=${(event) => setText(event.target.value)} placeholder=${schema.columns.slice(0, 6).map(({ name }) => name).join(",")}></textarea></div>
     <div class=${`drop ${over ? "over" : ""}`}><label>or drop a CSV file here, or choose one: <input type="file" accept=".csv,.tsv,.txt,text/csv" aria-label="CSV file" onChange=${(event) => event.target.files[0] && take(event.target.files[0])} /></label></div>
     <div class="row"><button type="button" class="button primary" disabled=${busy || !text.trim()} onClick=${() => run(text)}>${busy ? "Scoring…" : "Score the rows"}</button>
-      ${samples.length > 0 && html`<button type="button" class="button" onClick=${example}>Sample rows</button>`}</div>
+      ${samples.length > 0 && html`<button type="button" class="button" onClick=${example}>Sample rows</button>`}
+      <label class="small"><input type="checkbox" checked=${bounded} onChange=${(event) => setBounded(event.target.checked)} /> Of the flagged rows at most ${percent(FALSE_DISCOVERY_RATE)} by mistake</label></div>
     <${Failure} problem=${problem} lineOf=${problem?.lines ? (at) => problem.lines[at] ?? "–" : undefined} />
     ${result && html`<${Scored} result=${result} chosen=${chosen} onChoose=${(at) => { setChosen(at); onRow(result.rows[at]); }} />`}
   </div>`;
@@ -146,8 +149,11 @@ function Scored({ result, chosen, onChoose }) {
   const flagged = result.is_anomaly.filter(Boolean).length;
   const highest = Math.max(...result.scores, result.threshold);
   const saveAll = () => save("scores.csv", csvText([["line", "score", "p_value", "is_anomaly"], ...result.scores.map((score, at) => [result.lines[at], score, result.p_values[at], result.is_anomaly[at]])]));
-  return html`<div class="stack"><p><b>${plural(flagged, "row")} of ${count(result.rows.length)} flagged</b> (${percent(flagged / result.rows.length)}; ${percent(result.false_alarm_rate)} would be by mistake if all were ordinary).
+  return html`<div class="stack"><p><b>${plural(flagged, "row")} of ${count(result.rows.length)} flagged</b> (${percent(flagged / result.rows.length)}; ${result.false_discovery_rate
+        ? html`at most ${percent(result.false_discovery_rate)} of them by mistake, on average`
+        : html`${percent(result.false_alarm_rate)} would be by mistake if all were ordinary`}).
       ${result.ignored.length > 0 && html` Columns that the model does not know were left out: ${result.ignored.join(", ")}.`}</p>
+    ${result.warning && html`<p class="message warn small">${result.warning}</p>`}
     <div class="scroll" tabindex="0" role="region" aria-label="Scored rows" style=${{ maxHeight: "340px", overflowY: "auto" }}><table>
       <thead><tr><th scope="col">Line</th><th scope="col">Score</th><th scope="col" class="right">p-value</th><th scope="col"></th></tr></thead>
       <tbody>${order.slice(0, MAX_LISTED).map((at) => html`<tr class="pick" aria-selected=${at === chosen ? "true" : undefined} onClick=${() => onChoose(at)}>
