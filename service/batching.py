@@ -18,7 +18,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import attrgetter
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
@@ -50,33 +50,22 @@ class BatchLimits:
 class BatchObserver(Protocol):
     """Receives the batcher's reports on the event loop."""
 
-    def batch_ran(self, rows: int, model_s: float) -> None: ...
-    def batch_started(self, queue_s: float) -> None: ...
+    def batch_ran(self, rows: int, queue_s: float, model_s: float) -> None: ...
     def queue_changed(self, requests: int, rows: int, size_bytes: int) -> None: ...
 
 
-class _Silent:
-    def batch_ran(self, rows: int, model_s: float) -> None:
-        pass
-
-    def batch_started(self, queue_s: float) -> None:
-        pass
-
-    def queue_changed(self, requests: int, rows: int, size_bytes: int) -> None:
-        pass
-
-
-@dataclass(slots=True, eq=False)
 class _Job:
-    rows: Rows
-    count: int
-    size_bytes: int
-    row_cost: int
-    future: asyncio.Future[Results]
-    queued_at: float
-    taken: int = 0
-    answered: int = 0
-    parts: dict[int, Results] = field(default_factory=dict)
+    __slots__ = ("answered", "count", "future", "parts", "queued_at", "row_cost", "rows", "size_bytes", "taken")
+
+    def __init__(self, rows: Rows, count: int, size_bytes: int, row_cost: int, future: asyncio.Future[Results]) -> None:
+        self.rows = rows
+        self.count = count
+        self.size_bytes = size_bytes
+        self.row_cost = row_cost
+        self.future = future
+        self.queued_at = time.monotonic()
+        self.taken = self.answered = 0
+        self.parts: dict[int, Results] = {}
 
 
 @dataclass(slots=True, eq=False)
@@ -103,6 +92,8 @@ class _Batch(Generic[K]):
     slices: list[_Slice]
     is_large: bool
     rows: int
+    queue_s: float
+    """How long its oldest job waited."""
 
 
 class Batcher(Generic[K]):
@@ -125,10 +116,11 @@ class Batcher(Generic[K]):
         self._run_batch = run_batch
         self._inline_rows = inline_rows
         self._limits = limits or BatchLimits()
-        self._observer = observer or _Silent()
+        self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._queues: OrderedDict[tuple[K, bool], deque[_Job]] = OrderedDict()  # of each key small jobs, and large ones
         self._requests = self._rows = self._bytes = 0
+        self.is_full = False
         self._running = 0
         self._runs_small = False
         self._dispatch_due = False
@@ -147,15 +139,6 @@ class Batcher(Generic[K]):
     @property
     def queued_rows(self) -> int:
         return self._rows
-
-    @property
-    def is_full(self) -> bool:
-        limits = self._limits
-        return (
-            self._requests >= limits.max_queue_requests
-            or self._rows >= limits.max_queue_rows
-            or self._bytes >= limits.max_queue_bytes
-        )
 
     def check_room(self) -> None:
         """Refuse at once, before a body is read or decoded, when nothing more can be queued.
@@ -186,11 +169,9 @@ class Batcher(Generic[K]):
         over = self._rows + count > limits.max_queue_rows or self._bytes + size > limits.max_queue_bytes
         if over and self._requests:
             raise QueueFull("The queue has no room for the rows of this request now.")
-        job = _Job(rows, count, size, row_cost, self._loop.create_future(), time.monotonic())
+        job = _Job(rows, count, size, row_cost, self._loop.create_future())
         self._queues.setdefault((key, size >= LARGE_BYTES), deque()).append(job)
-        self._requests += 1
-        self._rows += count
-        self._bytes += size
+        self._count(1, count, size)
         self._empty.clear()
         self._dispatch_soon()
         if deadline is None:
@@ -202,6 +183,18 @@ class Batcher(Generic[K]):
             return await job.future
         finally:
             del self._timed[job]
+
+    def _count(self, requests: int, rows: int, size_bytes: int) -> None:
+        """Count what was put into the queue, or what was taken out of it."""
+        limits = self._limits
+        self._requests += requests
+        self._rows += rows
+        self._bytes += size_bytes
+        self.is_full = (
+            self._requests >= limits.max_queue_requests
+            or self._rows >= limits.max_queue_rows
+            or self._bytes >= limits.max_queue_bytes
+        )
 
     def _expire_late(self) -> None:
         """Fail the jobs whose deadline has passed. One timer serves all: one for each costs more than the queue."""
@@ -230,8 +223,9 @@ class Batcher(Generic[K]):
             self._running += 1
             self._runs_small |= not batch.is_large
             self._batches.put(batch)
-        # Twice a batch, not twice a row: what has just been taken, and what has gathered when it is done.
-        self._observer.queue_changed(self._requests, self._rows, self._bytes)
+        if self._observer is not None:
+            # Twice a batch, not twice a row: what has just been taken, and what has gathered when it is done.
+            self._observer.queue_changed(self._requests, self._rows, self._bytes)
         if not self._queues and not self._running:
             self._empty.set()
 
@@ -244,8 +238,7 @@ class Batcher(Generic[K]):
             outcomes = self._run_joined(batch.key, batch.slices)
         except Exception:  # noqa: BLE001 - the thread runs it again, and finds out whose rows they were
             return False
-        self._observer.batch_ran(batch.rows, time.monotonic() - started)
-        _deliver(batch.slices, outcomes)
+        self._deliver(batch, outcomes, time.monotonic() - started)
         return True
 
     def _whose_turn(self) -> tuple[K, bool] | None:
@@ -263,15 +256,27 @@ class Batcher(Generic[K]):
         queue, limits = self._queues.pop((key, is_large)), self._limits
         first = queue[0]
         by_bytes = limits.max_batch_bytes * first.count // max(1, first.size_bytes)
-        room = most = max(1, min(limits.max_batch_rows // first.row_cost, by_bytes))
+        most = max(1, min(limits.max_batch_rows // first.row_cost, by_bytes))
+        jobs = [job for job in queue if not job.future.done()]
+        if sum([job.count - job.taken for job in jobs]) <= most:
+            slices = [_Slice(job, job.taken, job.count) for job in jobs]
+        else:
+            slices = self._shared_out(jobs, most)
+            self._queues[key, is_large] = deque(job for job in jobs if job.taken < job.count)
+            queue = deque(job for job in queue if job.taken == job.count or job.future.done())
+        self._count(-len(queue), -sum(map(_count, queue)), -sum([job.size_bytes for job in queue]))
+        if not slices:
+            return None
+        rows = sum([part.stop - part.start for part in slices])
+        return _Batch(key, slices, is_large, rows, time.monotonic() - first.queued_at)
+
+    def _shared_out(self, jobs: list[_Job], room: int) -> list[_Slice]:
+        """A slice for everybody, oldest first; then what is left of the batch to the oldest."""
         slices: dict[_Job, _Slice] = {}
-        # A slice for everybody, oldest first; then what is left of the batch to the oldest.
-        for share in (limits.slice_rows, room):
-            for job in queue:
-                if room <= 0:
-                    break
+        for share in (self._limits.slice_rows, room):
+            for job in jobs:
                 rows = min(max(1, share // job.row_cost), room, job.count - job.taken)
-                if rows <= 0 or job.future.done():
+                if rows <= 0:
                     continue
                 if job in slices:
                     slices[job].stop += rows
@@ -279,20 +284,7 @@ class Batcher(Generic[K]):
                     slices[job] = _Slice(job, job.taken, job.taken + rows)
                 job.taken += rows
                 room -= rows
-        kept: deque[_Job] = deque()
-        for job in queue:
-            if job.taken < job.count and not job.future.done():
-                kept.append(job)
-            else:  # taken whole, or given up
-                self._requests -= 1
-                self._rows -= job.count
-                self._bytes -= job.size_bytes
-        if kept:
-            self._queues[key, is_large] = kept
-        if not slices:
-            return None
-        self._observer.batch_started(time.monotonic() - first.queued_at)
-        return _Batch(key, list(slices.values()), is_large, most - room)
+        return list(slices.values())
 
     def _work(self) -> None:
         while (batch := self._batches.get()) is not None:
@@ -322,7 +314,12 @@ class Batcher(Generic[K]):
     def _run_joined(self, key: K, slices: list[_Slice]) -> list[Results | AutoencoderError]:
         """The outcomes of one call for all slices. Raises what the model raises."""
         results = self._run_batch(key, joined([part.rows() for part in slices]))
-        split = _split(results, slices)
+        outputs, start = list(results.items()), 0
+        split: list[Results] = []
+        for part in slices:
+            stop = start + part.stop - part.start
+            split.append({name: array[start:stop] for name, array in outputs})
+            start = stop
         return list(split) if failure_of(results) is None else [failure_of(part) or part for part in split]
 
     def _run_alone(self, key: K, rows: Rows) -> Results | AutoencoderError:
@@ -339,10 +336,29 @@ class Batcher(Generic[K]):
     def _finish(self, batch: _Batch[K], outcomes: list[Results | AutoencoderError], model_s: float) -> None:
         self._running -= 1
         self._runs_small &= batch.is_large
-        self._observer.batch_ran(batch.rows, model_s)
         # The next batch first: the worker should not wait while answers are handed out.
         self._dispatch()
-        _deliver(batch.slices, outcomes)
+        self._deliver(batch, outcomes, model_s)
+
+    def _deliver(self, batch: _Batch[K], outcomes: list[Results | AutoencoderError], model_s: float) -> None:
+        """Give each job its outcome, or one part of its results until all are there."""
+        if self._observer is not None:
+            self._observer.batch_ran(batch.rows, batch.queue_s, model_s)
+        for part, outcome in zip(batch.slices, outcomes, strict=True):
+            job = part.job
+            if job.future.done():
+                continue
+            if isinstance(outcome, AutoencoderError):
+                job.future.set_exception(outcome)
+                continue
+            rows = part.stop - part.start
+            if rows == job.count:
+                job.future.set_result(outcome)
+                continue
+            job.parts[part.start] = outcome
+            job.answered += rows
+            if job.answered == job.count:
+                job.future.set_result(joined([job.parts[start] for start in sorted(job.parts)]))
 
     async def drain(self) -> None:
         """Refuse new rows from now on and wait until every accepted row is answered."""
@@ -355,32 +371,3 @@ class Batcher(Generic[K]):
         self._draining = True
         for _ in self._threads:
             self._batches.put(None)
-
-
-def _split(results: Results, slices: list[_Slice]) -> list[Results]:
-    outputs = list(results.items())
-    split, start = [], 0
-    for part in slices:
-        stop = start + part.stop - part.start
-        split.append({name: array[start:stop] for name, array in outputs})
-        start = stop
-    return split
-
-
-def _deliver(slices: list[_Slice], outcomes: list[Results | AutoencoderError]) -> None:
-    """Give each job its outcome, or one part of its results until all are there."""
-    for part, outcome in zip(slices, outcomes, strict=True):
-        job = part.job
-        if job.future.done():
-            continue
-        if isinstance(outcome, AutoencoderError):
-            job.future.set_exception(outcome)
-            continue
-        rows = part.stop - part.start
-        if rows == job.count:
-            job.future.set_result(outcome)
-            continue
-        job.parts[part.start] = outcome
-        job.answered += rows
-        if job.answered == job.count:
-            job.future.set_result(joined([job.parts[start] for start in sorted(job.parts)]))

@@ -46,24 +46,39 @@ Stage = Literal["decode", "queue", "model", "encode"]
 request_id_of_context: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
-class Telemetry:
-    """All metrics of one process. In several worker processes prometheus_client adds them up through files."""
+class _Values(Histogram):
+    """A histogram that takes many values at once: one by one, they cost more than all else that is counted."""
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self.registry = registry or CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        r = self.registry
+    def observe_all(self, values: list[float]) -> None:
+        """Count the values that a list holds now, and take them out of it. Others may append to it meanwhile."""
+        taken = values[:]
+        del values[: len(taken)]
+        for at, count in enumerate(np.bincount(np.searchsorted(self._upper_bounds, taken)).tolist()):
+            if count:
+                self._buckets[at].inc(count)
+        self._sum.inc(sum(taken))
+
+
+class Telemetry:
+    """All metrics of one process. In several worker processes prometheus_client adds them up through files.
+
+    What comes with each request or batch is appended to lists, which ``flush`` counts: call it a few times a second.
+    """
+
+    def __init__(self) -> None:
+        self._registry = r = CollectorRegistry()
+        ProcessCollector(registry=r)
         self._requests = Counter(
             "autoencoder_requests", "Answered requests.", ["operation", "model", "status"], registry=r
         )
-        self._request_seconds = Histogram(
+        self._request_seconds = _Values(
             "autoencoder_request_seconds",
             "Time from the first byte of a request to its answer.",
             ["operation"],
             buckets=LATENCY_BUCKETS_S,
             registry=r,
         )
-        self._stage_seconds = Histogram(
+        self._stage_seconds = _Values(
             "autoencoder_stage_seconds",
             "Time of a request by stage; model: time of a batch.",
             ["stage"],
@@ -71,7 +86,7 @@ class Telemetry:
             registry=r,
         )
         self._rows = Counter("autoencoder_rows", "Rows answered.", ["operation", "model"], registry=r)
-        self._batch_rows = Histogram(
+        self._batch_rows = _Values(
             "autoencoder_batch_rows", "Rows in one call of the model.", buckets=ROW_BUCKETS, registry=r
         )
         self._queue_requests = _gauge("autoencoder_queue_requests", "Requests that wait for the model.", r)
@@ -124,19 +139,32 @@ class Telemetry:
             registry=r,
             multiprocess_mode="livemax",
         )
-        stages: tuple[Stage, ...] = ("decode", "queue", "model", "encode")
-        self._stages = {stage: self._stage_seconds.labels(stage) for stage in stages}
-        self._request_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._row_children: dict[tuple[str, str], Counter] = {}
+        self._finished: dict[tuple[str, str, int], list[float]] = {}
+        self._took: dict[Stage, list[float]] = {"decode": [], "queue": [], "model": [], "encode": []}
+        self._batches: list[float] = []
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """The metrics of this process, up to date."""
+        self.flush()
+        return self._registry
+
+    def flush(self) -> None:
+        """Count what was appended since the last time. May be called on any thread."""
+        for (operation, model, status), seconds in list(self._finished.items()):
+            if seconds:
+                self._requests.labels(operation, model, status).inc(len(seconds))
+                self._request_seconds.labels(operation).observe_all(seconds)
+        for stage, seconds in self._took.items():
+            self._stage_seconds.labels(stage).observe_all(seconds)
+        self._batch_rows.observe_all(self._batches)
 
     def request_finished(self, operation: str, model: str, status: int, seconds: float) -> None:
-        key = operation, model, status
-        children = self._request_children.get(key)
-        if children is None:
-            children = self._requests.labels(operation, model, status), self._request_seconds.labels(operation)
-            self._request_children[key] = children
-        children[0].inc()
-        children[1].observe(seconds)
+        finished = self._finished.get((operation, model, status))
+        if finished is None:
+            finished = self._finished[operation, model, status] = []
+        finished.append(seconds)
 
     def rows_answered(self, operation: str, model: str, rows: int) -> None:
         child = self._row_children.get((operation, model))
@@ -145,14 +173,12 @@ class Telemetry:
         child.inc(rows)
 
     def stage_took(self, stage: Stage, seconds: float) -> None:
-        self._stages[stage].observe(seconds)
+        self._took[stage].append(seconds)
 
-    def batch_ran(self, rows: int, model_s: float) -> None:
-        self._batch_rows.observe(rows)
-        self._stages["model"].observe(model_s)
-
-    def batch_started(self, queue_s: float) -> None:
-        self._stages["queue"].observe(queue_s)
+    def batch_ran(self, rows: int, queue_s: float, model_s: float) -> None:
+        self._batches.append(rows)
+        self._took["queue"].append(queue_s)
+        self._took["model"].append(model_s)
 
     def queue_changed(self, requests: int, rows: int, size_bytes: int) -> None:
         self._queue_requests.set(requests)
@@ -200,8 +226,9 @@ class Telemetry:
         return list(self._of_all_workers().collect())
 
     def _of_all_workers(self) -> CollectorRegistry:
+        self.flush()
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            return self.registry
+            return self._registry
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return registry

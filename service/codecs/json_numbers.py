@@ -28,6 +28,8 @@ _MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
 _SQUARES_OF_FLOAT32: Final = 1e76
 """Numbers whose squares sum to less fit into float32."""
 
+_SCALARS: Final = frozenset((float, int, str, type(None)))
+
 _local = threading.local()
 
 
@@ -45,24 +47,30 @@ def decode_numbers_fast(
     """
     if not schema.arrays_only or (schema.columns and body.find(b"{", body.find(b"{") + 1) >= 0):
         return None
+    # Numbers come flattened. Their nesting is proven by the lengths of all arrays and by there being no other brackets.
+    count, more = divmod(body.count(b"[") - 1, schema.arrays_in_row)
     try:
-        document, left_out = parse_outline(body)
-        if len(document) > 1 + len(beside):  # looking up each of very many keys takes quadratic time
+        if more or not 0 < count <= limits.max_rows or 4 * count * schema.width > limits.max_decoded_bytes:
             return None
+        document, content = _outline(body)
+        if len(document) > 1 + len(beside):
+            return None  # looking up each of very many keys takes quadratic time
         keys = list(document.keys())
-        arrays = [key for key in keys if key in under]
-        scalars = {key: document[key] for key in keys if key in beside}
-        if len(arrays) != 1 or len(scalars) + 1 != len(keys):
+        (key,) = [key for key in keys if key in under]
+        scalars = {key: document[key] for key in keys if key in beside} if len(keys) > 1 else {}
+        if len(scalars) + 1 != len(keys) or not _SCALARS.issuperset(map(type, scalars.values())):
             return None
-        if any(type(value) not in (float, int, str, type(None)) for value in scalars.values()):
-            return None
-        numbers = proven_numbers(document[arrays[0]], body, left_out, schema, limits)
+        if content is None:
+            numbers = _values_of(document[key], count, schema).astype(np.float32).reshape(count, *schema.row_shape)
+        else:
+            numbers = _read_pieces(body, content, document[key], count, schema)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
         return None
-    return None if numbers is None else (numbers, scalars, arrays[0])
+    has_booleans = not schema.boolean_at or np.isin(numbers[:, schema.boolean_at], (0, 1)).all()
+    return (numbers, scalars, key) if has_booleans else None
 
 
-def parse_outline(body: bytes) -> tuple[Any, slice | None]:
+def _outline(body: bytes) -> tuple[Any, slice | None]:
     """A JSON value; of a large body without the content of its outermost array, with the place of that content.
 
     The array is empty then. There can be no other: it lies between the first opening and the last closing bracket.
@@ -90,72 +98,43 @@ def _parser_for(length: int) -> Any:
     return parser
 
 
-def proven_numbers(
-    instances: Any, body: bytes, left_out: slice | None, schema: InputSchema, limits: Limits
-) -> NDArray[np.float32] | None:
-    """Float32 numbers ``(rows, *row_shape)`` of an array in what ``parse_outline`` gives; None if they are not such.
-
-    Raises:
-        ValueError, TypeError, AttributeError, RuntimeError: not an array of numbers.
-    """
-    # Numbers come flattened. Their nesting is proven by the lengths of all arrays and by there being no other brackets.
-    count, more = divmod(body.count(b"[") - 1, schema.arrays_in_row)
-    if more or not 0 < count <= limits.max_rows or 4 * count * schema.width > limits.max_decoded_bytes:
-        return None
-    if left_out is None:
-        if len(instances) != count:
-            return None
-        numbers = _values_of(instances, schema).astype(np.float32).reshape(count, *schema.row_shape)
-    elif isinstance(instances, simdjson.Array):
-        numbers = _read_pieces(body, left_out, count, schema)
-    else:
-        return None
-    if schema.boolean_at and not np.isin(numbers[:, schema.boolean_at], (0, 1)).all():
-        return None
-    return numbers
-
-
-def _read_pieces(body: bytes, content: slice, count: int, schema: InputSchema) -> NDArray[np.float32]:
+def _read_pieces(body: bytes, content: slice, emptied: Any, count: int, schema: InputSchema) -> NDArray[np.float32]:
+    """The numbers of an array whose content was left out of ``emptied``."""
+    if not isinstance(emptied, simdjson.Array):
+        raise TypeError
     numbers = aligned_memory(4 * count * schema.width).view(np.float32).reshape(count, *schema.row_shape)
     row_end, view = _row_end(len(schema.row_shape)), memoryview(body)
     row, start = 0, content.start
     while start <= content.stop:
         found = row_end.search(body, min(start + PIECE_BYTES, content.stop), content.stop)
         stop = found.end() - 1 if found else content.stop
-        row += _read_piece(b"".join((b"[", view[start:stop], b"]")), numbers[row:], schema)
-        start = stop + 1
+        piece = b"".join((b"[", view[start:stop], b"]"))
+        rows = _parser_for(len(piece)).parse(piece)
+        end = row + len(rows)
+        if not row < end <= count:
+            raise ValueError
+        numbers[row:end] = _values_of(rows, end - row, schema).reshape(end - row, *schema.row_shape)
+        row, start = end, stop + 1
+        del rows  # the parser takes the next piece only when nothing is left of this one
     if row != count:
         raise ValueError
     return numbers
 
 
-def _read_piece(piece: bytes, numbers: NDArray[np.float32], schema: InputSchema) -> int:
-    """Put the rows of a piece at the front of ``numbers``. Returns how many they are: at least one."""
-    rows = _parser_for(len(piece)).parse(piece)
-    count = len(rows)
-    if not 0 < count <= len(numbers):
+def _values_of(rows: Any, count: int, schema: InputSchema) -> NDArray[np.float64]:
+    """The values of ``count`` rows of the right shape, flat; all of them fit into float32."""
+    if len(rows) != count:
         raise ValueError
-    numbers[:count] = _values_of(rows, schema).reshape(count, *schema.row_shape)
-    return count
-
-
-def _values_of(rows: Any, schema: InputSchema) -> NDArray[np.float64]:
-    """The values of rows of the right shape, flat; all of them fit into float32."""
     level = [rows]
     for size in schema.row_shape:
         level = list(chain.from_iterable(level))
         if set(map(len, level)) != {size}:
             raise ValueError
     values = np.frombuffer(rows.as_buffer(of_type="d"))
-    if not _fit_float32(values):
+    is_small = len(values) <= FEW_VALUES and np.vdot(values, values) < _SQUARES_OF_FLOAT32
+    if not is_small and not (values.min() >= -_MAX_FLOAT32 and values.max() <= _MAX_FLOAT32):
         raise ValueError
     return values
-
-
-def _fit_float32(values: NDArray[np.float64]) -> bool:
-    if len(values) <= FEW_VALUES and np.vdot(values, values) < _SQUARES_OF_FLOAT32:
-        return True
-    return bool(values.min() >= -_MAX_FLOAT32 and values.max() <= _MAX_FLOAT32)
 
 
 @cache

@@ -20,14 +20,15 @@ from service.schemas import (
     InputSchema,
     Results,
     Rows,
+    joined,
     row_count,
-    take_rows,
 )
 from service.store import MAX_REFERENCE_FEATURES, FeatureReference, Manifest
 
 SAMPLED_ROWS_PER_S = 500
 """Rows a second that the distributions are taken from; counting every row would cost as much as scoring it."""
 ROWS_AT_ONCE = 64
+BATCHES_AT_ONCE = 16
 SMOOTHING = 1e-4
 """Least share of a bin, so that an empty one does not make the index infinite."""
 MAX_LABELS = 20
@@ -86,6 +87,8 @@ class DriftMonitor:
         self._scored = self._anomalies = 0
         self._allowance = float(SAMPLED_ROWS_PER_S)
         self._refilled = time.monotonic()
+        self._waiting: list[tuple[Array, Rows]] = []
+        """Scores and rows that are not in the bins yet: many at once cost little more than one."""
 
     def observe(self, rows: Rows, results: Results) -> None:
         """Count one batch of scored rows."""
@@ -93,13 +96,23 @@ class DriftMonitor:
             self._scored += len(results["score"])
             self._anomalies += int(np.count_nonzero(results["is_anomaly"]))
             sample = self._sample(len(results["score"]))
-            if not sample:
-                return
-            self._score.count(results["score"][:sample, None])
-            self._features.count(self._numbers(take_rows(rows, slice(sample))))
-            if self._features.rows > self._window_rows:
-                self._score.fade()
-                self._features.fade()
+            if sample:
+                # Copies: views would keep the whole batch in memory.
+                rows = {name: array[:sample].copy() for name, array in rows.items()}
+                self._waiting.append((results["score"][:sample].copy(), rows))
+            if len(self._waiting) >= BATCHES_AT_ONCE:
+                self._count_waiting()
+
+    def _count_waiting(self) -> None:
+        if not self._waiting:
+            return
+        scores, rows = zip(*self._waiting, strict=True)
+        self._waiting = []
+        self._score.count(np.concatenate(scores)[:, None])
+        self._features.count(self._numbers(joined(rows)))
+        if self._features.rows > self._window_rows:
+            self._score.fade()
+            self._features.fade()
 
     def _numbers(self, rows: Rows) -> NDArray[np.float64]:
         """The features of rows as numbers (rows, features); a label becomes its index in the reference."""
@@ -125,6 +138,7 @@ class DriftMonitor:
 
     def report(self) -> DriftReport:
         with self._lock:
+            self._count_waiting()
             return DriftReport(
                 since=self._since,
                 scored_rows=self._scored,

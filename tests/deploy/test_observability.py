@@ -48,8 +48,7 @@ def used_telemetry() -> Telemetry:
     telemetry.rows_answered("anomaly-score", "digits", 3)
     for stage in ("decode", "encode"):
         telemetry.stage_took(stage, 0.001)
-    telemetry.batch_started(0.001)
-    telemetry.batch_ran(3, 0.002)
+    telemetry.batch_ran(3, 0.001, 0.002)
     telemetry.queue_changed(1, 3, 768)
     telemetry.refused("queue_full")
     telemetry.rows_scored("digits", 1, np.asarray([0.002, 0.4, 0.9], np.float32), np.asarray([True, False, False]))
