@@ -149,8 +149,8 @@ def _run(command: Sequence[str]) -> _Run:
 
 def bare_calls(store: str, model: str, source: str, cores: str) -> dict[str, Any]:
     """The best rate of several sizes of calls, by one thread and by one a core; memory before the rows are read."""
+    from service.pipelines.scorer import limit_threads
     from service.runtime.loaded_model import load_version
-    from service.runtime.threads import limit_threads
     from service.store import Store
 
     if cores:

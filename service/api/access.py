@@ -9,7 +9,7 @@ from service.errors import Forbidden, Unauthenticated
 
 
 class Role(IntEnum):
-    """What a route asks for; a higher role includes the lower ones."""
+    """The role that a route asks for; a higher one includes the lower ones."""
 
     ANYONE = 0
     CALLER = 1
@@ -38,23 +38,14 @@ class Access:
         """
         if not self._hashes or role is Role.ANYONE:
             return
-        granted = self._role(_key_of(headers))
+        given = headers.get(b"authorization", b"")
+        is_bearer = given[:7].lower() == b"bearer "
+        hashed = hashlib.sha256(given[7:].strip() if is_bearer else headers.get(b"x-api-key", b"")).hexdigest().encode()
+        granted = Role.ANYONE
+        for known, known_role in self._hashes:  # all of them, so that time tells nothing
+            if hmac.compare_digest(known, hashed):
+                granted = max(granted, known_role)
         if granted is Role.ANYONE:
             raise Unauthenticated("This route needs an API key.")
         if granted < role:
             raise Forbidden("This route needs an admin key.")
-
-    def _role(self, key: bytes) -> Role:
-        hashed = hashlib.sha256(key).hexdigest().encode()
-        granted = Role.ANYONE
-        for known, role in self._hashes:  # all of them, so that time tells nothing
-            if hmac.compare_digest(known, hashed):
-                granted = max(granted, role)
-        return granted
-
-
-def _key_of(headers: Mapping[bytes, bytes]) -> bytes:
-    authorization = headers.get(b"authorization", b"")
-    if authorization[:7].lower() == b"bearer ":
-        return authorization[7:].strip()
-    return headers.get(b"x-api-key", b"")

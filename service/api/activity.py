@@ -1,4 +1,4 @@
-"""What the service did in the last quarter of an hour, for people who look: rates and latencies by interval.
+"""Rates and latencies of the service by interval, over the last quarter of an hour, for people who look.
 
 Prometheus keeps the long history; this is a bounded window in memory, so that a look needs no other software.
 """
@@ -8,14 +8,14 @@ import contextlib
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 from fastapi import APIRouter, Depends
 from prometheus_client.metrics_core import Metric
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.models import callers_only
 from service.runtime.traffic import LiveTraffic
@@ -24,6 +24,20 @@ from service.telemetry import Telemetry
 INTERVAL_S = 5.0
 KEPT_INTERVALS = 180
 STAGES = ("decode", "queue", "model", "encode", "request")
+OUTCOMES = ("ok", "refused", "rejected", "failed")
+Labels: TypeAlias = tuple[str, ...]
+Reading: TypeAlias = Mapping[str, Mapping[Labels, float]]
+"""Samples by metric, without ``autoencoder_``, and by the labels that matter here."""
+METRICS: Final[Mapping[str, Labels]] = {
+    "requests_total": ("status",),
+    "rows_total": (),
+    "scored_rows_total": (),
+    "anomalies_total": (),
+    "queue_rows": (),
+    "stage_seconds_bucket": ("stage", "le"),
+    "request_seconds_bucket": ("le",),
+}
+"""What the activity is made of: metrics and the labels by which their samples are told apart, others added up."""
 
 
 class StageLatency(BaseModel):
@@ -32,6 +46,8 @@ class StageLatency(BaseModel):
 
 
 class AlertDetail(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
     at: datetime
     model: str
     version: int
@@ -59,49 +75,51 @@ class Activity(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """The counters at one instant."""
-
-    requests: dict[str, float]
-    rows: float
-    scored: float
-    anomalies: float
-    buckets: dict[str, dict[float, float]]
-    """Cumulative counts by upper edge in seconds, by stage."""
-    queue_rows: float
-
-
-@dataclass(frozen=True, slots=True)
 class Interval:
-    """What happened between two readings."""
+    """The time between two readings."""
 
     at: float
+    """End, in seconds since 1970."""
     seconds: float
-    requests: dict[str, float]
-    rows: float
-    scored: float
-    anomalies: float
-    latency_ms: dict[str, tuple[float | None, float | None]]
-    queue_rows: float
+    grown: Reading
+    """How much each counter grew."""
+    gauges: Reading
+    """Values at the end."""
+    latency_ms: Mapping[str, tuple[float | None, float | None]]
+    """Median and 99th percentile by stage."""
 
+    @classmethod
+    def between(cls, before: Reading, after: Reading, *, seconds: float, at: float = 0.0) -> "Interval":
+        """The difference of two readings of one service."""
+        # A service that was started again counts from nothing, and a replaced worker may take its counts with it.
+        grown = {
+            metric: {key: max(0.0, value - before[metric].get(key, 0.0)) for key, value in values.items()}
+            for metric, values in after.items()
+            if metric.endswith(("_total", "_bucket", "_count", "_sum"))
+        }
+        buckets: dict[str, dict[float, float]] = {stage: {} for stage in STAGES}
+        for metric in ("stage_seconds_bucket", "request_seconds_bucket"):
+            for (*stage, edge), count in grown[metric].items():
+                buckets[stage[0] if stage else "request"][float(edge)] = count
+        latency = {stage: (quantile_ms(counts, 0.5), quantile_ms(counts, 0.99)) for stage, counts in buckets.items()}
+        gauges = {metric: values for metric, values in after.items() if metric not in grown}
+        kept = {metric: values for metric, values in grown.items() if not metric.endswith("_bucket")}
+        return cls(at, max(seconds, 1e-9), kept, gauges, latency)
 
-@dataclass
-class Window:
-    """The last intervals, bounded."""
+    def events(self, metric: str) -> float:
+        """How much a counter grew, over all labels."""
+        return sum(self.grown[metric].values())
 
-    kept: int = KEPT_INTERVALS
-    intervals: deque[Interval] = field(init=False)
-    _before: tuple[float, Reading] | None = None
+    def gauge(self, metric: str) -> float:
+        return sum(self.gauges.get(metric, {}).values())
 
-    def __post_init__(self) -> None:
-        self.intervals = deque(maxlen=self.kept)
-
-    def add(self, reading: Reading, *, now: float, at: float) -> None:
-        """Take in a reading made at the monotonic instant ``now``, which is ``at`` on the wall."""
-        if self._before is not None:
-            then, before = self._before
-            self.intervals.append(_difference(before, reading, seconds=max(now - then, 1e-9), at=at))
-        self._before = now, reading
+    @property
+    def requests(self) -> dict[str, float]:
+        """Answered requests by outcome."""
+        counts = dict.fromkeys(OUTCOMES, 0.0)
+        for (status,), count in self.grown["requests_total"].items():
+            counts[outcome_of(int(status))] += count
+        return counts
 
 
 class ActivityLog:
@@ -110,7 +128,8 @@ class ActivityLog:
     def __init__(self, telemetry: Telemetry, *, interval_s: float = INTERVAL_S) -> None:
         self.since = datetime.now(UTC)
         self.interval_s = interval_s
-        self.window = Window()
+        self.intervals: deque[Interval] = deque(maxlen=KEPT_INTERVALS)
+        self._before: tuple[float, Reading] | None = None
         self._telemetry = telemetry
         self._task: asyncio.Task[None] | None = None
 
@@ -126,8 +145,15 @@ class ActivityLog:
     async def _watch(self) -> None:
         while True:
             reading = read(await asyncio.to_thread(self._telemetry.families))
-            self.window.add(reading, now=time.monotonic(), at=time.time())
+            self.add(reading, now=time.monotonic(), at=time.time())
             await asyncio.sleep(self.interval_s)
+
+    def add(self, reading: Reading, *, now: float, at: float) -> None:
+        """Take in a reading made at the monotonic instant ``now``, which is ``at`` on the wall."""
+        if self._before is not None:
+            then, before = self._before
+            self.intervals.append(Interval.between(before, reading, seconds=now - then, at=at))
+        self._before = now, reading
 
 
 def activity_routes(activity: ActivityLog, traffic: LiveTraffic) -> APIRouter:
@@ -135,18 +161,19 @@ def activity_routes(activity: ActivityLog, traffic: LiveTraffic) -> APIRouter:
 
     @router.get("/activity", summary="Traffic, latency and alerts of the last quarter of an hour")
     async def show_activity() -> Activity:
-        intervals = list(activity.window.intervals)
-        outcomes = ("ok", "refused", "rejected", "failed")
+        intervals = list(activity.intervals)
+        requests = [each.requests for each in intervals]
         return Activity(
             since=activity.since,
             interval_s=activity.interval_s,
             at=[round(each.at, 1) for each in intervals],
             requests_per_s={
-                name: [round(each.requests.get(name, 0.0) / each.seconds, 3) for each in intervals] for name in outcomes
+                name: [round(counts[name] / each.seconds, 3) for counts, each in zip(requests, intervals, strict=True)]
+                for name in OUTCOMES
             },
-            rows_per_s=[round(each.rows / each.seconds, 2) for each in intervals],
-            scored_rows=[int(each.scored) for each in intervals],
-            anomalies=[int(each.anomalies) for each in intervals],
+            rows_per_s=[round(each.events("rows_total") / each.seconds, 2) for each in intervals],
+            scored_rows=[int(each.events("scored_rows_total")) for each in intervals],
+            anomalies=[int(each.events("anomalies_total")) for each in intervals],
             latency={
                 stage: StageLatency(
                     p50_ms=[each.latency_ms[stage][0] for each in intervals],
@@ -154,74 +181,33 @@ def activity_routes(activity: ActivityLog, traffic: LiveTraffic) -> APIRouter:
                 )
                 for stage in STAGES
             },
-            queue_rows=[int(each.queue_rows) for each in intervals],
-            alerts=[
-                AlertDetail(
-                    at=alert.at,
-                    model=alert.model,
-                    version=alert.version,
-                    score=alert.score,
-                    p_value=alert.p_value,
-                    columns=None if alert.columns is None else [dict(column) for column in alert.columns],
-                )
-                for alert in traffic.alerts.latest()
-            ],
+            queue_rows=[int(each.gauge("queue_rows")) for each in intervals],
+            alerts=[AlertDetail.model_validate(alert) for alert in traffic.alerts.latest()],
         )
 
     return router
 
 
-def read(families: Iterable[Metric]) -> Reading:
-    """The counters of interest among all metrics."""
-    requests: dict[str, float] = {}
-    sums = dict.fromkeys(("rows", "scored_rows", "anomalies", "queue_rows"), 0.0)
-    buckets: dict[str, dict[float, float]] = {stage: {} for stage in STAGES}
+def read(families: Iterable[Metric], metrics: Mapping[str, Labels] = METRICS) -> Reading:
+    """The samples of some metrics, added up by the labels given; of drift the greatest."""
+    reading: dict[str, dict[Labels, float]] = {metric: {} for metric in metrics}
     for family in families:
         for sample in family.samples:
-            name = sample.name.removeprefix("autoencoder_")
-            if name == "requests_total":
-                outcome = outcome_of(int(sample.labels["status"]))
-                requests[outcome] = requests.get(outcome, 0.0) + sample.value
-            elif name.removesuffix("_total") in sums:
-                sums[name.removesuffix("_total")] += sample.value
-            elif name in ("stage_seconds_bucket", "request_seconds_bucket"):
-                counts = buckets[sample.labels.get("stage", "request")]
-                edge = float(sample.labels["le"])
-                counts[edge] = counts.get(edge, 0.0) + sample.value
-    return Reading(requests, sums["rows"], sums["scored_rows"], sums["anomalies"], buckets, sums["queue_rows"])
+            metric = sample.name.removeprefix("autoencoder_")
+            if metric in metrics:
+                key = tuple(sample.labels[label] for label in metrics[metric])
+                known = reading[metric].get(key, 0.0)
+                reading[metric][key] = max(known, sample.value) if "drift" in metric else known + sample.value
+    return reading
 
 
 def outcome_of(status: int) -> str:
-    """What became of a request: answered, refused for load, rejected as wrong, or failed here."""
+    """How a request ended: answered, refused for load, rejected as wrong, or failed here."""
     if status < 400:
         return "ok"
     if status in (429, 503, 504):
         return "refused"
     return "failed" if status >= 500 else "rejected"
-
-
-def _difference(before: Reading, after: Reading, *, seconds: float, at: float) -> Interval:
-    requests = {name: _grown(before.requests.get(name, 0.0), value) for name, value in after.requests.items()}
-    latency = {}
-    for stage in STAGES:
-        then, now = before.buckets[stage], after.buckets[stage]
-        counts = {edge: _grown(then.get(edge, 0.0), count) for edge, count in now.items()}
-        latency[stage] = (quantile_ms(counts, 0.5), quantile_ms(counts, 0.99))
-    return Interval(
-        at=at,
-        seconds=seconds,
-        requests=requests,
-        rows=_grown(before.rows, after.rows),
-        scored=_grown(before.scored, after.scored),
-        anomalies=_grown(before.anomalies, after.anomalies),
-        latency_ms=latency,
-        queue_rows=after.queue_rows,
-    )
-
-
-def _grown(before: float, after: float) -> float:
-    """A worker that was replaced may take its counts with it."""
-    return max(0.0, after - before)
 
 
 def quantile_ms(counts: dict[float, float], level: float) -> float | None:

@@ -13,10 +13,9 @@ from fastapi import FastAPI
 from service import __version__
 from service.api.access import Access
 from service.api.activity import ActivityLog, activity_routes
-from service.api.console import console_routes
+from service.api.console import console_routes, exhibit_routes
 from service.api.errors import install_error_answers
 from service.api.exchange import Reception
-from service.api.exhibits import exhibit_routes
 from service.api.front import AutoencoderApp
 from service.api.models import model_routes, service_routes
 from service.api.oip import OIPRoutes

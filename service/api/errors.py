@@ -1,7 +1,7 @@
 """Errors to answers: the only place that knows HTTP statuses. Problems are RFC 9457 objects under 4 KiB."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 
 import orjson
@@ -142,9 +142,10 @@ async def _on_validation_error(_request: Request, error: Exception) -> Response:
     found = error.errors() if isinstance(error, RequestValidationError) else []
     if any(item["type"] == "json_invalid" for item in found):
         return Response(problem_body(400, "The body is not JSON.", _request_id()), 400, media_type=PROBLEM_TYPE)
-    listed: list[dict[str, object]] = [
-        {"row": None, "column": _place(item["loc"]), "problem": _cut(item["msg"])} for item in found
-    ]
+    listed: list[dict[str, object]] = []
+    for item in found:  # only names that the schema knows, never what the caller sent
+        names = [part for part in item["loc"] if isinstance(part, str)]
+        listed.append({"row": None, "column": _cut(names[-1] if names else None), "problem": _cut(item["msg"])})
     body = problem_body(422, "The request does not fit this route.", _request_id(), listed[:MAX_ROW_PROBLEMS])
     return Response(body, 422, media_type=PROBLEM_TYPE)
 
@@ -154,12 +155,6 @@ async def _on_http_error(_request: Request, error: Exception) -> Response:
     headers = error.headers if isinstance(error, HTTPException) else None
     body = problem_body(status, _HTTP_DETAILS.get(status) or HTTPStatus(status).phrase, _request_id())
     return Response(body, status, headers=headers, media_type=PROBLEM_TYPE)
-
-
-def _place(location: Sequence[str | int]) -> str | None:
-    """Name of the field or parameter; only names that the schema knows, never what the caller sent."""
-    names = [part for part in location if isinstance(part, str)]
-    return _cut(names[-1]) if names else None  # type: ignore[return-value]
 
 
 def _request_id() -> str:

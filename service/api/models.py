@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -14,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.api.access import Access, Role
 from service.errors import InvalidVersion, ModelNotFound, NotReady, StoreError, VersionNotFound
 from service.runtime import ModelManager, ModelStatus, Target, VersionState, VersionStatus
+from service.runtime.drift import DriftReport
+from service.runtime.shadow import ShadowReport
 from service.runtime.traffic import LiveTraffic
 from service.schemas import InputSchema
 from service.store import (
@@ -39,7 +40,7 @@ EXHIBITS = {
     "plots/score_histogram": f"{PLOTS}/score_histogram.png",
     "plots/reconstructions": f"{PLOTS}/reconstructions.png",
 }
-"""Files of a version by their routes under its own; ``service.api.exhibits`` serves them."""
+"""Files of a version by their routes under its own; ``service.api.console`` serves them."""
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
 
 ModelName = Annotated[str, Path(description="Name of a model.")]
@@ -99,52 +100,11 @@ class VersionDetail(VersionSummary):
     model_card: str = Field(description="Markdown.")
 
 
-class ShadowDetail(BaseModel):
-    """What the version behind ``candidate`` said of live rows, beside the version that answered."""
-
-    version: int
-    against: int
-    since: datetime
-    rows: int
-    both: int = Field(description="Rows that both call anomalies.")
-    only_candidate: int
-    only_current: int
-    disagreement: float = Field(description="Share of rows on whose flag the two differ.")
-    p_value_shift: float = Field(description="Mean p-value of the candidate less that of the current version.")
-    p_value_distance: float = Field(description="Mean absolute difference of the p-values.")
-    score_ratio: float | None = Field(description="Mean score of the candidate over that of the current version.")
-    failures: int = Field(description="Batches on which the candidate failed.")
-
-
-class FeatureDrift(BaseModel):
-    name: str | int
-    psi: float | None = Field(
-        description="Population stability index; over 0.1 a shift, over 0.25 a large one. Null before 100 rows."
-    )
-    ks: float | None = Field(description="Kolmogorov-Smirnov distance. Null before 100 rows.")
-    missing: float = Field(description="Share of missing values, live.")
-    reference_missing: float = Field(description="Share of missing values in training.")
-
-
-class DriftDetail(BaseModel):
-    """Live rows of one version against those it was trained on, since this process loaded it."""
-
-    model: str
-    version: int
-    since: datetime
-    scored_rows: int
-    sampled_rows: int = Field(description="Rows that the distributions are taken from; older ones fade.")
-    alert_rate: float = Field(description="Share of scored rows over the version's threshold.")
-    false_alarm_rate: float = Field(description="The share that is to be expected on rows like the training rows.")
-    score: FeatureDrift
-    features: list[FeatureDrift]
-
-
 class ModelDetail(ModelSummary):
     serving: dict[str, int] = Field(description="The version that answers for each alias now.")
     earlier: dict[str, int] = Field(description="The version that each alias named before: where a roll back leads.")
     version: VersionDetail | None = Field(description="The default version, or the newest when none is loaded.")
-    shadow: ShadowDetail | None = Field(description="The candidate on live traffic, once it has been tried.")
+    shadow: ShadowReport | None = Field(description="The candidate on live traffic, once it has been tried.")
 
 
 class AliasChange(BaseModel):
@@ -188,32 +148,21 @@ def model_routes(manager: ModelManager, traffic: LiveTraffic) -> APIRouter:
         status = manager.model(model)
         shown = status.default_version or (status.versions[-1].version if status.versions else None)
         detail = None if shown is None else await asyncio.to_thread(_detail_or_none, manager, status, shown)
-        shadow = traffic.shadow(status.name)
         return ModelDetail(
             **_summary(status),
             serving=dict(status.serving),
             earlier=await asyncio.to_thread(_earlier, manager, status.name),
             version=detail,
-            shadow=ShadowDetail(**asdict(shadow), disagreement=shadow.disagreement) if shadow else None,
+            shadow=traffic.shadow(status.name),
         )
 
     @router.get("/models/{model}/drift", summary="Live rows against the rows of training")
-    async def show_drift(model: ModelName, version: VersionQuery = None) -> DriftDetail:
+    async def show_drift(model: ModelName, version: VersionQuery = None) -> DriftReport:
         loaded = manager.acquire(Target(model, version))
         report = await asyncio.to_thread(traffic.drift, loaded)
         if report is None:
             raise NotReady("This version is not watched yet.")
-        return DriftDetail(
-            model=loaded.name,
-            version=loaded.version,
-            since=report.since,
-            scored_rows=report.scored_rows,
-            sampled_rows=report.sampled_rows,
-            alert_rate=report.alert_rate,
-            false_alarm_rate=loaded.false_alarm_rate,
-            score=FeatureDrift(**asdict(report.score)),
-            features=[FeatureDrift(**asdict(feature)) for feature in report.features],
-        )
+        return report
 
     @router.get("/models/{model}/versions/{version}", summary="One version: schema, calibration, metrics, model card")
     async def show_version(model: ModelName, version: VersionNumber) -> VersionDetail:
@@ -332,28 +281,23 @@ def _status_of(model: ModelStatus, version: int) -> VersionStatus:
 
 
 def _detail(manager: ModelManager, model: ModelStatus, version: int) -> VersionDetail:
-    """What the manifest says. Blocks."""
+    """The state of a version and the content of its manifest. Blocks."""
     status = _status_of(model, version)
     manifest = manifest_of(manager, model.name, version)
     card = manager.store.read_file(model.name, version, MODEL_CARD)
+    quantiles = np.quantile(np.asarray(manifest.calibration.scores), QUANTILES, method="inverted_cdf")
     shown = manifest.model_dump(exclude={"schema_version", "calibration", "reference", "digests", "model", "version"})
     return VersionDetail(
         **_state(status),
         **shown,
         model=model.name,
         aliases=[alias for alias, named in model.aliases.items() if named == version],
-        calibration=_calibration(manifest),
+        calibration=CalibrationSummary(
+            rows=manifest.calibration.rows,
+            false_alarm_rate=manifest.calibration.false_alarm_rate,
+            threshold=manifest.calibration.threshold,
+            quantiles={f"{level:g}": float(value) for level, value in zip(QUANTILES, quantiles, strict=True)},
+        ),
         exhibits=[route for route, path in EXHIBITS.items() if path in manifest.digests],
         model_card="" if card is None else card.decode(errors="replace"),
-    )
-
-
-def _calibration(manifest: Manifest) -> CalibrationSummary:
-    calibration = manifest.calibration
-    values = np.quantile(np.asarray(calibration.scores), QUANTILES, method="inverted_cdf")
-    return CalibrationSummary(
-        rows=calibration.rows,
-        false_alarm_rate=calibration.false_alarm_rate,
-        threshold=calibration.threshold,
-        quantiles={f"{level:g}": float(value) for level, value in zip(QUANTILES, values, strict=True)},
     )

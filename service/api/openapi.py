@@ -150,7 +150,7 @@ _SERIES: Json = {
 
 
 class Example(NamedTuple):
-    """What the examples of the document name. As served for a model that is loaded, they work."""
+    """Names and a row for the examples of the document. As served for a model that is loaded, they work."""
 
     model: str = "digits"
     version: int = 1
@@ -245,8 +245,8 @@ def _document(app: FastAPI, example: Example) -> Json:
         schemas.pop(name, None)
     schemas |= COMPONENTS
     for operation in OPERATIONS:
-        schemas[_request_name(operation)] = _request_schema(operation)
-        schemas[_answer_name(operation)] = _answer_schema(operation)
+        schemas[f"{_title(operation)}Request"] = _request_schema(operation)
+        schemas[f"{_title(operation)}Answer"] = _answer_schema(operation)
     document["components"]["examples"] = {"rows": {"summary": "One row", "value": {"instances": [example.row]}}}
     document["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
@@ -255,7 +255,15 @@ def _document(app: FastAPI, example: Example) -> Json:
     document["security"] = [{}, {"bearer": []}, {"header": []}]
     for path, item in document["paths"].items():
         for method, described in item.items():
-            _describe_errors(path, method, described)
+            statuses = [] if path in ("/livez", "/readyz") else [401]
+            if "{" in path:
+                statuses += [404, 422, 500, 503]
+            if path.endswith("/drift"):
+                statuses += [409]
+            if method in ("put", "delete", "post"):  # of aliases; the operations are described elsewhere
+                statuses += [400, 403, 409, 413]
+            for status in statuses:
+                described["responses"][str(status)] = _problem(STATUSES.get(status, "Not an admin key."))
     operations = {
         f"{prefix}/{operation.path}": {"post": _operation(operation, prefix, example)}
         for prefix in PREFIXES
@@ -265,57 +273,12 @@ def _document(app: FastAPI, example: Example) -> Json:
     return document
 
 
-def _describe_errors(path: str, method: str, described: Json) -> None:
-    if path in ("/livez", "/readyz"):
-        return
-    statuses = [401]
-    if "{" in path:
-        statuses += [404, 422, 500, 503]
-    if path.endswith("/drift"):
-        statuses += [409]
-    if method in ("put", "delete", "post"):  # of aliases; the operations are described elsewhere
-        statuses += [400, 403, 409, 413]
-    for status in statuses:
-        described["responses"][str(status)] = _problem(STATUSES.get(status, "Not an admin key."))
-
-
-def _operation(operation: Operation, prefix: str, example: Example) -> Json:
-    return {
-        "tags": ["operations"],
-        "summary": SUMMARIES[operation],
-        "operationId": "_".join([operation.name, *(part.strip("{}") for part in prefix.split("/") if "{" in part)]),
-        "parameters": [*_path_parameters(prefix, example), *_query_parameters(operation), *_HEADER_PARAMETERS],
-        "requestBody": {"required": True, "content": _request_content(operation)},
-        "responses": {
-            "200": {"description": "One entry a row, in order.", "headers": _HEADERS, "content": _answers(operation)},
-            **{str(status): _problem(text) for status, text in STATUSES.items()},
-        },
-    }
-
-
-def _path_parameters(prefix: str, example: Example) -> list[Json]:
-    schemas: dict[str, Json] = {
-        "model": {"type": "string"},
-        "version": {"type": "integer", "minimum": 1, "maximum": 10**18 - 1},
-        "alias": {"type": "string"},
-    }
-    names = [part.strip("{}") for part in prefix.split("/") if part.startswith("{")]
-    return [
-        {"name": name, "in": "path", "required": True, "schema": schemas[name], "example": getattr(example, name)}
-        for name in names
-    ]
-
-
-def _query_parameters(operation: Operation) -> list[Json]:
-    """Options travel in the query where the body is not JSON."""
-    passthrough: Json = {"type": "boolean", "description": "Arrow: give the request's columns beside the results."}
-    options = _OPTIONS if operation is ANOMALY_SCORE else {}
-    return [
-        {"name": name, "in": "query", "required": False, "schema": schema}
-        for name, schema in {**options, "passthrough": passthrough}.items()
-    ]
-
-
+_PATH: dict[str, Json] = {
+    "model": {"type": "string"},
+    "version": {"type": "integer", "minimum": 1, "maximum": 10**18 - 1},
+    "alias": {"type": "string"},
+}
+_PASSTHROUGH: Json = {"type": "boolean", "description": "Arrow: give the request's columns beside the results."}
 _HEADER_PARAMETERS: list[Json] = [
     {
         "name": "X-Timeout-Ms",
@@ -333,15 +296,32 @@ _HEADERS: Json = {
 _BINARY: Json = {"schema": {"type": "string", "format": "binary"}}
 
 
-def _request_content(operation: Operation) -> Json:
-    schema = {"$ref": f"#/components/schemas/{_request_name(operation)}"}
-    content: Json = {JSON: {"schema": schema, "examples": {"rows": {"$ref": "#/components/examples/rows"}}}}
-    return content | {kind: _BINARY for kind in codecs.REQUEST_TYPES if kind != JSON}
-
-
-def _answers(operation: Operation) -> Json:
-    content: Json = {JSON: {"schema": {"$ref": f"#/components/schemas/{_answer_name(operation)}"}}}
-    return content | {kind: _BINARY for kind in codecs.answer_types(operation) if kind != JSON}
+def _operation(operation: Operation, prefix: str, example: Example) -> Json:
+    in_path = [part.strip("{}") for part in prefix.split("/") if part.startswith("{")]
+    paths = [
+        {"name": name, "in": "path", "required": True, "schema": _PATH[name], "example": getattr(example, name)}
+        for name in in_path
+    ]
+    # Options travel in the query where the body is not JSON.
+    options = {**(_OPTIONS if operation is ANOMALY_SCORE else {}), "passthrough": _PASSTHROUGH}
+    queries = [{"name": name, "in": "query", "required": False, "schema": form} for name, form in options.items()]
+    request = {"$ref": f"#/components/schemas/{_title(operation)}Request"}
+    answer = {"$ref": f"#/components/schemas/{_title(operation)}Answer"}
+    requests: Json = {JSON: {"schema": request, "examples": {"rows": {"$ref": "#/components/examples/rows"}}}}
+    requests |= {kind: _BINARY for kind in codecs.REQUEST_TYPES if kind != JSON}
+    answers: Json = {JSON: {"schema": answer}}
+    answers |= {kind: _BINARY for kind in codecs.answer_types(operation) if kind != JSON}
+    return {
+        "tags": ["operations"],
+        "summary": SUMMARIES[operation],
+        "operationId": "_".join([operation.name, *in_path]),
+        "parameters": [*paths, *queries, *_HEADER_PARAMETERS],
+        "requestBody": {"required": True, "content": requests},
+        "responses": {
+            "200": {"description": "One entry a row, in order.", "headers": _HEADERS, "content": answers},
+            **{str(status): _problem(text) for status, text in STATUSES.items()},
+        },
+    }
 
 
 def _request_schema(operation: Operation) -> Json:
@@ -375,14 +355,6 @@ def _answer_schema(operation: Operation) -> Json:
         properties["contributions"] = {"type": "array", "items": {"type": "array", "items": contribution}}
         properties["error_maps"] = _NESTED
     return {"type": "object", "properties": properties, "required": required}
-
-
-def _request_name(operation: Operation) -> str:
-    return f"{_title(operation)}Request"
-
-
-def _answer_name(operation: Operation) -> str:
-    return f"{_title(operation)}Answer"
 
 
 def _title(operation: Operation) -> str:

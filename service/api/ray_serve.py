@@ -10,17 +10,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 from starlette.types import Message, Receive, Scope, Send
 
 from service.api.app import create_app
 from service.api.memory import keep_freed_memory
-from service.api.metrics import join_expositions
 from service.api.server import SWITCH_INTERVAL_S, bound, check_store
 from service.errors import ConfigurationError, NotReady
 from service.runtime import ModelManager
@@ -86,7 +89,7 @@ class ReplicaApp:
         return join_expositions({**self._exchange(own), self._name: own}, label=REPLICA_LABEL)
 
     def _exchange(self, own: bytes) -> dict[str, bytes]:
-        """What all replicas said last; nothing while that cannot be known."""
+        """The last expositions of all replicas; nothing while they cannot be known."""
         ray = import_ray()
         with contextlib.suppress(ray.exceptions.RayError):
             return dict(ray.get(self._reports.exchange.remote(self._name, own), timeout=REPORT_INTERVAL_S))
@@ -99,7 +102,7 @@ class ReplicaApp:
 
 
 class Replica:
-    """What Ray Serve asks of a replica beside answers."""
+    """The health check of a replica, for Ray Serve."""
 
     app: ReplicaApp
     """Set by ``serve.ingress``."""
@@ -136,6 +139,30 @@ class Reports:
         self._kept[replica] = now, exposition
         self._kept = {name: kept for name, kept in self._kept.items() if now - kept[0] < KEPT_REPORTS_S}
         return {name: exposition for name, (_, exposition) in self._kept.items()}
+
+
+class Joined(Collector):
+    """Expositions of several processes as one, their samples told apart by a label."""
+
+    def __init__(self, expositions: Mapping[str, bytes], label: str) -> None:
+        self._expositions, self._label = expositions, label
+
+    def collect(self) -> Iterator[Metric]:
+        joined: dict[str, Metric] = {}
+        for source, exposition in self._expositions.items():
+            for family in text_string_to_metric_families(exposition.decode()):
+                known = joined.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                known.samples += [
+                    sample._replace(labels={**sample.labels, self._label: source}) for sample in family.samples
+                ]
+        yield from joined.values()
+
+
+def join_expositions(expositions: Mapping[str, bytes], *, label: str) -> bytes:
+    """One exposition in Prometheus' text format of several, by the value that ``label`` has in the samples of each."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Joined(expositions, label))
+    return generate_latest(registry)
 
 
 # --- what starts them -----------------------------------------------------------------------------------------------

@@ -6,25 +6,29 @@ uvicorn itself closes idle connections at once when it stops, although a request
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from multiprocessing import get_context
+from typing import Any, Protocol
 
 if sys.platform != "win32":
     import resource
 
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client.multiprocess import mark_process_dead
 
 from service.api.app import create_app
 from service.api.connection import GuardedProtocol
 from service.api.front import AutoencoderApp
 from service.api.memory import FreedMemory, keep_freed_memory
-from service.api.workers import run_workers
 from service.errors import ConfigurationError, StoreUnavailable
 from service.settings import Settings
 from service.store import Store
@@ -39,7 +43,12 @@ OTHER_FILES = 512
 LAME_DUCK_S = 0.5
 """How long connections stay open after the stop has begun, for requests that are on their way."""
 STOP_SILENCE_S = 2.0
-"""A body of which nothing more arrives for so long is given up once the stop has begun."""
+"""A body of which nothing more arrives for this time is given up once the stop has begun."""
+CHECK_INTERVAL_S = 0.5
+STEADY_S = 60.0
+"""A worker that ran for this time and ends is started again at once."""
+MAX_WAIT_S = 30.0
+BACKLOG = 2048
 
 
 class GuardedServer(uvicorn.Server):
@@ -62,7 +71,11 @@ class GuardedServer(uvicorn.Server):
         # times a batch, if it were left as it is.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         keep_freed_memory()
-        _allow_files(self._settings.max_connections + OTHER_FILES)
+        if sys.platform != "win32":  # each connection is a file that this process must be allowed to open
+            wanted = self._settings.max_connections + OTHER_FILES
+            most, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+            if most < wanted:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, limit), limit))
         super().run(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -141,14 +154,6 @@ def server_config(app: FastAPI | str, settings: Settings, **more: Any) -> uvicor
     )
 
 
-def _allow_files(count: int) -> None:
-    """Raise the number of files that this process may open, where it is lower: each connection is one."""
-    if sys.platform != "win32":
-        most, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if most < count:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, limit), limit))
-
-
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Blocks.
 
@@ -197,3 +202,83 @@ def bound(settings: Settings) -> socket.socket:
 def _work(settings: Settings, sock: socket.socket) -> None:
     configure_logging(settings.log_level, settings.log_format)
     GuardedServer(server_config(create_app(settings), settings), settings).run([sock])
+
+
+# --- several processes on one socket ----------------------------------------------------------------------------------
+
+
+class Process(Protocol):
+    """A process of ``multiprocessing``, as far as it is used here."""
+
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def exitcode(self) -> int | None: ...
+    def is_alive(self) -> bool: ...
+    def terminate(self) -> None: ...
+    def join(self) -> None: ...
+
+
+class Worker:
+    """One process that is started again whenever it ends: at once, but ever later when it ends soon again and again."""
+
+    def __init__(self, start: Callable[[], Process], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._start = start
+        self._clock = clock
+        self._soon_ended = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = self._start()
+        self._started_at = self._clock()
+        self._start_again_at: float | None = None
+
+    def attend(self) -> None:
+        """Look after the process. Call this now and then."""
+        if self._start_again_at is not None:
+            if self._clock() >= self._start_again_at:
+                self._begin()
+        elif not self._process.is_alive():
+            self._ended()
+
+    def _ended(self) -> None:
+        now = self._clock()
+        self._soon_ended = 0 if now - self._started_at >= STEADY_S else self._soon_ended + 1
+        wait_s = 0.0 if self._soon_ended <= 1 else min(MAX_WAIT_S, 2.0 ** (self._soon_ended - 2))
+        pid, exit_code = self._process.pid, self._process.exitcode
+        log.error("worker %s ended with %s; starting another in %g s", pid, exit_code, wait_s)
+        if pid is not None:
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
+        self._start_again_at = now + wait_s
+        self.attend()
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def join(self) -> None:
+        self._process.join()
+
+
+def run_workers(count: int, sock: socket.socket, serve: Callable[[socket.socket], None]) -> None:
+    """Run ``serve(sock)``, which must be picklable, in ``count`` processes until SIGTERM or SIGINT. Blocks."""
+    sock.listen(BACKLOG)
+
+    def start() -> Process:
+        # A fresh interpreter: TensorFlow does not survive a fork.
+        process = get_context("spawn").Process(target=serve, args=(sock,), name="worker")
+        process.start()
+        return process
+
+    with tempfile.TemporaryDirectory(prefix="autoencoder-metrics-") as metrics:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        workers = [Worker(start) for _ in range(count)]
+        while not stop.wait(CHECK_INTERVAL_S):
+            for worker in workers:
+                worker.attend()
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()

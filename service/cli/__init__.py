@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from service import __version__
-from service.cli import score, top, train, tune
+from service.cli import score, top, train
 from service.cli.options import STORE_HELP, fail, has_version, store_option
 
 WIDE = 100
@@ -47,7 +47,7 @@ def app() -> None:
 
 
 app.add_command(train.train)
-app.add_command(tune.tune)
+app.add_command(train.tune)
 app.add_command(top.top)
 for command in (score.score, score.encode, score.denoise, score.reconstruct):
     app.add_command(command)
@@ -178,7 +178,15 @@ def list_models(store: str) -> None:
         for version in sorted([*versions, *others]):
             named = ", ".join(alias for alias, number in aliases.items() if number == version)
             try:
-                columns = _columns(opened.manifest(model, version))
+                manifest = opened.manifest(model, version)
+                errors = manifest.metrics.get("reconstruction_error", {})
+                columns: tuple[str, ...] = (
+                    f"{manifest.created:%Y-%m-%d %H:%M}",
+                    manifest.input.kind,
+                    _number(errors.get("autoencoder", {}).get("test")),
+                    _number(errors.get("pca", {}).get("test")),
+                    _number(manifest.calibration.threshold),
+                )
             except (InvalidVersion, VersionNotFound) as error:
                 columns = ("[red]failed[/red]",)
                 problems.append(f"{model} {version}: {error}")
@@ -188,17 +196,6 @@ def list_models(store: str) -> None:
         click.echo("\n".join(problems), nl=bool(problems))
     else:
         click.echo("The store has no version yet: `autoencoder train` makes one.")
-
-
-def _columns(manifest: Any) -> tuple[str, ...]:
-    errors = manifest.metrics.get("reconstruction_error", {})
-    return (
-        f"{manifest.created:%Y-%m-%d %H:%M}",
-        manifest.input.kind,
-        _number(errors.get("autoencoder", {}).get("test")),
-        _number(errors.get("pca", {}).get("test")),
-        _number(manifest.calibration.threshold),
-    )
 
 
 def _number(value: float | None) -> str:

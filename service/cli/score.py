@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, TextIO
 
 import click
@@ -124,19 +125,25 @@ def _run(
     false_discovery_rate: float | None = None,
     **options: Any,
 ) -> None:
+    from service.errors import ConfigurationError
     from service.pipelines.files import Job, run
+    from service.pipelines.remote import RemoteScorer, client_of
+    from service.pipelines.scorer import Scorer
+    from service.store import Store
 
     options |= {"operation": operation, "columns": listed(columns)}
-    scorer: Any
-    if url:
-        from service.pipelines.remote import RemoteScorer, only_model
-
-        scorer = RemoteScorer(url, model or only_model(url, key), key=key, **options)
-    else:
-        from service.pipelines.scorer import Scorer
-
-        # Several calls at a time on a core each: cores that share one call are in each other's way.
-        scorer = Scorer(store, model or _only_model(store), threads=1, **options)
+    if model is None:
+        names = [found.name for found in client_of(url, key).models()] if url else Store(store).models()
+        if len(names) != 1:
+            where = "service" if url else "store"
+            raise ConfigurationError(
+                f"The {where} has {len(names)} models: choose one by --model."
+                if names
+                else f"The {where} has no model yet."
+            )
+        model = names[0]
+    # Several calls at a time on a core each: cores that share one call are in each other's way.
+    scorer = RemoteScorer(url, model, key=key, **options) if url else Scorer(store, model, threads=1, **options)
     work: Any = None
     if engine == "ray":
         from service.pipelines.ray import ray_engine
@@ -154,7 +161,7 @@ def _run(
         false_discovery_rate=false_discovery_rate,
     )
     began = time.monotonic()
-    with Quiet(sys.stderr) if quiet else Bar(sys.stderr) if sys.stderr.isatty() else Lines(sys.stderr) as progress:
+    with nullcontext(lambda _done, _total: None) if quiet else _progress(sys.stderr) as progress:
         outcome = run(job, scorer, progress=progress, work=work)
     if not quiet:
         seconds = time.monotonic() - began
@@ -166,87 +173,37 @@ def _run(
         click.echo(found.warning or flagged, err=True)
 
 
-def _only_model(store: str) -> str:
-    from service.errors import ConfigurationError
-    from service.store import Store
+@contextmanager
+def _progress(stream: TextIO) -> Iterator[Callable[[int, int | None], None]]:
+    """Show how many rows are done: a bar with the time that is left on a terminal, else a line now and then."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    models = Store(store).models()
-    if len(models) != 1:
-        raise ConfigurationError(
-            f"The store has {len(models)} models: choose one by --model." if models else "The store has no model yet."
-        )
-    return models[0]
+    console = Console(file=stream)
+    began = last = time.monotonic()
 
+    def speed(done: int) -> float:
+        nonlocal began
+        began = time.monotonic() if not done else began  # a second reading begins anew
+        return done / (time.monotonic() - began + 1e-9)
 
-class Lines:
-    """Progress as a line now and then."""
+    def line(done: int, total: int | None) -> None:
+        nonlocal last
+        now, per_s = time.monotonic(), speed(done)
+        if now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            left = f", about {(total - done) / per_s:.0f} s left" if total and done else ""
+            print(f"{done:,} rows, {per_s:,.0f} a second{left}", file=stream, flush=True)
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._rows, self._total = 0, 0
-        self._first = self._last = time.monotonic()
-
-    def __enter__(self) -> "Lines":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def begins(self, *, rows: int | None, size: int) -> None:
-        self._rows, self._total = 0, rows or 0
-        self._first = self._last = time.monotonic()
-
-    def rows_done(self, rows: int) -> None:
-        self._rows += rows
-        now = time.monotonic()
-        if now - self._last < SECONDS_BETWEEN_LINES:
-            return
-        self._last = now
-        speed = self._rows / (now - self._first)
-        left = f", about {(self._total - self._rows) / speed:.0f} s left" if self._total else ""
-        print(f"{self._rows:,} rows, {speed:,.0f} a second{left}", file=self._stream, flush=True)
-
-    def part_done(self, part: Any) -> None:
-        pass
-
-
-class Bar:
-    """Progress as a bar with rows a second and the time that is left."""
-
-    def __init__(self, stream: TextIO) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bars
-
-        self._bars = Bars(
-            TextColumn("{task.completed:,.0f} rows"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[speed]:,.0f} rows/s"),
-            TimeRemainingColumn(),
-            console=Console(file=stream),
-        )
-        self._task = self._bars.add_task("rows", total=None, speed=0)
-        self._first = time.monotonic()
-
-    def __enter__(self) -> "Bar":
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def begins(self, *, rows: int | None, size: int) -> None:
-        self._first = time.monotonic()
-        self._bars.update(self._task, completed=0, total=rows)
-
-    def rows_done(self, rows: int) -> None:
-        done = self._bars.tasks[0].completed + rows
-        self._bars.update(self._task, advance=rows, speed=done / (time.monotonic() - self._first + 1e-9))
-
-    def part_done(self, part: Any) -> None:
-        pass
-
-
-class Quiet(Lines):
-    def rows_done(self, rows: int) -> None:
-        pass
+    if not console.is_terminal:
+        yield line
+        return
+    columns = (
+        TextColumn("{task.completed:,.0f} rows"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[speed]:,.0f} rows/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task("rows", total=None, speed=0)
+        yield lambda done, total: bars.update(task, completed=done, total=total, speed=speed(done))

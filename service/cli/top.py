@@ -11,12 +11,25 @@ import click
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from service.cli.figures import Figures
+    from service.api.activity import Interval, Reading
     from service.client import Client, Model
 
-STAGES = ("decode", "queue", "model", "encode", "request")
 SHIFT, LARGE_SHIFT = 0.1, 0.25
 """Population stability indices that are called a shift, and a large one."""
+VERSION = ("model", "version")
+MORE_METRICS = {
+    "scored_rows_total": VERSION,
+    "anomalies_total": VERSION,
+    "score_drift_psi": VERSION,
+    "feature_drift_psi": VERSION,
+    "refusals_total": ("reason",),
+    "queue_requests": (),
+    "queue_bytes": (),
+    "batch_rows_count": (),
+    "batch_rows_sum": (),
+    "process_resident_memory_bytes": (),
+}
+"""Metrics beside those of the console's activity."""
 
 
 @click.command()
@@ -53,64 +66,81 @@ def top(url: str, interval_s: float, once: bool) -> None:
                         frames = _frames(client, url, interval_s)
 
 
+def reading_of(exposition: str) -> "Reading":
+    """The figures of interest in Prometheus' text format."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    from service.api.activity import METRICS, read
+
+    return read(text_string_to_metric_families(exposition), {**METRICS, **MORE_METRICS})
+
+
 def _frames(client: "Client", url: str, interval_s: float) -> "Iterator[RenderableType]":
     """A screen after each interval. Raises ServiceError."""
-    from service.cli.figures import between, parse
+    from service.api.activity import Interval
 
-    then, before = time.monotonic(), parse(client.metrics())
+    then, before = time.monotonic(), reading_of(client.metrics())
     while True:
         time.sleep(interval_s)
-        now, after = time.monotonic(), parse(client.metrics())
-        yield frame(url, between(before, after, seconds=now - then), client.models())
+        now, after = time.monotonic(), reading_of(client.metrics())
+        yield frame(url, Interval.between(before, after, seconds=now - then), client.models())
         then, before = now, after
 
 
-def frame(url: str, figures: "Figures", models: "list[Model]") -> "RenderableType":
+def frame(url: str, interval: "Interval", models: "list[Model]") -> "RenderableType":
     """One screen."""
     from rich.console import Group
     from rich.text import Text
 
-    happened = figures.interval
-    rates = {name: count / figures.seconds for name, count in happened.requests.items()}
-    answered = ", ".join(f"{rates.get(name, 0.0):.1f} {name}" for name in ("ok", "rejected", "refused", "failed"))
-    batch = "none" if figures.mean_batch_rows is None else f"{figures.mean_batch_rows:.1f} rows on average"
-    memory = "" if figures.memory_bytes is None else f"   memory {figures.memory_bytes / 2**20:.0f} MiB"
-    queue = figures.queue
-    refused = ", ".join(f"{reason} {rate:.1f}/s" for reason, rate in sorted(figures.refusals_per_s.items()))
+    def per_s(events: float) -> str:
+        return f"{events / interval.seconds:.1f}"
+
+    requests = interval.requests
+    answered = ", ".join(f"{per_s(requests[name])} {name}" for name in ("ok", "rejected", "refused", "failed"))
+    batches, batch_rows = interval.events("batch_rows_count"), interval.events("batch_rows_sum")
+    batch = f"{batch_rows / batches:.1f} rows on average" if batches else "none"
+    memory_bytes = interval.gauge("process_resident_memory_bytes")  # of several workers it is not known
+    memory = f"   memory {memory_bytes / 2**20:.0f} MiB" if memory_bytes else ""
+    waiting = {name: interval.gauge(f"queue_{name}") for name in ("requests", "rows", "bytes")}
+    refusals = sorted((reason, count) for (reason,), count in interval.grown["refusals_total"].items() if count)
+    refused = ", ".join(f"{reason} {per_s(count)}/s" for reason, count in refusals)
     lines = [
-        Text.assemble((f"{url}", "bold"), f"   the last {figures.seconds:.1f} s{memory}"),
-        Text(f"requests/s   {sum(rates.values()):.1f} ({answered})"),
-        Text(f"rows/s       {happened.rows / figures.seconds:.1f}   batches: {batch}"),
-        Text(f"waiting      {queue['requests']:.0f} requests, {queue['rows']:.0f} rows, {queue['bytes'] / 1e6:.1f} MB"),
+        Text.assemble((f"{url}", "bold"), f"   the last {interval.seconds:.1f} s{memory}"),
+        Text(f"requests/s   {per_s(sum(requests.values()))} ({answered})"),
+        Text(f"rows/s       {per_s(interval.events('rows_total'))}   batches: {batch}"),
+        Text(
+            f"waiting      {waiting['requests']:.0f} requests, {waiting['rows']:.0f} rows, "
+            f"{waiting['bytes'] / 1e6:.1f} MB"
+        ),
         Text(f"refusals     {refused or 'none'}", style="yellow" if refused else ""),
     ]
-    return Group(*lines, "", _latency(figures), "", _versions(figures, models))
+    return Group(*lines, "", _latency(interval), "", _versions(interval, models))
 
 
-def _latency(figures: "Figures") -> "RenderableType":
+def _latency(interval: "Interval") -> "RenderableType":
     from rich.table import Table
 
     table = Table("stage", title="Latency in ms", title_justify="left")
     for name in ("p50", "p99"):
         table.add_column(name, justify="right")
-    for stage in STAGES:
-        shown = ("" if value is None else f"{value:.2f}" for value in figures.interval.latency_ms[stage])
+    for stage, values in interval.latency_ms.items():
+        shown = ("" if value is None else f"{value:.2f}" for value in values)
         table.add_row("whole request" if stage == "request" else stage, *shown)
     return table
 
 
-def _versions(figures: "Figures", models: "list[Model]") -> "RenderableType":
+def _versions(interval: "Interval", models: "list[Model]") -> "RenderableType":
     from rich.markup import escape
     from rich.table import Table
-
-    from service.cli.figures import NOTHING
 
     table = Table("model", "version", "state", "aliases", title="Versions", title_justify="left")
     for name in ("rows scored/s", "alert rate", "score drift", "column drift"):
         table.add_column(name, justify="right")
     for model in models:
         for version in model.versions:
-            found = figures.by_version.get((model.name, version.version), NOTHING)
+            key = (model.name, str(version.version))
+            rows = interval.grown["scored_rows_total"].get(key, 0.0)
+            alerts = interval.grown["anomalies_total"].get(key, 0.0)
             aliases = [alias for alias, number in model.aliases.items() if number == version.version]
             if version.version == model.default_version:
                 aliases.append("(default)")
@@ -119,10 +149,9 @@ def _versions(figures: "Figures", models: "list[Model]") -> "RenderableType":
                 str(version.version),
                 f"[red]{version.state}[/red]" if version.state == "failed" else version.state,
                 escape(", ".join(aliases)),
-                f"{found.scored_per_s:.1f}",
-                "" if found.alert_rate is None else f"{found.alert_rate:.2%}",
-                _drift(found.score_drift),
-                _drift(found.feature_drift),
+                f"{rows / interval.seconds:.1f}",
+                f"{alerts / rows:.2%}" if rows else "",
+                *(_drift(interval.gauges[f"{name}_drift_psi"].get(key)) for name in ("score", "feature")),
             )
     return table
 

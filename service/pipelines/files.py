@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Event, Semaphore
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import orjson
@@ -33,26 +33,10 @@ AHEAD: Final = 2
 """Batches that are read and wait, beside those that are worked on."""
 
 
-class Progress(Protocol):
-    """Is told of a run by the thread that writes."""
-
-    def begins(self, *, rows: int | None, size: int) -> None:
-        """How many rows there are, where the files say so, and how many bytes."""
-        ...
-
-    def rows_done(self, rows: int) -> None: ...
-    def part_done(self, part: Part) -> None: ...
-
-
-class Silent:
-    def begins(self, *, rows: int | None, size: int) -> None:
-        pass
-
-    def rows_done(self, rows: int) -> None:
-        pass
-
-    def part_done(self, part: Part) -> None:
-        pass
+Progress: TypeAlias = Callable[[int, int | None], None]
+"""Is told, by the thread that writes, how many rows are done, of how many where the files say so."""
+Advance: TypeAlias = Callable[[int], object]
+"""Is told how many more rows are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +104,9 @@ class Plan:
         return [part for part in self.parts if not self.part_path(part).exists()]
 
 
-def run(job: Job, scorer: Scorer, *, progress: Progress | None = None, work: "Engine | None" = None) -> Outcome:
+def run(
+    job: Job, scorer: Scorer, *, progress: Progress = lambda _done, _total: None, work: "Engine | None" = None
+) -> Outcome:
     """Score everything that ``job`` names.
 
     Args:
@@ -130,26 +116,29 @@ def run(job: Job, scorer: Scorer, *, progress: Progress | None = None, work: "En
         DataError: a file cannot be read, or a row does not fit; the sentence names file, row and column.
         ConfigurationError: the target cannot be used as it is.
     """
-    progress = progress or Silent()
     discovered = None
     if job.false_discovery_rate is not None:
         discovered = discover(job, scorer, job.false_discovery_rate, progress)
         scorer = scorer.of(scorer, threshold=discovered.threshold)
     plan = prepare(job, scorer, with_parts=work is not None)
     remaining = plan.remaining()
-    _begin(progress, remaining)
+    advance = _advancing(progress, remaining)
     if work is not None:
-        rows = work(plan, remaining, scorer, progress)
+        work(plan, remaining, scorer, advance)
     elif plan.folder is not None:
-        rows = score_parts(plan, remaining, scorer, progress)
+        score_parts(plan, remaining, scorer, advance)
     else:
-        rows = _score_into_one(plan, scorer, progress)
+        with whole_file(plan.job.target) as file, _sink(plan, file, plan.parts[0]) as sink:
+            scored = _scored(plan.job, plan.parts, scorer, as_text=plan.kind == CSV)
+            for chunk, results in _with_a_result(scored, scorer):
+                sink.write(chunk.kept, results, chunk.lines)
+                advance(chunk.rows)
     _finish(plan)
-    return Outcome(rows, len(plan.parts) - len(remaining), len(plan.parts), discovered)
+    return Outcome(advance(0), len(plan.parts) - len(remaining), len(plan.parts), discovered)
 
 
-Engine = Callable[[Plan, Sequence[Part], Scorer, Progress], int]
-"""Writes the output file of every part; the number of rows."""
+Engine = Callable[[Plan, Sequence[Part], Scorer, Advance], None]
+"""Writes the output file of every part."""
 
 
 # --- what there is to do ----------------------------------------------------------------------------------------------
@@ -169,7 +158,7 @@ def prepare(job: Job, scorer: Scorer, *, with_parts: bool = False) -> Plan:
     compressed = not job.to_folder and compression_of(job.target)
     plan = Plan(job, parts, kind, folder, f".{kind}{Path(job.target).suffix if compressed else ''}")
     if folder is not None:
-        _claim(plan, scorer)
+        _claim(plan, folder, scorer)
     return plan
 
 
@@ -178,53 +167,57 @@ def _parts(job: Job) -> tuple[Part, ...]:
     return tuple(plan_parts(files, given=job.source_format, root=job.source, part_rows=job.part_rows))
 
 
-def _begin(progress: Progress, parts: Sequence[Part]) -> None:
+def _advancing(progress: Progress, parts: Sequence[Part]) -> Callable[[int], int]:
+    """A function that adds rows of these parts to those done, tells ``progress``, and returns the sum."""
     counts = [part.rows for part in parts]
     known = None if None in counts else sum(count or 0 for count in counts)
-    progress.begins(rows=known, size=sum(part.size for part in parts))
+    done = 0
+
+    def advance(rows: int) -> int:
+        nonlocal done
+        done += rows
+        progress(done, known)
+        return done
+
+    advance(0)
+    return advance
 
 
-def _claim(plan: Plan, scorer: Scorer) -> None:
+def _claim(plan: Plan, folder: Path, scorer: Scorer) -> None:
     """Make the folder this run's. Parts of another run are never mixed in."""
-    assert plan.folder is not None  # noqa: S101
-    record = plan.folder / RUN_FILE
-    ours = _record(plan, scorer)
-    if record.exists():
-        if not plan.job.resume:
-            raise ConfigurationError(
-                f"'{plan.folder}' has the parts of an earlier run: go on with --resume, or remove the folder."
-            )
-        theirs = orjson.loads(record.read_bytes())
-        for name, words in (("scorer", "model, version or options"), ("inputs", "input"), ("output", "output format")):
-            if theirs.get(name) != ours[name]:
-                raise ConfigurationError(
-                    f"'{plan.folder}' has parts of a run with another {words}: remove the folder, or run as before."
-                )
-        return
-    if plan.folder.exists() and any(plan.folder.iterdir()):
-        raise ConfigurationError(f"The folder '{plan.folder}' holds other files: name an empty or a new one.")
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    _write_record(plan, ours)
-
-
-def _record(plan: Plan, scorer: Scorer) -> dict[str, Any]:
     inputs = hashlib.sha256()
     for part in plan.parts:
         changed = Path(part.file).stat().st_mtime_ns if part.file != STDIO else 0
         inputs.update(orjson.dumps([str(Path(part.file).resolve()), changed, part.start, part.stop, part.rows]))
     arguments = {name: value for name, value in scorer.arguments().items() if name not in ("threads", "key")}
-    return {
+    ours = {
         "scorer": orjson.loads(orjson.dumps(arguments)),
         "inputs": inputs.hexdigest(),
         "output": [plan.kind, plan.suffix],
         "parts": len(plan.parts),
         "complete": False,
     }
+    record = folder / RUN_FILE
+    if record.exists():
+        if not plan.job.resume:
+            raise ConfigurationError(
+                f"'{folder}' has the parts of an earlier run: go on with --resume, or remove the folder."
+            )
+        theirs = orjson.loads(record.read_bytes())
+        for name, words in (("scorer", "model, version or options"), ("inputs", "input"), ("output", "output format")):
+            if theirs.get(name) != ours[name]:
+                raise ConfigurationError(
+                    f"'{folder}' has parts of a run with another {words}: remove the folder, or run as before."
+                )
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigurationError(f"The folder '{folder}' holds other files: name an empty or a new one.")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_record(folder, ours)
 
 
-def _write_record(plan: Plan, record: dict[str, Any]) -> None:
-    assert plan.folder is not None  # noqa: S101
-    with whole_file(str(plan.folder / RUN_FILE)) as file:
+def _write_record(folder: Path, record: dict[str, Any]) -> None:
+    with whole_file(str(folder / RUN_FILE)) as file:
         file.write(orjson.dumps(record, option=orjson.OPT_INDENT_2))
 
 
@@ -233,7 +226,7 @@ def _finish(plan: Plan) -> None:
         return
     if plan.job.to_folder:
         record = orjson.loads((plan.folder / RUN_FILE).read_bytes())
-        _write_record(plan, {**record, "complete": True})
+        _write_record(plan.folder, {**record, "complete": True})
         return
     join_files([plan.part_path(part) for part in plan.parts], plan.job.target, plan.kind)
     shutil.rmtree(plan.folder)
@@ -253,7 +246,7 @@ def discover(job: Job, scorer: Scorer, false_discovery_rate: float, progress: Pr
     scorer.check_options(false_discovery_rate=false_discovery_rate)
     parts, seen = _parts(job), np.zeros((0, 3))
     scorer = scorer.of(scorer, explain=None, prefix="")
-    _begin(progress, parts)
+    advance = _advancing(progress, parts)
     for chunk, results in _scored(job, parts, scorer, as_text=False):
         names = ("p_value", "anomaly_score")
         found = np.column_stack([results[name].to_numpy().astype(np.float64) for name in names])
@@ -263,7 +256,7 @@ def discover(job: Job, scorer: Scorer, false_discovery_rate: float, progress: Pr
         least = np.full(len(p_values), np.inf)
         np.minimum.at(least, at, both[:, 1])
         seen = np.column_stack([p_values, least, np.bincount(at, both[:, 2], len(p_values))])
-        progress.rows_done(chunk.rows)
+        advance(chunk.rows)
     flags, once = discoveries(
         seen[:, 1], seen[:, 0], false_discovery_rate, calibration_rows=scorer.calibration_rows, counts=seen[:, 2]
     )
@@ -276,9 +269,8 @@ def discover(job: Job, scorer: Scorer, false_discovery_rate: float, progress: Pr
 # --- the work ---------------------------------------------------------------------------------------------------------
 
 
-def score_parts(plan: Plan, parts: Sequence[Part], scorer: Scorer, progress: Progress) -> int:
-    """Score parts into a file each; the number of rows. The model does not pause between parts."""
-    rows = 0
+def score_parts(plan: Plan, parts: Sequence[Part], scorer: Scorer, advance: Advance) -> None:
+    """Score parts into a file each, and tell how many more rows are done. The model does not pause between parts."""
     stream = _scored(plan.job, parts, scorer, as_text=plan.kind == CSV)
     if len(parts) == len(plan.parts):
         stream = _with_a_result(stream, scorer)
@@ -288,22 +280,8 @@ def score_parts(plan: Plan, parts: Sequence[Part], scorer: Scorer, progress: Pro
         with whole_file(str(plan.part_path(part))) as file, _sink(plan, file, part) as sink:
             while scored is not None and scored[0].part is part:
                 sink.write(scored[0].kept, scored[1], scored[0].lines)
-                rows += scored[0].rows
-                progress.rows_done(scored[0].rows)
+                advance(scored[0].rows)
                 scored = next(stream, None)
-        progress.part_done(part)
-    return rows
-
-
-def _score_into_one(plan: Plan, scorer: Scorer, progress: Progress) -> int:
-    rows = 0
-    with whole_file(plan.job.target) as file, _sink(plan, file, plan.parts[0]) as sink:
-        scored = _scored(plan.job, plan.parts, scorer, as_text=plan.kind == CSV)
-        for chunk, results in _with_a_result(scored, scorer):
-            sink.write(chunk.kept, results, chunk.lines)
-            rows += chunk.rows
-            progress.rows_done(chunk.rows)
-    return rows
 
 
 def _sink(plan: Plan, file: Any, part: Part) -> Sink:

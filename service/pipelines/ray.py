@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from service.errors import AutoencoderError, DataError
-from service.pipelines.files import Engine, Plan, Progress, Silent, score_parts
+from service.pipelines.files import Advance, Engine, Plan, score_parts
 from service.pipelines.scorer import Scorer
 from service.runtime.ray import Connection, connected, import_ray
 from service.tables.files import Part
@@ -42,11 +42,26 @@ def ray_engine(address: str | None = None, *, workers: int | None = None) -> Eng
         workers: processes that hold the model; one a CPU of the cluster when None.
     """
 
-    def work(plan: Plan, parts: Sequence[Part], scorer: Scorer, progress: Progress) -> int:
+    def work(plan: Plan, parts: Sequence[Part], scorer: Scorer, advance: Advance) -> None:
+        if not parts:
+            return
+        plan = replace(plan, job=replace(plan.job, threads=1))
+        scorer = replace(scorer, threads=scorer.threads or 1)
+        numbers = [{"part": part.number} for part in parts]
         with connected(address) as cluster:
             data = _data()
             data.DataContext.get_current().enable_progress_bars = False
-            return _score_parts(plan, parts, scorer, progress, workers=workers or cluster.cpus)
+            done = data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
+                PartScorer,
+                fn_constructor_args=(plan, scorer),
+                batch_size=1,
+                num_cpus=1,
+                compute=_pool(min(len(parts), workers or cluster.cpus)),
+            )
+            for outcome in done.iter_rows():
+                if outcome["error"]:
+                    raise DataError(outcome["error"])
+                advance(int(outcome["rows"]))
 
     return work
 
@@ -69,34 +84,9 @@ class PartScorer:
     def _score(self, part: Part) -> int:
         if self._plan.part_path(part).exists():
             return part.rows or 0
-        return score_parts(self._plan, [part], self._scorer, Silent())
-
-
-def _score_parts(plan: Plan, parts: Sequence[Part], scorer: Scorer, progress: Progress, *, workers: int) -> int:
-    if not parts:
-        return 0
-    plan = replace(plan, job=replace(plan.job, threads=1))
-    scorer = replace(scorer, threads=scorer.threads or 1)
-    numbers = [{"part": part.number} for part in parts]
-    done = (
-        _data()
-        .from_items(numbers, override_num_blocks=len(numbers))
-        .map_batches(
-            PartScorer,
-            fn_constructor_args=(plan, scorer),
-            batch_size=1,
-            num_cpus=1,
-            compute=_pool(min(len(parts), workers)),
-        )
-    )
-    rows = 0
-    for outcome in done.iter_rows():
-        if outcome["error"]:
-            raise DataError(outcome["error"])
-        rows += int(outcome["rows"])
-        progress.rows_done(int(outcome["rows"]))
-        progress.part_done(plan.parts[outcome["part"]])
-    return rows
+        counts = list[int]()
+        score_parts(self._plan, [part], self._scorer, counts.append)
+        return sum(counts)
 
 
 def _pool(workers: int | None) -> Any:

@@ -33,7 +33,7 @@ class RemoteScorer(Scorer):
     def _resolved(self) -> int:
         if self.version is not None and self.alias is not None:
             raise ConfigurationError("Give a version or an alias, not both.")
-        client = _client(self.store, self.key)
+        client = client_of(self.store, self.key)
         if self.version is not None:
             return self.version
         if self.alias is not None:
@@ -52,18 +52,10 @@ class RemoteScorer(Scorer):
     def _answered(self, rows: Rows) -> dict[str, Any]:
         schema = self.schema
         given = rows_table(rows, schema) if schema.columns else rows[INSTANCES]
-        call = getattr(_client(self.store, self.key), self._operation().name)
+        call = getattr(client_of(self.store, self.key), self._operation().name)
         options = {"threshold": self.threshold, "false_alarm_rate": self.false_alarm_rate, "explain": self.explain}
         chosen = {name: value for name, value in options.items() if value is not None}
         return _columns_of(call(given, model=self.model, version=self.version, **chosen))
-
-
-def only_model(url: str, key: str | None = None) -> str:
-    """Raises ConfigurationError when the service has several models or none."""
-    models = _client(url, key).models()
-    if len(models) != 1:
-        raise ConfigurationError(f"The service has {len(models)} models: choose one by --model.")
-    return models[0].name
 
 
 def _columns_of(result: Result) -> dict[str, Any]:
@@ -84,7 +76,8 @@ def _columns_of(result: Result) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=KEPT_SERVICES)
-def _client(url: str, key: str | None) -> Client:
+def client_of(url: str, key: str | None) -> Client:
+    """The client of a service that this process keeps."""
     client = Client(url, key=key)
     atexit.register(client.close)
     return client
@@ -92,7 +85,7 @@ def _client(url: str, key: str | None) -> Client:
 
 @lru_cache(maxsize=KEPT_SERVICES)
 def _contract(url: str, key: str | None, model: str, version: int) -> Contract:
-    found = _client(url, key).version(model, version)
+    found = client_of(url, key).version(model, version)
     schema = InputSchema.model_validate(found["input"])
     comma = bool(found["training"].get("decimal_comma"))
     fingerprint = found["source_sha256"] + found["created"]

@@ -5,6 +5,7 @@ scorer(frame)  # the same kind of table, with anomaly_score, p_value and is_anom
 """
 
 import hashlib
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, fields
@@ -293,10 +294,15 @@ def _contract(store: str, model: str, version: int) -> Contract:
     return Contract(manifest.input, frozenset(manifest.signatures), _fingerprint(manifest), comma, calibration_rows)
 
 
+def limit_threads(threads: int) -> None:
+    """Bound the cores that a model call of this process uses. Has no effect once TensorFlow has run."""
+    for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(variable, str(threads))
+
+
 @lru_cache(maxsize=KEPT_MODELS)
 def _load(store: str, model: str, version: int, fingerprint: str, threads: int | None) -> "LoadedModel":
     from service.runtime.loaded_model import load_version
-    from service.runtime.threads import limit_threads
 
     if threads is not None:
         limit_threads(threads)

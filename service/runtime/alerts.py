@@ -113,8 +113,11 @@ class Alerts:
         )
         kept = {"feature", "share", *(("observed", "expected") if self._keep_values else ())}
         (found,) = contributions(answer)
-        return tuple({name: _plain(value) for name, value in one.items() if name in kept} for one in found)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+        return tuple(
+            {
+                name: value.item() if isinstance(value, np.generic) else value
+                for name, value in one.items()
+                if name in kept
+            }
+            for one in found
+        )

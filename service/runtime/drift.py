@@ -4,19 +4,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from service.schemas import (
     CATEGORIES,
     INSTANCES,
     Array,
     ColumnType,
+    Frozen,
     InputSchema,
     Results,
     Rows,
@@ -37,50 +38,55 @@ MIN_ROWS = 100
 """Rows before a distance is given: over ten bins, fewer rows of the very same distribution look like a large shift."""
 
 
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """Distance of a live distribution from the reference, over the same bins; None before ``MIN_ROWS`` rows."""
+class Drift(Frozen):
+    """Distance of a live distribution from the reference, over the same bins.
+
+    Source of the index: Yurdakul and Naranjo, Statistical properties of the population stability index (Journal of Risk
+    Model Validation 14, 2020). The Kolmogorov-Smirnov distance is taken at the edges of the bins.
+    """
 
     name: str | int
-    psi: float | None
-    """Population stability index: 0 for equal distributions; over 0.1 a shift, over 0.25 a large one.
-
-    Source: Yurdakul and Naranjo, Statistical properties of the population stability index (Journal of Risk Model
-    Validation 14, 2020).
-    """
-    ks: float | None
-    """Kolmogorov-Smirnov distance at the edges of the bins, from 0 to 1."""
-    missing: float
-    """Share of missing values, live."""
-    reference_missing: float
+    psi: float | None = Field(
+        description="Population stability index; over 0.1 a shift, over 0.25 a large one. Null before 100 rows."
+    )
+    ks: float | None = Field(description="Kolmogorov-Smirnov distance. Null before 100 rows.")
+    missing: float = Field(description="Share of missing values, live.")
+    reference_missing: float = Field(description="Share of missing values in training.")
 
 
-@dataclass(frozen=True, slots=True)
-class DriftReport:
+class DriftReport(Frozen):
+    """Live rows of one version against those it was trained on, since this process loaded it."""
+
+    model: str
+    version: int
     since: datetime
     scored_rows: int
-    sampled_rows: int
-    anomalies: int
+    sampled_rows: int = Field(description="Rows that the distributions are taken from; older ones fade.")
+    alert_rate: float = Field(description="Share of scored rows over the version's threshold.")
+    false_alarm_rate: float = Field(description="The share that is to be expected on rows like the training rows.")
     score: Drift
-    features: tuple[Drift, ...]
-    """In the order of the columns, or of the values of a row; without times, which always move on."""
-
-    @property
-    def alert_rate(self) -> float:
-        return self.anomalies / self.scored_rows if self.scored_rows else 0.0
+    features: tuple[Drift, ...] = Field(description="In the order of the columns, or of the values; without times.")
 
 
 class DriftMonitor:
     """Counts the scored rows of one version into the bins of its reference. Safe to call from several threads."""
 
     def __init__(self, manifest: Manifest, *, window_rows: int) -> None:
+        self._manifest = manifest
         scores = np.asarray(manifest.calibration.scores, np.float32)
-        self._score = _Bins([_score_reference(scores)])
+        edges = np.unique(np.quantile(scores, LEVELS, method="inverted_cdf"))
+        shares = np.bincount(np.searchsorted(edges, scores), minlength=len(edges) + 1) / len(scores)
+        self._score = _Bins(
+            [FeatureReference(name="score", edges=tuple(edges.tolist()), shares=tuple(shares.tolist()), missing=0.0)]
+        )
         schema, references = manifest.input, manifest.reference
         first = len(schema.columns_of(ColumnType.NUMERIC, ColumnType.BOOLEAN))
         labelled = references[first : first + len(schema.columns_of(ColumnType.CATEGORICAL))]
         self._features = _Bins([*references[:first], *labelled] if schema.columns else references)
-        self._label_numbers = [_label_numbers(reference) for reference in labelled]
+        self._label_numbers = [
+            {b"": np.nan, **{label.encode(): float(at) for at, label in enumerate(reference.labels)}}
+            for reference in labelled
+        ]
         self._window_rows = window_rows
         self._lock = threading.Lock()
         self._since = datetime.now(UTC)
@@ -140,10 +146,13 @@ class DriftMonitor:
         with self._lock:
             self._count_waiting()
             return DriftReport(
+                model=self._manifest.model,
+                version=self._manifest.version,
                 since=self._since,
                 scored_rows=self._scored,
                 sampled_rows=round(self._features.rows),
-                anomalies=self._anomalies,
+                alert_rate=self._anomalies / self._scored if self._scored else 0.0,
+                false_alarm_rate=self._manifest.calibration.false_alarm_rate,
                 score=self._score.drifts()[0],
                 features=tuple(self._features.drifts()),
             )
@@ -183,29 +192,21 @@ class _Bins:
         ]
 
 
-def _label_numbers(reference: FeatureReference) -> dict[bytes, float]:
-    return {b"": np.nan, **{label.encode(): float(at) for at, label in enumerate(reference.labels)}}
-
-
-def _score_reference(scores: NDArray[np.float32]) -> FeatureReference:
-    edges = np.unique(np.quantile(scores, np.arange(0.1, 1, 0.1), method="inverted_cdf"))
-    shares = np.bincount(np.searchsorted(edges, scores), minlength=len(edges) + 1) / len(scores)
-    return FeatureReference(name="score", edges=tuple(edges.tolist()), shares=tuple(shares.tolist()), missing=0.0)
-
-
 def _drift(reference: FeatureReference, counts: NDArray[np.float64], missing: float) -> Drift:
     present = counts.sum()
     total = present + missing
     live_missing = missing / total if total else 0.0
-    if total < MIN_ROWS:
-        return Drift(reference.name, None, None, live_missing, reference.missing)
-    if not present:
-        return Drift(reference.name, 0.0, 0.0, live_missing, reference.missing)
-    expected = np.maximum(np.asarray(reference.shares), SMOOTHING)
-    live = np.maximum(counts / present, SMOOTHING)
-    psi = float(np.sum((live - expected) * np.log(live / expected)))
-    distance = np.abs(np.cumsum(counts / present) - np.cumsum(reference.shares))
-    return Drift(reference.name, psi, float(distance[:-1].max(initial=0.0)), live_missing, reference.missing)
+    psi: float | None = None
+    distance: float | None = None
+    if total >= MIN_ROWS:
+        psi = distance = 0.0
+        if present:
+            expected = np.maximum(np.asarray(reference.shares), SMOOTHING)
+            live = np.maximum(counts / present, SMOOTHING)
+            psi = float(np.sum((live - expected) * np.log(live / expected)))
+            distances = np.abs(np.cumsum(counts / present) - np.cumsum(reference.shares))
+            distance = float(distances[:-1].max(initial=0.0))
+    return Drift(name=reference.name, psi=psi, ks=distance, missing=live_missing, reference_missing=reference.missing)
 
 
 def feature_reference(rows: Rows, schema: InputSchema) -> tuple[FeatureReference, ...]:

@@ -10,13 +10,14 @@ import random
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
+from pydantic import Field, computed_field
 
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import Results, Rows
+from service.schemas import Frozen, Results, Rows
 from service.words import ANOMALY_SCORE
 
 log = logging.getLogger(__name__)
@@ -26,31 +27,23 @@ MAX_WAITING = 8
 ROWS_AT_ONCE = 256
 
 
-@dataclass(frozen=True, slots=True)
-class ShadowReport:
+class ShadowReport(Frozen):
     """Comparison of the candidate with the version that answered, over all rows that both scored."""
 
-    version: int
-    """The candidate."""
-    against: int
-    """The version that answered."""
+    version: int = Field(description="The candidate.")
+    against: int = Field(description="The version that answered.")
     since: datetime
-    rows: int = 0
-    both: int = 0
-    """Rows that both call anomalies."""
-    only_candidate: int = 0
-    only_current: int = 0
-    p_value_shift: float = 0.0
-    """Mean of the candidate's p-value minus the other's."""
-    p_value_distance: float = 0.0
-    """Mean of the absolute difference of the two p-values."""
-    score_ratio: float | None = None
-    """Mean score of the candidate over the mean score of the other."""
-    failures: int = 0
+    rows: int
+    both: int = Field(description="Rows that both call anomalies.")
+    only_candidate: int
+    only_current: int
+    p_value_shift: float = Field(description="Mean p-value of the candidate less that of the current version.")
+    p_value_distance: float = Field(description="Mean absolute difference of the p-values.")
+    score_ratio: float | None = Field(description="Mean score of the candidate over that of the current version.")
+    failures: int = Field(description="Batches on which the candidate failed.")
 
-    @property
+    @computed_field(description="Share of rows on whose flag the two differ.")
     def disagreement(self) -> float:
-        """Share of rows for which the two flags differ."""
         return (self.only_candidate + self.only_current) / self.rows if self.rows else 0.0
 
 
@@ -107,7 +100,7 @@ class Shadow:
             except Exception:
                 # Another row shape, or a model that raises: evidence against the candidate, no more.
                 report = self._current_report(work)
-                self._reports[work.current.name] = replace(report, failures=report.failures + 1)
+                self._reports[work.current.name] = report.model_copy(update={"failures": report.failures + 1})
                 log.warning("candidate %r failed on live rows", work.candidate, exc_info=True)
 
     def _current_report(self, work: _Work) -> ShadowReport:
@@ -116,7 +109,16 @@ class Shadow:
         report = self._reports.get(name)
         if report is None or (report.version, report.against) != (work.candidate.version, work.current.version):
             self._sums[name] = 0.0, 0.0
-            return ShadowReport(work.candidate.version, work.current.version, datetime.now(UTC))
+            counts = dict.fromkeys(("rows", "both", "only_candidate", "only_current", "failures"), 0)
+            return ShadowReport(
+                version=work.candidate.version,
+                against=work.current.version,
+                since=datetime.now(UTC),
+                p_value_shift=0.0,
+                p_value_distance=0.0,
+                score_ratio=None,
+                **counts,
+            )
         return report
 
     def _compare(self, work: _Work, shadowed: Results) -> None:
@@ -130,14 +132,14 @@ class Shadow:
         self._sums[name] = sums
         rows = report.rows + count
         only_candidate, only_current = int((flags & ~others).sum()), int((others & ~flags).sum())
-        self._reports[name] = replace(
-            report,
-            rows=rows,
-            both=report.both + int((flags & others).sum()),
-            only_candidate=report.only_candidate + only_candidate,
-            only_current=report.only_current + only_current,
-            p_value_shift=(report.p_value_shift * report.rows + float(shift.sum())) / rows,
-            p_value_distance=(report.p_value_distance * report.rows + float(np.abs(shift).sum())) / rows,
-            score_ratio=sums[0] / sums[1] if sums[1] else None,
-        )
+        changed = {
+            "rows": rows,
+            "both": report.both + int((flags & others).sum()),
+            "only_candidate": report.only_candidate + only_candidate,
+            "only_current": report.only_current + only_current,
+            "p_value_shift": (report.p_value_shift * report.rows + float(shift.sum())) / rows,
+            "p_value_distance": (report.p_value_distance * report.rows + float(np.abs(shift).sum())) / rows,
+            "score_ratio": sums[0] / sums[1] if sums[1] else None,
+        }
+        self._reports[name] = report.model_copy(update=changed)
         self._observe(name, work.candidate.version, count, only_candidate + only_current)

@@ -14,7 +14,7 @@ import pytest
 
 from service.api import console
 from service.api.access import hash_key
-from service.api.activity import KEPT_INTERVALS, Reading, Window, outcome_of, quantile_ms, read
+from service.api.activity import KEPT_INTERVALS, METRICS, ActivityLog, Reading, outcome_of, quantile_ms, read
 from service.scoring import conformal_threshold
 from service.store import Store
 from service.telemetry import Telemetry
@@ -200,31 +200,35 @@ def test_quantiles_of_a_histogram() -> None:
 
 
 def test_the_window_is_bounded_and_holds_differences() -> None:
-    """What happened between two readings, of the last intervals only."""
-    window = Window()
+    """The last intervals only, each with the difference of two readings."""
+    activity = ActivityLog(Telemetry())
     for at in range(KEPT_INTERVALS + 20):
-        reading = Reading(
-            {"ok": 10.0 * at}, 30.0 * at, 3.0 * at, 1.0 * at, {"request": {0.01: 2.0 * at}} | _no_buckets(), 5
-        )
-        window.add(reading, now=2.0 * at, at=1000.0 + at)
-    assert len(window.intervals) == KEPT_INTERVALS
-    last = window.intervals[-1]
-    assert (last.requests["ok"], last.rows, last.scored, last.anomalies, last.seconds) == (10, 30, 3, 1, 2)
+        counts = {"requests_total": 10, "rows_total": 30, "scored_rows_total": 3, "anomalies_total": 1}
+        reading = _reading({name: count * at for name, count in counts.items()})
+        reading = {**reading, "request_seconds_bucket": {("0.01",): 2.0 * at}, "queue_rows": {(): 5.0}}
+        activity.add(reading, now=2.0 * at, at=1000.0 + at)
+    assert len(activity.intervals) == KEPT_INTERVALS
+    last = activity.intervals[-1]
+    assert (last.requests["ok"], last.events("rows_total"), last.events("scored_rows_total")) == (10, 30, 3)
+    assert (last.events("anomalies_total"), last.gauge("queue_rows"), last.seconds) == (1, 5, 2)
     assert last.latency_ms["request"][0] == pytest.approx(5.0)
     assert last.latency_ms["model"] == (None, None)
 
 
-def _no_buckets() -> dict[str, dict[float, float]]:
-    return {stage: {} for stage in ("decode", "queue", "model", "encode")}
+def _reading(counts: dict[str, float]) -> Reading:
+    samples: dict[str, dict[tuple[str, ...], float]] = {
+        name: {("200",) if name == "requests_total" else (): count} for name, count in counts.items()
+    }
+    return {name: samples.get(name, {}) for name in METRICS}
 
 
 def test_a_worker_that_took_its_counts_with_it_is_no_negative_traffic() -> None:
     """Counts may fall when a process is replaced."""
-    window = Window()
+    activity = ActivityLog(Telemetry())
     for rows in (100.0, 40.0):
-        window.add(Reading({"ok": rows}, rows, rows, rows, {"request": {}} | _no_buckets(), 0), now=rows, at=rows)
-    assert window.intervals[-1].rows == 0
-    assert window.intervals[-1].requests["ok"] == 0
+        activity.add(_reading({"requests_total": rows, "rows_total": rows}), now=rows, at=rows)
+    assert activity.intervals[-1].events("rows_total") == 0
+    assert activity.intervals[-1].requests["ok"] == 0
 
 
 def test_a_reading_sums_the_metrics() -> None:
@@ -238,9 +242,10 @@ def test_a_reading_sums_the_metrics() -> None:
     telemetry.rows_scored("b", 1, np.array([0.5, 0.001], np.float32), np.array([False, True]))
     telemetry.queue_changed(1, 9, 100)
     reading = read(telemetry.families())
-    assert reading.requests == {"ok": 2, "refused": 1}
-    assert (reading.rows, reading.scored, reading.anomalies, reading.queue_rows) == (12, 2, 1, 9)
-    assert reading.buckets["request"][float("inf")] == 3
+    assert reading["requests_total"] == {("200",): 2, ("429",): 1}
+    sums = {"rows_total": 12, "scored_rows_total": 2, "anomalies_total": 1, "queue_rows": 9}
+    assert {name: reading[name][()] for name in sums} == sums
+    assert reading["request_seconds_bucket"]["+Inf",] == 3
 
 
 @pytest.mark.tf

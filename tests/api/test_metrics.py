@@ -2,8 +2,8 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.api.metrics import join_expositions
-from service.cli.figures import parse
+from service.api.ray_serve import join_expositions
+from service.cli.top import reading_of
 from service.telemetry import Telemetry
 
 
@@ -34,4 +34,4 @@ def test_every_sample_is_there_with_its_source() -> None:
 def test_top_reads_the_sum() -> None:
     """`autoencoder top` shows all replicas together."""
     joined = join_expositions({"a": exposition(2), "b": exposition(3)}, label="replica").decode()
-    assert parse(joined).refusals == {("queue",): 5}
+    assert reading_of(joined)["refusals_total"] == {("queue",): 5}

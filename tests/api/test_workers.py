@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from service.api.workers import MAX_WAIT_S, STEADY_S, Worker
+from service.api.server import MAX_WAIT_S, STEADY_S, Worker
 
 WORKERS = 2
 REQUESTS = 60

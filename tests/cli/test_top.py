@@ -1,4 +1,4 @@
-"""``autoencoder top``: figures from two scrapes of a live service, and the screen made of them."""
+"""``autoencoder top``: the interval between two readings of a live service, and the screen made of it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from service.api.activity import STAGES, Interval
 from service.cli import app
-from service.cli.figures import between, parse
+from service.cli.top import reading_of
 from service.client import Client
 from tests.fakes import load_fake
 from tests.live import LiveService
@@ -28,42 +29,39 @@ def live(fake_store: Path, serve: Serve) -> LiveService:
 def test_figures_of_an_interval(live: LiveService) -> None:
     """Requests, rows, batches and alerts of the time between two scrapes, and nothing of the time before."""
     rows = np.full((10, 2), 1.0, np.float32)
+    rows[:3] = 5
     with Client(live.url) as client:
         client.anomaly_score(rows)
-        before = parse(client.metrics())
+        before = reading_of(client.metrics())
         for _ in range(4):
             client.anomaly_score(rows)
         live.post("/anomaly-score", json={"instances": [["x", 1]]})
-        after = parse(client.metrics())
-    figures = between(before, after, seconds=2.0)
-    assert figures.interval.requests == {"ok": 4.0, "rejected": 1.0}
-    assert figures.interval.rows == 40.0
-    assert figures.mean_batch_rows == 10.0
-    scored = figures.by_version["pumps", 2]
-    assert scored.scored_per_s == 20.0
-    flagged = live.post("/anomaly-score", json={"instances": rows.tolist()}).json()["is_anomaly"]
-    assert scored.alert_rate == sum(flagged) / len(flagged)
-    for stage in ("decode", "queue", "model", "encode", "request"):
-        p50, p99 = figures.interval.latency_ms[stage]
+        after = reading_of(client.metrics())
+    interval = Interval.between(before, after, seconds=2.0)
+    assert interval.requests == {"ok": 4.0, "rejected": 1.0, "refused": 0.0, "failed": 0.0}
+    assert interval.events("rows_total") == 40.0
+    assert (interval.events("batch_rows_count"), interval.events("batch_rows_sum")) == (4.0, 40.0)
+    assert interval.grown["scored_rows_total"]["pumps", "2"] == 40.0
+    assert interval.grown["anomalies_total"]["pumps", "2"] == 12.0
+    for stage in STAGES:
+        p50, p99 = interval.latency_ms[stage]
         assert p50 is not None
         assert p99 is not None
         assert 0 <= p50 <= p99
-    assert figures.queue == {"requests": 0.0, "rows": 0.0, "bytes": 0.0}
-    assert figures.refusals_per_s == {}
-    assert figures.memory_bytes is not None
-    assert figures.memory_bytes > 2**20
+    assert [interval.gauge(f"queue_{name}") for name in ("requests", "rows", "bytes")] == [0.0, 0.0, 0.0]
+    assert interval.events("refusals_total") == 0.0
+    assert interval.gauge("process_resident_memory_bytes") > 2**20
 
 
 def test_a_service_that_was_started_again(live: LiveService) -> None:
     """Its counters begin anew: figures are never negative."""
     with Client(live.url) as client:
-        before = parse(client.metrics())
+        before = reading_of(client.metrics())
         client.anomaly_score(np.ones((5, 2), np.float32))
-        after = parse(client.metrics())
-    figures = between(after, before, seconds=1.0)
-    assert figures.interval.rows == 0.0
-    assert figures.mean_batch_rows is None
-    assert all(each.scored_per_s == 0.0 for each in figures.by_version.values())
+        after = reading_of(client.metrics())
+    interval = Interval.between(after, before, seconds=1.0)
+    assert interval.events("rows_total") == interval.events("batch_rows_count") == 0.0
+    assert all(count == 0.0 for counts in interval.grown.values() for count in counts.values())
 
 
 def test_one_screen(live: LiveService) -> None:

@@ -18,9 +18,8 @@ from pyarrow import dataset, feather, parquet
 from service.cli import app
 from service.errors import ConfigurationError, DataError
 from service.pipelines import Scorer
-from service.pipelines.files import Job, Silent, run
+from service.pipelines.files import Job, run
 from service.scoring import discoveries
-from service.tables.files import Part
 from tests.conftest import COLUMNS, table_rows
 from tests.live import LiveService
 
@@ -242,15 +241,14 @@ def test_one_clear_sentence(tmp_path: Path, trained_store: Path) -> None:
         assert len(refused.stderr.strip().splitlines()) == 1
 
 
-class StopsAfter(Silent):
-    """Ends a run as Ctrl-C does, when so many parts are done."""
+class StopsAfter:
+    """Ends a run as Ctrl-C does, when N parts are done."""
 
-    def __init__(self, parts: int) -> None:
-        self._left = parts
+    def __init__(self, folder: Path, parts: int) -> None:
+        self._folder, self._parts = folder, parts
 
-    def part_done(self, part: Part) -> None:
-        self._left -= 1
-        if not self._left:
+    def __call__(self, done: int, total: int | None) -> None:
+        if len(list(self._folder.rglob("part-*"))) == self._parts:
             raise KeyboardInterrupt
 
 
@@ -268,7 +266,7 @@ def test_an_interrupted_run_goes_on(
     if target == "out/":
         job = Job(str(path), f"{tmp_path}/out/", resume=True, part_rows=200, batch_rows=64, target_format="parquet")
     with pytest.raises(KeyboardInterrupt):
-        run(job, scorer, progress=StopsAfter(2))
+        run(job, scorer, progress=StopsAfter(tmp_path, 2))
     outcome = run(job, scorer)
     assert outcome.skipped_parts == 2
     assert 0 < outcome.rows < COUNT
@@ -285,7 +283,7 @@ def test_parts_of_another_run_are_not_mixed_in(tmp_path: Path, scorer: Scorer) -
     source = write(tmp_path / "in.parquet", rows())
     job = Job(str(source), f"{tmp_path}/out/", resume=True, part_rows=200)
     with pytest.raises(KeyboardInterrupt):
-        run(job, scorer, progress=StopsAfter(1))
+        run(job, scorer, progress=StopsAfter(tmp_path, 1))
     with pytest.raises(ConfigurationError, match="--resume"):
         run(Job(str(source), f"{tmp_path}/out/", part_rows=200), scorer)
     with pytest.raises(ConfigurationError, match="model, version or options"):
