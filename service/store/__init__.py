@@ -1,7 +1,6 @@
 """The model store: versions, manifests, aliases and publishing. STORE.md's layout, on a local directory."""
 
 from service.store.aliases import ALIASES
-from service.store.digests import check_digests, file_digests
 from service.store.manifest import (
     ASSETS,
     GOLDEN_OUTPUTS,
@@ -24,6 +23,8 @@ from service.store.manifest import (
     RowCounts,
     SignatureSpec,
     TensorSpec,
+    check_digests,
+    file_digests,
     read_manifest,
     write_manifest,
 )

@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter
 from service.errors import AliasNotFound, InvalidOption, StoreError, VersionNotFound
 from service.store.buckets import LostRace
 from service.store.directory import Directory
-from service.store.versions import NAME_PATTERN, is_name
+from service.store.publish import NAME_PATTERN, is_name
 
 ALIASES = "aliases.json"
 HISTORY = ".alias_history.json"

@@ -16,8 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from service.errors import StoreError
-from service.store.digests import check_digests, check_paths
-from service.store.manifest import MANIFEST, parse_manifest
+from service.store.manifest import MANIFEST, check_digests, check_paths, parse_manifest
 
 CACHE_VARIABLE = "AUTOENCODER_STORE_CACHE"
 SIZE_VARIABLE = "AUTOENCODER_STORE_CACHE_BYTES"

@@ -20,8 +20,7 @@ from typing import TypeVar
 from service.errors import InvalidVersion, StoreError, StoreUnavailable
 from service.store.buckets import Bucket, LostRace, Object
 from service.store.cache import VersionCache
-from service.store.digests import list_files
-from service.store.manifest import MANIFEST
+from service.store.manifest import MANIFEST, list_files
 
 T = TypeVar("T")
 

@@ -15,11 +15,9 @@ from service.errors import (
 )
 from service.store import aliases as alias_files
 from service.store.aliases import read_aliases
-from service.store.digests import check_digests
 from service.store.directory import Directory, LocalDirectory
-from service.store.manifest import MANIFEST, Manifest, parse_manifest
-from service.store.publish import Staging
-from service.store.versions import is_name, list_versions, next_version, why_no_version
+from service.store.manifest import MANIFEST, Manifest, check_digests, parse_manifest
+from service.store.publish import Staging, is_name, list_versions, next_version, why_no_version
 from service.words import PRODUCTION
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import ConfigurationError, StoreError
-from service.store.filesystem import fsync_path, write_durably
+from service.store.directory import fsync_path, write_durably
 
 CHECKPOINT = "fit.npz"
 TEMPORARY = ".fit.npz.new"

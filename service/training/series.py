@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from service.errors import DataError
 from service.schemas import MISSING_TIMESTAMP, InputSchema
 from service.tables.files import find_files
-from service.tables.reading import read_columns
+from service.tables.reading import TableFiles, read_columns
 from service.tables.selection import make_selection
-from service.tables.typed import TableFiles
 from service.tables.values import read_times
 
 MIN_WINDOW = 4

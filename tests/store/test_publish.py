@@ -9,7 +9,7 @@ import pytest
 
 from service.errors import InvalidOption, InvalidVersion, StoreError, TrainingFailed, VersionNotFound
 from service.store import ASSETS, MANIFEST, Manifest, Store
-from service.store.filesystem import check_and_rename, rename_no_replace
+from service.store.directory import check_and_rename, rename_no_replace
 
 from .trainer import FILES, MODEL, accept, fill, manifest_of, publish, publish_staged, publish_with, staged_in, whole
 
