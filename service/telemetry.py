@@ -234,7 +234,7 @@ class Telemetry:
         return registry
 
 
-_NO_SPAN: AbstractContextManager[None] = nullcontext()
+NO_SPAN: AbstractContextManager[None] = nullcontext()
 
 
 class Tracing:
@@ -267,7 +267,7 @@ class Tracing:
     def request(self, name: str, headers: Mapping[bytes, bytes]) -> "AbstractContextManager[Span | None]":
         """A span around one request, within that of its caller where the headers name one."""
         if self._tracer is None:
-            return _NO_SPAN
+            return NO_SPAN
         from opentelemetry.propagate import extract
         from opentelemetry.trace import SpanKind
 
@@ -276,7 +276,7 @@ class Tracing:
 
     def stage(self, name: Stage | Literal["run"]) -> "AbstractContextManager[Span | None]":
         """A span below that of the request."""
-        return _NO_SPAN if self._tracer is None else self._tracer.start_as_current_span(name)
+        return NO_SPAN if self._tracer is None else self._tracer.start_as_current_span(name)
 
     def shutdown(self) -> None:
         """Send the remaining spans. Blocks."""

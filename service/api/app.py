@@ -46,28 +46,31 @@ LAG_INTERVAL_S = 0.25
 LOOKED_CHECK_S = 0.01
 
 
-class Service:
-    """Everything that lives as long as the process serves: manager, batcher, telemetry."""
+class Service(Serving):
+    """Everything that lives as long as the process serves."""
 
     def __init__(
         self, settings: Settings, *, load: Callable[[Path], LoadedModel] = load_version, opens_at_once: bool = False
     ) -> None:
-        self.settings = settings
-        self._opens_at_once = opens_at_once
-        self.telemetry = Telemetry()
-        self.tracing = Tracing(settings.otlp_endpoint, share=settings.trace_share)
-        self.access = Access(settings.key_hashes, settings.admin_key_hashes)
-        self.reception = Reception(settings.max_received_bytes, body_timeout_s=settings.body_timeout_s)
-        self.draining = False
-        self.manager = ModelManager(
-            Store(settings.store),
-            default_model=settings.default_model,
-            keep_versions=settings.keep_versions,
-            max_loaded_bytes=settings.max_loaded_bytes,
-            failed_retry_s=settings.failed_retry_s,
-            load=load,
-            on_change=self._models_changed,
+        super().__init__(
+            settings=settings,
+            limits=codec_limits(settings),
+            manager=ModelManager(
+                Store(settings.store),
+                default_model=settings.default_model,
+                keep_versions=settings.keep_versions,
+                max_loaded_bytes=settings.max_loaded_bytes,
+                failed_retry_s=settings.failed_retry_s,
+                load=load,
+                on_change=self._models_changed,
+            ),
+            access=Access(settings.key_hashes, settings.admin_key_hashes),
+            telemetry=Telemetry(),
+            tracing=Tracing(settings.otlp_endpoint, share=settings.trace_share),
+            reception=Reception(settings.max_received_bytes, body_timeout_s=settings.body_timeout_s),
+            threads=CodecThreads(),
         )
+        self._opens_at_once = opens_at_once
         self.traffic = LiveTraffic(
             self.manager,
             self.telemetry,
@@ -76,25 +79,11 @@ class Service:
             alert_values=settings.alert_values,
         )
         self.activity = ActivityLog(self.telemetry)
-        self.threads = CodecThreads()
-        self.operations: Operations
         self.exposed: Callable[[bytes], bytes] = lambda own: own
         """What /metrics shows, of this process's own exposition; a cluster shows all its replicas."""
         self.grpc_port: int | None = None
         """Where the gRPC services listen, while they do."""
         self._grpc: GrpcServer | None = None
-        self.serving = Serving(
-            settings=settings,
-            limits=codec_limits(settings),
-            manager=self.manager,
-            operations=lambda: self.operations,
-            access=self.access,
-            telemetry=self.telemetry,
-            tracing=self.tracing,
-            reception=self.reception,
-            threads=self.threads,
-            draining=lambda: self.draining,
-        )
 
     def _models_changed(self, models: Mapping[str, ModelStatus]) -> None:
         loaded = {(model.name, version) for model in models.values() for version in model.loaded}
@@ -154,13 +143,14 @@ class Service:
             self.traffic.stop()
             batcher.close()
             self.threads.close()
+            self.telemetry.flush()
             await asyncio.to_thread(self.tracing.shutdown)
 
     async def _start_grpc(self) -> None:
         if self.settings.grpc_port is not None:
             from service.api.grpc.server import GrpcServer
 
-            self._grpc = GrpcServer(self.serving)
+            self._grpc = GrpcServer(self)
             self.grpc_port = await self._grpc.start()
 
     async def _stop_grpc(self) -> None:
@@ -182,6 +172,7 @@ class Service:
             due = loop.time() + LAG_INTERVAL_S
             await asyncio.sleep(LAG_INTERVAL_S)
             self.telemetry.loop_lagged(max(0.0, loop.time() - due))
+            self.telemetry.flush()
 
 
 def create_app(
@@ -206,8 +197,8 @@ def create_app(
             yield
 
     app = AutoencoderApp(
-        OperationRoutes(service.serving),
-        [TFServingRoutes(service.serving), OIPRoutes(service.serving)],
+        OperationRoutes(service),
+        [TFServingRoutes(service), OIPRoutes(service)],
         settings,
         title="Autoencoder Service",
         version=__version__,

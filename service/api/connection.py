@@ -22,7 +22,16 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.api.errors import PROBLEM_TYPE, problem, problem_body
-from service.api.exchange import DIRECT, Direct, Headers, Reception, answer_headers, request_id
+from service.api.exchange import (
+    DIRECT,
+    SMALL_BYTES,
+    Direct,
+    Headers,
+    Reception,
+    answer_headers,
+    header_lines,
+    request_id,
+)
 from service.api.routes import Refusal
 from service.errors import QueueFull, Unavailable
 
@@ -30,6 +39,7 @@ COPIED_BYTES = 64 * 2**10
 """Bodies below this size are copied behind their heads: one packet instead of two."""
 _PASSED_OVER_BYTES = 64 * 2**10
 _CLOSE = (b"connection", b"close")
+_CLOSE_LINE = header_lines([_CLOSE])
 _PROBES = (b"/livez", b"/readyz", b"/v2/health/live", b"/v2/health/ready")
 """Answered however many connections there are."""
 
@@ -70,6 +80,11 @@ class GuardedProtocol(HttpToolsProtocol):
     reception = Reception(sys.maxsize, body_timeout_s=math.inf)
     """Where answers that are not sent yet are counted."""
     draining = False
+
+    @staticmethod
+    def is_full() -> bool:
+        """Whether the application refuses for load."""
+        return False
 
     @staticmethod
     def refusal(_method: bytes, _url: bytes, _headers: Headers) -> Refusal | None:
@@ -192,7 +207,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._bytes_without_body = 0
         if self._is_beyond and self.url not in _PROBES:
             self.app = _refuse_connection
-        if self._refuse_at_once():
+        if self.is_full() and self._refuse_at_once():
             return
         cast("dict[str, Any]", self.scope)["extensions"] = self._extensions
         super().on_headers_complete()
@@ -209,20 +224,14 @@ class GuardedProtocol(HttpToolsProtocol):
         refusal = self.refusal(self.parser.get_method(), self.url, self.headers)
         if refusal is None:
             return False
-        self.write_whole(*refusal)
+        status, headers, body = refusal
+        self.write_whole(status, header_lines(headers), body)
         self._is_refused = True
         return True
 
-    def write_whole(self, status: int, headers: Headers, body: bytes) -> None:
-        """Write a whole answer.
-
-        Raises:
-            RuntimeError: a header is none.
-        """
-        fields = b"".join([b"%b: %b\r\n" % header for header in headers])
-        if fields.count(b"\n") != len(headers) or fields.count(b"\r") != len(headers):
-            raise RuntimeError("A header holds a line break.")
-        head = b"%b%b\r\n" % (STATUS_LINE[status], fields)
+    def write_whole(self, status: int, lines: bytes, body: bytes) -> None:
+        """Write a whole answer, whose headers are ``lines``."""
+        head = b"%b%b\r\n" % (STATUS_LINE[status], lines)
         if len(body) < COPIED_BYTES:
             self.transport.write(head + body)
         else:
@@ -258,7 +267,16 @@ class GuardedProtocol(HttpToolsProtocol):
         """Wake who waits for the body that is received: it is not kept any more."""
         self._answered.message_event.set()
 
-    def answer(self, status: int, headers: Headers, body: bytes) -> bool:
+    def whole_body(self) -> bytes | None:
+        """As ``Direct`` says, for the request that is being answered."""
+        cycle = self._answered
+        if cycle.more_body or cycle.disconnected or len(cycle.body) > SMALL_BYTES:
+            return None
+        body, cycle.body = cycle.body, bytearray()
+        cycle.message_event.clear()
+        return bytes(body)
+
+    def answer(self, status: int, lines: bytes, body: bytes) -> bool:
         """As ``Direct`` says, for the request that is being answered."""
         cycle = self._answered
         if cycle.response_started or self.flow.write_paused or cycle.scope["method"] == "HEAD":
@@ -268,7 +286,7 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle.message_event.set()
         if cycle.disconnected:
             return True
-        self.write_whole(status, headers if cycle.keep_alive else [*headers, _CLOSE], body)
+        self.write_whole(status, lines if cycle.keep_alive else lines + _CLOSE_LINE, body)
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
@@ -349,21 +367,21 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_ending = True
         given = request_id({})
         body = problem_body(status, detail, given)
-        answer = status, answer_headers(body, PROBLEM_TYPE.encode(), given, [_CLOSE]), body
+        headers = answer_headers(body, PROBLEM_TYPE.encode(), given, [_CLOSE])
         is_waiting = bool(self.pipeline)
         if self.in_headers:
             is_waiting = self.cycle is not None and not self.cycle.response_complete
         elif is_waiting:
             self.pipeline.popleft()
         if is_waiting:
-            self._refuse_when_answered(answer)
+            self._refuse_when_answered((status, headers, body))
             return
         has_answer = not self.in_headers and (self._is_refused or self.cycle.response_started)
         if not self.in_headers and not self._is_refused:
             self.cycle.disconnected = True  # its application has nobody to answer
             self.cycle.message_event.set()
         if not has_answer:
-            self.write_whole(*answer)
+            self.write_whole(status, header_lines(headers), body)
         self.transport.close()
 
     def _refuse_when_answered(self, answer: Refusal) -> None:

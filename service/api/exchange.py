@@ -9,7 +9,8 @@ import itertools
 import math
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
@@ -21,7 +22,8 @@ from service.telemetry import request_id_of_context
 
 T = TypeVar("T")
 
-Headers = list[tuple[bytes, bytes]]
+Header = tuple[bytes, bytes]
+Headers = list[Header]
 
 DIRECT: Final = "autoencoder.direct"
 """The ASGI extension whose value is a ``Direct``."""
@@ -58,8 +60,11 @@ class Direct(Protocol):
         ``hold`` is told of the bytes as they come; what it raises is raised.
         """
 
-    def answer(self, status: int, headers: Headers, body: bytes) -> bool:
-        """Answer at once and whole; False where ``send`` has to do it."""
+    def whole_body(self) -> bytes | None:
+        """The body of a small request, where all of it is there; None where ``receive`` has to give it."""
+
+    def answer(self, status: int, lines: bytes, body: bytes) -> bool:
+        """Answer at once and whole, with ``header_lines``; False where ``send`` has to do it."""
 
 
 class Reception:
@@ -100,6 +105,11 @@ class Reception:
     def release(self, size: int) -> None:
         self._held -= size
 
+    def leave(self, exchange: "Exchange", held: int) -> None:
+        """Look after an exchange no more, and give back what it held."""
+        self._attended.discard(exchange)
+        self._held -= held
+
     def recount(self, before: int, now: int) -> int:
         """Count ``now`` bytes where ``before`` were counted, whether there is room or not; gives ``now``."""
         self._held += now - before
@@ -107,13 +117,10 @@ class Reception:
         return now
 
     def attend(self, exchange: "Exchange") -> None:
-        """Look after an exchange until ``leave``."""
+        """Look after an exchange until it leaves."""
         self._attended.add(exchange)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(ATTEND_INTERVAL_S, self._look)
-
-    def leave(self, exchange: "Exchange") -> None:
-        self._attended.discard(exchange)
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
@@ -198,9 +205,22 @@ class Exchange:
             DeadlineExceeded: it did not arrive in time.
             CallerLeft: the connection closed.
         """
+        whole = self._whole_body(limit)
+        if whole is not None:
+            return whole
         chunks: list[bytes] = []
         await self._receive_all(limit, deadline, lambda _at, chunk: chunks.append(chunk))
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _whole_body(self, limit: int) -> bytes | None:
+        """The body of a small request that came at once."""
+        body = None if self._direct is None else self._direct.whole_body()
+        if body is not None:
+            if len(body) > limit:
+                raise TooLarge(f"The body is larger than {limit} bytes.")
+            self._held = len(body)
+            self._reception.hold(self._held)
+        return body
 
     async def aligned_body(
         self, limit: int, begins: Callable[[bytes], int], deadline: float = math.inf
@@ -214,6 +234,9 @@ class Exchange:
             MalformedInput: it is longer than its announced length.
             RequestError: as ``body``.
         """
+        whole = self._whole_body(limit)
+        if whole is not None:
+            return whole
         announced = self._announced(limit)
         if announced < ALIGNED_BYTES:
             return await self.body(limit, deadline)
@@ -260,7 +283,7 @@ class Exchange:
                         raise CallerLeft
                     size += len(memory)
         except asyncio.CancelledError:
-            self._raise_reason()
+            self.raise_reason()
         finally:
             self._receive_by = math.inf
         return size
@@ -313,47 +336,47 @@ class Exchange:
         self._held += size
 
     def hold_only(self, size: int) -> None:
-        """Count ``size`` bytes as held by this request, in place of those that were.
+        """Count ``size`` bytes as held by this request, in place of those that were; few are as good as the few before.
 
         Raises:
             QueueFull: they are more, and the service holds too much already.
         """
         if size > self._held:
-            self.hold(size - self._held)
+            if size > SMALL_BYTES:
+                self.hold(size - self._held)
         else:
             self._held = self._reception.recount(self._held, size)
 
     def release(self) -> None:
         """Give back what this request held; call once, when it is over."""
-        self._reception.leave(self)
-        self._reception.release(self._held)
+        self._reception.leave(self, self._held)
         self._held = 0
 
-    async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for ``work``, but give it up when the caller closes the connection. Only after the body was read.
-
-        Raises:
-            CallerLeft: the connection closed first.
-        """
+    def watch(self) -> None:
+        """Give up what this task waits for when the caller closes the connection. Only after the body was read."""
         self._attend()
         self._watch_from = asyncio.get_running_loop().time() + LEAVING_CHECK_S
-        try:
-            return await work
-        except asyncio.CancelledError:
-            self._raise_reason()
-        finally:
-            self._watch_from = math.inf
-            if self._watch is not None:
-                self._watch.cancel()
-                self._watch = None
+
+    def watched(self) -> None:
+        """End ``watch``."""
+        self._watch_from = math.inf
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
 
     def _attend(self) -> None:
         if self._task is None:
             self._task = asyncio.current_task()
             self._reception.attend(self)
 
-    def _raise_reason(self) -> NoReturn:
-        """Raise what this exchange was given up for; a cancellation from elsewhere stays one."""
+    def raise_reason(self) -> NoReturn:
+        """Raise, within an except clause, what this exchange was given up for.
+
+        Raises:
+            CallerLeft: the connection closed.
+            DeadlineExceeded: the body did not arrive in time.
+            CancelledError: the cancellation came from elsewhere.
+        """
         if self._cancelled_for is None or self._task is None:
             raise  # noqa: PLE0704 - within the except clause of the caller
         self._task.uncancel()
@@ -376,10 +399,25 @@ class Exchange:
             self._cancelled_for = reason
             self._task.cancel()
 
-    async def answer(self, status: int, body: bytes, media_type: bytes, headers: Iterable[Any] = ()) -> None:
-        all_headers = answer_headers(body, media_type, self.request_id, headers)
-        if self._direct is not None and self._direct.answer(status, all_headers, body):
-            return
+    async def answer(
+        self,
+        status: int,
+        body: bytes,
+        media_type: bytes,
+        headers: Iterable[Header] = (),
+        fixed: tuple[Header, ...] = (),
+    ) -> None:
+        """Send a whole answer. ``fixed`` are those of its headers that many answers have."""
+        if self._direct is not None:
+            lines = b"%bcontent-length: %d\r\nx-request-id: %b\r\n%b" % (
+                _fixed_lines((b"content-type", media_type), *fixed),
+                len(body),
+                self.request_id.encode(),
+                header_lines(headers) if headers else b"",
+            )
+            if self._direct.answer(status, lines, body):
+                return
+        all_headers = answer_headers(body, media_type, self.request_id, [*fixed, *headers])
         await self._send({"type": "http.response.start", "status": status, "headers": all_headers})
         await self._send({"type": "http.response.body", "body": body})
 
@@ -404,6 +442,23 @@ def _decompressed(chunk: bytes, decompressor: Decompressor) -> Iterator[bytes]:
     yield b"".join(pieces)
 
 
+def header_lines(headers: Iterable[Header]) -> bytes:
+    """Headers as they are sent, each on a line.
+
+    Raises:
+        RuntimeError: one holds a line break.
+    """
+    fields = [b"%b: %b" % header for header in headers]
+    if any(b"\n" in field or b"\r" in field for field in fields):
+        raise RuntimeError("A header holds a line break.")
+    return b"".join([field + b"\r\n" for field in fields])
+
+
+@lru_cache(maxsize=256)
+def _fixed_lines(*headers: Header) -> bytes:
+    return header_lines(headers)
+
+
 def answer_headers(body: bytes, media_type: bytes, given: str, more: Iterable[Any] = ()) -> Headers:
     """Headers of an answer whose length is known; ``given`` is its request id."""
     length = b"%d" % len(body)
@@ -412,5 +467,7 @@ def answer_headers(body: bytes, media_type: bytes, given: str, more: Iterable[An
 
 def request_id(headers: dict[bytes, bytes]) -> str:
     """The caller's request id where it is harmless in logs and headers, else a new one."""
-    given = headers.get(b"x-request-id", b"")
-    return given.decode() if _REQUEST_ID.fullmatch(given) else f"{_PROCESS_ID}{next(_NUMBERS):012x}"
+    given = headers.get(b"x-request-id")
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given.decode()
+    return f"{_PROCESS_ID}{next(_NUMBERS):012x}"

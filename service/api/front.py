@@ -51,7 +51,7 @@ class AutoencoderApp(FastAPI):
 
     def refusal(self, method: bytes, url: bytes, headers: Headers) -> Refusal | None:
         """The whole answer to a request that is refused for load; None where ``__call__`` is to answer it."""
-        if not self._operation_routes.is_full or any(name == b"origin" for name, _ in headers):
+        if any(name == b"origin" for name, _ in headers):
             return None
         if self._refused(method.decode("latin-1"), headers) is not None:
             return None

@@ -4,23 +4,23 @@ Admitted, decoded, run, encoded, sent; then counted and logged. A protocol bring
 the rows; what all requests have in common stands here.
 """
 
+import asyncio
 import logging
 import math
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Final, TypeVar
 
 from service import codecs
 from service.api.errors import log_failure
-from service.api.exchange import CallerLeft, Exchange, Headers
+from service.api.exchange import CallerLeft, Exchange, Header
 from service.api.ops import Call
 from service.api.serving import INLINE_BYTES, LEFT, MIN_COMPRESSED_BYTES, Serving
 from service.runtime.loaded_model import LoadedModel
-from service.telemetry import Stage
+from service.telemetry import NO_SPAN, Stage
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Reply:
     body: bytes
     status: int = 200
     media_type: bytes = JSON
-    headers: Headers = field(default_factory=list)
+    headers: Sequence[Header] = ()
 
     def compressed(self, coding: str | None) -> "Reply":
         """This answer in a content coding, where there is one and the body is worth it."""
@@ -50,12 +50,9 @@ class Reply:
         added = [(b"content-encoding", coding.encode()), (b"vary", b"accept-encoding")]
         return replace(self, body=body, headers=[*self.headers, *added])
 
-    async def send(self, exchange: Exchange, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        await exchange.answer(self.status, self.body, self.media_type, [*self.headers, *more])
-
 
 class Lifecycle:
-    """A context around one request: its span, its stages, its count and its line in the access log.
+    """One request: its stages, its count and its line in the access log.
 
     Attributes:
         deadline: an instant of the event loop's clock by which every stage has to end; a protocol sets it.
@@ -63,37 +60,20 @@ class Lifecycle:
         status: what the request is counted with.
     """
 
-    __slots__ = ("_headers", "_operation", "_serving", "_span", "_started", "deadline", "loaded", "status")
+    __slots__ = ("_headers", "_started", "deadline", "loaded", "operation", "serving", "status")
 
     def __init__(self, serving: Serving, operation: str, headers: dict[bytes, bytes]) -> None:
         self.loaded: LoadedModel | None = None
         self.status = LEFT
         self.deadline = math.inf
-        self._serving = serving
-        self._operation = operation
+        self.serving = serving
+        self.operation = operation
         self._headers = headers
         self._started = time.perf_counter()
-        self._span: AbstractContextManager[Any] = serving.tracing.request(operation, headers)
-
-    def __enter__(self) -> Self:
-        self._span.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._span.__exit__(kind, error, trace)
-        seconds, loaded = time.perf_counter() - self._started, self.loaded
-        model = "" if loaded is None else loaded.name
-        self._serving.telemetry.request_finished(self._operation, model, self.status, seconds)
-        if self._serving.settings.access_log:
-            version = None if loaded is None else loaded.version
-            fields = {"operation": self._operation, "model": model, "version": version, "status": self.status}
-            log.info("answered", extra={**fields, "ms": round(seconds * 1000, 3)})
 
     def admit(self, find: Callable[[], LoadedModel]) -> LoadedModel:
         """The version that answers, where the caller may ask and there is room."""
-        self._serving.admit(self._headers)
+        self.serving.admit(self._headers)
         self.loaded = loaded = find()
         return loaded
 
@@ -103,26 +83,50 @@ class Lifecycle:
         Raises:
             DeadlineExceeded: it took too long.
         """
-        started = time.perf_counter()
-        with self._serving.tracing.stage(stage):
+        serving, started = self.serving, time.perf_counter()
+        with serving.tracing.stage(stage) if serving.tracing.enabled else NO_SPAN:
             if size <= INLINE_BYTES:
                 result = work()
             else:
-                result = await self._serving.threads.run(work, size=size, deadline=self.deadline)
-        self._serving.telemetry.stage_took(stage, time.perf_counter() - started)
+                result = await serving.threads.run(work, size=size, deadline=self.deadline)
+        serving.telemetry.stage_took(stage, time.perf_counter() - started)
         return result
 
-    async def run(self, call: Call) -> codecs.Answer:
-        """The errors are those of ``Operations.run``."""
-        with self._serving.tracing.stage("run"):
-            return await self._serving.operations().run(call)
+    async def run(self, call: Call, exchange: Exchange | None = None) -> codecs.Answer:
+        """Run a call. Over HTTP it is given up when its caller leaves; gRPC sees to that itself.
+
+        Raises:
+            CallerLeft: the caller has left.
+            AutoencoderError: as ``Operations.run`` says.
+        """
+        serving = self.serving
+        with serving.tracing.stage("run") if serving.tracing.enabled else NO_SPAN:
+            if exchange is None:
+                return await serving.operations.run(call)
+            exchange.watch()
+            try:
+                return await serving.operations.run(call)
+            except asyncio.CancelledError:
+                exchange.raise_reason()
+            finally:
+                exchange.watched()
 
     def refused(self, error: Exception, status: int) -> None:
         """Log and count an error that became an answer."""
         log_failure(error, status)
         if status in (429, 503, 504):
-            self._serving.telemetry.refused(type(error).__name__)
+            self.serving.telemetry.refused(type(error).__name__)
         self.status = status
+
+    def end(self) -> None:
+        """Count and log the request; call once, when it is over."""
+        seconds, loaded = time.perf_counter() - self._started, self.loaded
+        model = "" if loaded is None else loaded.name
+        self.serving.telemetry.request_finished(self.operation, model, self.status, seconds)
+        if self.serving.settings.access_log:
+            version = None if loaded is None else loaded.version
+            fields = {"operation": self.operation, "model": model, "version": version, "status": self.status}
+            log.info("answered", extra={**fields, "ms": round(seconds * 1000, 3)})
 
 
 async def serve(
@@ -137,7 +141,8 @@ async def serve(
     ``find`` gives the version that it names. ``answer`` receives the body and gives the reply, or None when it has
     sent one itself. ``refusal`` makes the reply of an error.
     """
-    with life:
+    serving = life.serving
+    with serving.tracing.request(life.operation, exchange.headers) if serving.tracing.enabled else NO_SPAN:
         reply: Reply | None = None
         try:
             reply = await answer(life, life.admit(find))
@@ -151,11 +156,14 @@ async def serve(
             life.refused(error, reply.status)
         try:
             if reply is not None:
-                await reply.send(exchange, () if life.loaded is None else model_headers(life.loaded))
+                named = () if life.loaded is None else model_headers(life.loaded.name, life.loaded.version)
+                await exchange.answer(reply.status, reply.body, reply.media_type, reply.headers, named)
         finally:
             exchange.release()
+            life.end()
 
 
-def model_headers(loaded: LoadedModel) -> Headers:
+@lru_cache(maxsize=1024)
+def model_headers(model: str, version: int) -> tuple[Header, ...]:
     """The headers of an answer that name the version that gave it."""
-    return [(b"x-model-name", loaded.name.encode()), (b"x-model-version", b"%d" % loaded.version)]
+    return (b"x-model-name", model.encode()), (b"x-model-version", b"%d" % version)

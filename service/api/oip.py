@@ -192,8 +192,7 @@ async def infer(
         if timeout:
             life.deadline = min(life.deadline, began + timeout * _MICROSECONDS)
         call = Call(loaded, signatures, body.rows, options, life.deadline)
-        running = life.run(call)
-        answer = await (running if exchange is None else exchange.while_connected(running))
+        answer = await life.run(call, exchange)
     except Exception:
         statistics.failed(loaded, seconds=time.perf_counter() - started)
         raise

@@ -36,7 +36,7 @@ def json_reply(body: Any, status: int = 200) -> Reply:
 
 
 def error_reply(status: int, text: str, headers: Headers | None = None) -> Reply:
-    return Reply(orjson.dumps({"error": text}), status, JSON, headers or [])
+    return Reply(orjson.dumps({"error": text}), status, JSON, headers or ())
 
 
 def refusal(error: Exception) -> Reply:
@@ -74,7 +74,7 @@ class ProtocolRoutes(ABC):
         finally:
             exchange.release()
         if reply is not None:
-            await reply.send(exchange)
+            await exchange.answer(reply.status, reply.body, reply.media_type, reply.headers)
         return True
 
     async def serve(

@@ -8,6 +8,7 @@ import asyncio
 import math
 import re
 from functools import lru_cache, partial
+from operator import attrgetter
 
 import numpy as np
 from starlette.types import Receive, Scope, Send
@@ -28,20 +29,21 @@ from service.words import JPEG, JSON, NDJSON, OPERATIONS, PNG, Operation
 Refusal = tuple[int, Headers, bytes]
 """Status, headers and body."""
 
-_BY_PATH = {f"/{operation.path}": operation for operation in OPERATIONS}
+_BY_PATH = {f"/{operation.path}": (operation, Target()) for operation in OPERATIONS}
 _OPERATION = "|".join(operation.path for operation in OPERATIONS)
 _PATTERN = re.compile(
     r"/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+)|/aliases/(?P<alias>[^/]+))?"
     rf"/(?P<operation>{_OPERATION})"
 )
+NBYTES = attrgetter("nbytes")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 
 def match(path: str) -> tuple[Operation, Target] | None:
     """The operation and its target that a path names, or None when it is no operation route."""
-    operation = _BY_PATH.get(path)
-    if operation is not None:
-        return operation, Target()
+    default = _BY_PATH.get(path)
+    if default is not None:
+        return default
     found = _PATTERN.fullmatch(path)
     if found is None:
         return None
@@ -49,7 +51,7 @@ def match(path: str) -> tuple[Operation, Target] | None:
     if version is not None and not _VERSION.fullmatch(version):
         return None
     target = Target(found["model"], int(version) if version else None, found["alias"])
-    return _BY_PATH[f"/{found['operation']}"], target
+    return _BY_PATH[f"/{found['operation']}"][0], target
 
 
 class OperationRoutes:
@@ -57,11 +59,6 @@ class OperationRoutes:
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the queue takes nothing more now."""
-        return self._serving.operations().is_full
 
     def refusal(self, method: bytes, url: bytes, headers: Headers) -> Refusal | None:
         """What a request is refused with before its task is made, when the queue is full; None for all others.
@@ -81,8 +78,9 @@ class OperationRoutes:
             given = request_id(named)
             token = request_id_of_context.set(given)
             status, body, more = problem(error, given)
-            with Lifecycle(self._serving, matched[0].name, named) as life:
-                life.refused(error, status)
+            life = Lifecycle(self._serving, matched[0].name, named)
+            life.refused(error, status)
+            life.end()
             request_id_of_context.reset(token)
             return status, answer_headers(body, PROBLEM_TYPE.encode(), given, more), body
         except AutoencoderError:
@@ -115,24 +113,27 @@ class OperationRoutes:
         """Answer one request. What can be refused is, before a byte of the body is read."""
         loaded.require(operation)
         headers, settings = exchange.headers, self._serving.settings
-        request_type = codecs.request_media_type(headers.get(b"content-type", b"").decode("latin-1"))
-        offered = _offered(request_type, operation, is_image=loaded.schema.kind == "image")
-        answer_type = codecs.choose_media_type(headers.get(b"accept", b"").decode("latin-1"), offered)
+        request_type, answer_type = _media_types(
+            headers.get(b"content-type", b""), headers.get(b"accept", b""), operation, loaded.schema.kind == "image"
+        )
         if request_type == NDJSON:
-            await NdjsonExchange(self._serving, exchange, loaded, operation).answer(model_headers(loaded))
+            stream = NdjsonExchange(self._serving, exchange, loaded, operation)
+            await stream.answer(model_headers(loaded.name, loaded.version))
             return None
         life.deadline = asyncio.get_running_loop().time() + exchange.timeout_s(settings.request_timeout_ms)
-        limit = settings.max_json_bytes if request_type == JSON else settings.max_body_bytes
-        body = await exchange.aligned_body(limit, codecs.ARRAY_BEGINS.get(request_type, lambda _head: 0), life.deadline)
-        most = settings.max_json_bytes if request_type == JSON else settings.max_decoded_bytes
-        body = await self._serving.decompressed(exchange, body, most, life.deadline)
+        is_json = request_type == JSON
+        limit = settings.max_json_bytes if is_json else settings.max_body_bytes
+        body = await exchange.aligned_body(limit, codecs.ARRAY_BEGINS.get(request_type, _nowhere), life.deadline)
+        if b"content-encoding" in headers:
+            most = settings.max_json_bytes if is_json else settings.max_decoded_bytes
+            body = await self._serving.decompressed(exchange, body, most, life.deadline)
         decode = partial(
             codecs.decode,
             request_type,
             body,
             schema=loaded.schema,
             operation=operation,
-            query=exchange.query,
+            query=exchange.query if exchange.scope["query_string"] else {},
             limits=self._serving.limits,
         )
         # A small image file may be millions of pixels.
@@ -143,10 +144,11 @@ class OperationRoutes:
             arrays = decoded.rows.values()
             exchange.hold(sum(array.nbytes for array in arrays if not np.may_share_memory(array, received)))
         call = Call(loaded, (operation.name,), decoded.rows, decoded.options, life.deadline)
-        answer = await exchange.while_connected(life.run(call))
+        answer = await life.run(call, exchange)
         coding = codecs.choose_encoding(headers.get(b"accept-encoding", b"").decode("latin-1"))
-        size = sum(array.nbytes for array in answer.results.values())
-        exchange.hold(size)
+        size = sum(map(NBYTES, answer.results.values()))
+        if size > INLINE_BYTES:
+            exchange.hold(size)
         if answer.explain is not None:
             size += INLINE_BYTES  # reasons take longer than their bytes say
 
@@ -162,9 +164,20 @@ def _refusal(given: str, error: Exception) -> Reply:
     return Reply(body, status, PROBLEM_TYPE.encode(), headers)
 
 
-@lru_cache(maxsize=64)
-def _offered(request_type: str, operation: Operation, *, is_image: bool) -> tuple[str, ...]:
-    """Encodings that the answer may have; the first one where the caller does not say."""
-    if request_type == NDJSON:
-        return (NDJSON,)
-    return tuple(kind for kind in codecs.answer_types(operation) if kind != PNG or is_image)
+def _nowhere(_head: bytes) -> int:
+    """Where an array begins in a body that holds none."""
+    return 0
+
+
+@lru_cache(maxsize=1024)
+def _media_types(content_type: bytes, accept: bytes, operation: Operation, is_image: bool) -> tuple[str, str]:
+    """The media types of a request and of its answer.
+
+    Raises:
+        UnsupportedMediaType, NotAcceptable: there is none.
+    """
+    request_type = codecs.request_media_type(content_type.decode("latin-1"))
+    offered: tuple[str, ...] = (NDJSON,)
+    if request_type != NDJSON:
+        offered = tuple(kind for kind in codecs.answer_types(operation) if kind != PNG or is_image)
+    return request_type, codecs.choose_media_type(accept.decode("latin-1"), offered)

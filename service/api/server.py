@@ -133,8 +133,10 @@ class GuardedServer(uvicorn.Server):
 def server_config(app: FastAPI | str, settings: Settings, **more: Any) -> uvicorn.Config:
     own: dict[str, Any] = {"max_header_bytes": settings.max_header_bytes, "max_connections": settings.max_connections}
     if isinstance(app, AutoencoderApp):
+        service = app.state.service
         own["refusal"] = staticmethod(app.refusal)
-        own["reception"] = app.state.service.reception
+        own["is_full"] = staticmethod(lambda: service.operations.is_full)
+        own["reception"] = service.reception
     protocol = type("Protocol", (GuardedProtocol,), own)
     return uvicorn.Config(
         app,

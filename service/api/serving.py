@@ -53,26 +53,26 @@ class CodecThreads:
         self._large.shutdown(wait=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Serving:
     """The parts of the service that requests use; one record for all of them."""
 
     settings: Settings
     limits: codecs.Limits
     manager: ModelManager
-    operations: Callable[[], Operations]
-    """Only while the service runs."""
     access: Access
     telemetry: Telemetry
     tracing: Tracing
     reception: Reception
     threads: CodecThreads
-    draining: Callable[[], bool]
     statistics: Statistics = field(default_factory=Statistics)
+    operations: Operations = field(init=False)
+    """Only while the service runs."""
+    draining: bool = False
 
     @property
     def not_ready_reason(self) -> str | None:
-        return "The service is stopping." if self.draining() else self.manager.not_ready_reason
+        return "The service is stopping." if self.draining else self.manager.not_ready_reason
 
     def admit(self, headers: dict[bytes, bytes]) -> None:
         """Refuse who may not ask, and everybody while there is no room.
@@ -82,7 +82,7 @@ class Serving:
             QueueFull, Draining: as the batcher says.
         """
         self.access.check(headers, Role.CALLER)
-        self.operations().check_room()
+        self.operations.check_room()
 
     async def decompressed(
         self, exchange: Exchange, body: bytes | memoryview, most: int, deadline: float

@@ -15,7 +15,7 @@ import orjson
 
 from service import codecs
 from service.api.errors import problem
-from service.api.exchange import Exchange, Headers
+from service.api.exchange import Exchange, Header, Headers
 from service.api.ops import Call
 from service.api.serving import INLINE_BYTES, Serving
 from service.errors import AutoencoderError, InvalidOption, ModelFailed, QueueFull, RequestError
@@ -58,7 +58,7 @@ class NdjsonExchange:
         self._chunks = exchange.stream(settings.max_decoded_bytes)
         self._started = False
 
-    async def answer(self, headers: Headers) -> None:
+    async def answer(self, headers: tuple[Header, ...]) -> None:
         """Answer line by line. Errors before the first line pass through; later ones become the last line."""
         try:
             await self._answer_blocks(headers)
@@ -71,7 +71,7 @@ class NdjsonExchange:
         end = b"" if self._compressor is None else self._compressor.finish()
         await self._exchange.send_part(end, more=False)
 
-    async def _answer_blocks(self, headers: Headers) -> None:
+    async def _answer_blocks(self, headers: tuple[Header, ...]) -> None:
         ahead: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
         room = asyncio.Semaphore(BLOCKS_AHEAD)
         reading = asyncio.create_task(self._read(ahead, room))
@@ -137,13 +137,13 @@ class NdjsonExchange:
         call = Call(self._loaded, (self._operation.name,), block.rows, self._options, deadline)
         while True:
             try:
-                return await self._serving.operations().run(call)
+                return await self._serving.operations.run(call)
             except QueueFull:
                 if loop.time() + QUEUE_RETRY_S >= deadline:
                     raise
                 await asyncio.sleep(QUEUE_RETRY_S)
 
-    async def _send(self, lines: bytes, headers: Headers) -> None:
+    async def _send(self, lines: bytes, headers: tuple[Header, ...]) -> None:
         if not self._started:
             self._started = True
             await self._exchange.start_stream(NDJSON.encode(), [*headers, *self._encoding_headers()])

@@ -160,9 +160,7 @@ class TFServingRoutes(ProtocolRoutes):
         decode = partial(decode_predict, content, loaded.schema, model=loaded.name, limits=self._serving.limits)
         body = await self.decode(life, exchange, content, decode)
         signature = checked_signature(loaded, body.signature)
-        answer = await exchange.while_connected(
-            life.run(Call(loaded, (signature,), body.rows, NO_OPTIONS, life.deadline))
-        )
+        answer = await life.run(Call(loaded, (signature,), body.rows, NO_OPTIONS, life.deadline), exchange)
         wanted = loaded.manifest.signatures[signature].outputs
         results = {name: answer.results[name] for name in sorted(wanted) if name in answer.results}
         return await self.encode(

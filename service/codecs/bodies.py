@@ -50,11 +50,10 @@ def decode(
     Raises:
         RequestError: what is wrong with the body, its rows or the options.
     """
-    content = b"" if media_type in (NPY, ARROW) else bytes(body)  # as it is: only arrays come as anything else
     if media_type == JSON:
         if query:
             raise InvalidOption("The options of a JSON request stand in its body, not in the query.")
-        return Decoded(*decode_json(content, schema, operation=operation, limits=limits))
+        return Decoded(*decode_json(bytes(body), schema, operation=operation, limits=limits))
     options = options_from_query(query, schema=schema, operation=operation, passthrough_allowed=media_type == ARROW)
     if media_type == NPY:
         return Decoded(decode_npy(body, schema, limits=limits), options)
@@ -62,7 +61,7 @@ def decode(
         rows, table = decode_arrow(body, schema, limits=limits)
         return Decoded(rows, options, table if options.passthrough else None)
     if media_type in (PNG, JPEG):
-        return Decoded(decode_image(content, schema, media_type=media_type, limits=limits), options)
+        return Decoded(decode_image(bytes(body), schema, media_type=media_type, limits=limits), options)
     raise UnsupportedMediaType("This media type is not supported here.")
 
 

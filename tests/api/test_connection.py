@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 
 from service.api.connection import GuardedProtocol
-from service.api.exchange import ALIGNED_BYTES, DIRECT
+from service.api.exchange import ALIGNED_BYTES, DIRECT, header_lines
 from service.settings import Settings
 from service.store import Store
 from tests.api.processes import fakes, running
@@ -176,7 +176,7 @@ def test_the_short_cuts_are_offered_and_taken(loop: Any) -> None:
         direct, first = scope["extensions"][DIRECT], (await receive())["body"]
         memory = bytearray(len(body) - len(first))
         seen.append((await direct.receive_into(memoryview(memory), held.append) == len(memory), first + memory == body))
-        assert direct.answer(200, [(b"content-length", b"2")], b"ok")
+        assert direct.answer(200, b"content-length: 2\r\n", b"ok")
 
     server = uvicorn.Server(
         uvicorn.Config(app, port=0, http=GuardedProtocol, loop=loop, lifespan="off", log_config=None)
@@ -202,4 +202,4 @@ def test_no_header_holds_a_line_break() -> None:
     """Whatever made it: one header more would be somebody's to choose."""
     for field in (b"a\r\nset-cookie: b", b"a\nb", b"a\rb"):
         with pytest.raises(RuntimeError, match="line break"):
-            GuardedProtocol.write_whole(GuardedProtocol.__new__(GuardedProtocol), 200, [(b"x-a", field)], b"")
+            header_lines([(b"x-b", b"c"), (b"x-a", field)])

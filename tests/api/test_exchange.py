@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from starlette.types import Message
 
-from service.api.exchange import ALIGNED_BYTES, DIRECT, CallerLeft, Exchange, Headers, Reception
+from service.api.exchange import ALIGNED_BYTES, DIRECT, CallerLeft, Exchange, Reception, header_lines
 from service.errors import MalformedInput, TooLarge
 
 
@@ -16,16 +16,19 @@ class FakeDirect:
     def __init__(self, rest: bytes, *, answers: bool = False) -> None:
         self.rest = rest
         self.answers = answers
-        self.answered: list[tuple[int, Headers, bytes]] = []
+        self.answered: list[tuple[int, bytes, bytes]] = []
 
     async def receive_into(self, memory: memoryview, hold: Callable[[int], None]) -> int:
         hold(len(self.rest))
         memory[: len(self.rest)] = self.rest
         return len(self.rest)
 
-    def answer(self, status: int, headers: Headers, body: bytes) -> bool:
+    def whole_body(self) -> bytes | None:
+        return None
+
+    def answer(self, status: int, lines: bytes, body: bytes) -> bool:
         if self.answers:
-            self.answered.append((status, headers, body))
+            self.answered.append((status, lines, body))
         return self.answers
 
 
@@ -112,7 +115,7 @@ async def test_answers_are_sent_whole_where_the_server_can(answers: bool) -> Non
         (b"x-request-id", exchange.request_id.encode()),
         (b"x-more", b"1"),
     ]
-    assert direct.answered == ([(200, headers, b"content")] if answers else [])
+    assert direct.answered == ([(200, header_lines(headers), b"content")] if answers else [])
     start = {"type": "http.response.start", "status": 200, "headers": headers}
     assert sent == ([] if answers else [start, {"type": "http.response.body", "body": b"content"}])
 

@@ -70,7 +70,7 @@ class Health:
                 if status != last:
                     yield _response(status)
                     last = status
-                if self._serving.draining():
+                if self._serving.draining:
                     return
                 await asyncio.sleep(WATCH_INTERVAL_S)
         finally:

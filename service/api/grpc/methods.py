@@ -158,7 +158,8 @@ def _behaviour(method: Method, serving: Serving) -> Callable[[Any, Context], Awa
             if method.operation is None:
                 serving.access.check(incoming.headers, method.role)
                 return await method.answer(incoming)
-            with incoming.life as life:
+            life = incoming.life
+            with serving.tracing.request(life.operation, incoming.headers):
                 try:
                     serving.admit(incoming.headers)
                     content = await method.answer(incoming)
@@ -166,6 +167,8 @@ def _behaviour(method: Method, serving: Serving) -> Callable[[Any, Context], Awa
                 except Exception as error:  # noqa: BLE001 - every error becomes an answer
                     life.refused(error, incoming.refuse(error))
                     return b""
+                finally:
+                    life.end()
             return content
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
             log_failure(error, incoming.refuse(error))
