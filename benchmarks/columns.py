@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.commands import complaint_of
 from service.errors import DataError
 from service.store import Store, read_manifest
+from service.tables.files import plan_parts, read_batches
 
 MODEL = "measured"
 
@@ -46,6 +47,9 @@ def measure_columns(
     from pyarrow import parquet
     from sklearn.metrics import average_precision_score, roc_auc_score
 
+    truth = _is_anomaly(test, label, normal)
+    if truth.all() or not truth.any():
+        raise DataError(f"{test.name} has one kind of rows only: '{label}' is {normal} in {(~truth).sum()} of them.")
     with tempfile.TemporaryDirectory() as folder:
         store, scored = Path(folder) / "store", Path(folder) / "scored.parquet"
         unseen = ",".join((label, *drop))
@@ -54,11 +58,6 @@ def measure_columns(
         _run("score", test, scored, "--store", store, "--model", MODEL, "--quiet")
         manifest = read_manifest(Store(store).path(MODEL, 1))
         table = parquet.read_table(scored)
-    if label not in table.column_names:
-        raise DataError(f"{test.name} has no column '{label}'.")
-    truth: NDArray[np.bool_] = np.array([str(value) != normal for value in table.column(label).to_pylist()])
-    if truth.all() or not truth.any():
-        raise DataError(f"{test.name} has one kind of rows only: '{label}' is {normal} in {(~truth).sum()} of them.")
     scores, flags = (table.column(name).to_numpy() for name in ("anomaly_score", "is_anomaly"))
     return ColumnsLine(
         manifest.row_counts.train,
@@ -70,6 +69,21 @@ def measure_columns(
         float(flags[~truth].mean()),
         float(flags[truth].mean()),
     )
+
+
+def _is_anomaly(file: Path, label: str, normal: str) -> NDArray[np.bool_]:
+    """Whether each row's ``label`` is another than ``normal``.
+
+    Raises:
+        DataError: the file cannot be read or has no such column.
+    """
+    values: list[str] = []
+    for part in plan_parts([str(file)]):
+        for table, _ in read_batches(part, batch_rows=65_536):
+            if label not in table.column_names:
+                raise DataError(f"{file.name} has no column '{label}'.")
+            values += map(str, table.column(label).to_pylist())
+    return np.array(values) != normal
 
 
 def _run(command: str, *arguments: object) -> None:

@@ -308,7 +308,7 @@ def test_a_failed_run_leaves_no_output(tmp_path: Path, scorer: Scorer) -> None:
 @pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path: Path, trained_store: Path, scorer: Scorer) -> None:
     """SIGKILL in the middle, then the same command again: every row once."""
-    frame = pd.concat([rows()] * 100, ignore_index=True)
+    frame = pd.concat([rows()] * 30, ignore_index=True)
     parquet.write_table(pa.Table.from_pandas(frame), tmp_path / "in.parquet", row_group_size=1000)
     arguments = ["score", tmp_path / "in.parquet", tmp_path / "out.parquet", "--resume", "--part-rows", "1000"]
     arguments += ["--store", trained_store, "--model", "payments", "--batch-rows", "200", "--threads", "1"]
@@ -325,7 +325,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, trained_store: Path, scorer: Score
     done = len(list(parts.glob("part-*")))
     assert not (tmp_path / "out.parquet").exists()
     again = subprocess.run(full, capture_output=True, check=True)
-    assert f"{done} of 200 parts were there already".encode() in again.stderr
+    assert f"{done} of 60 parts were there already".encode() in again.stderr
     assert_scored(read(tmp_path / "out.parquet"), scorer(frame))
 
 
