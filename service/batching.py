@@ -294,6 +294,7 @@ class Batcher(Generic[K]):
                 self._loop.call_soon_threadsafe(self._finish, batch, outcomes, time.monotonic() - started)
             except RuntimeError:
                 return  # the loop is closed: nobody waits any more
+            del batch, outcomes  # else they are kept until the next batch
 
     def _run(self, batch: _Batch[K]) -> list[Results | AutoencoderError]:
         """The outcome of every slice. Small slices share a call; copying a large one costs more than its own call."""
@@ -358,7 +359,8 @@ class Batcher(Generic[K]):
             job.parts[part.start] = outcome
             job.answered += rows
             if job.answered == job.count:
-                job.future.set_result(joined([job.parts[start] for start in sorted(job.parts)]))
+                parts, job.parts = job.parts, {}
+                job.future.set_result(joined([parts[start] for start in sorted(parts)]))
 
     async def drain(self) -> None:
         """Refuse new rows from now on and wait until every accepted row is answered."""

@@ -103,8 +103,8 @@ class Settings(BaseSettings):
     max_decoded_bytes: PositiveInt = Field(64 * 2**20, description="Largest body after decompression, and its arrays.")
     max_received_bytes: PositiveInt = Field(
         192 * 2**20,
-        description="Bodies as received, their arrays and answers not sent yet, over all requests; beyond it large "
-        "requests get 429.",
+        description="Bodies, arrays, results and answers not sent yet, over all requests; beyond it large requests "
+        "get 429.",
     )
     max_rows: PositiveInt = Field(65_536, description="Rows in one request; NDJSON streams have no limit.")
     max_explain_rows: PositiveInt = Field(1024, description="Rows in one request with `explain`.")

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -446,3 +447,16 @@ async def test_draining_waits_for_quick_batches_too() -> None:
     await batcher.drain()
     assert [(await task)["score"].tolist() for task in accepted] == [[10]] * 3
     batcher.close()
+
+
+async def test_nothing_of_a_batch_is_kept() -> None:
+    """Neither rows nor results, small or in parts, when their callers have them: the thread may be idle for long."""
+    batcher = Batcher(doubled, limits=BatchLimits(max_batch_bytes=LARGE_BYTES // 4))
+    try:
+        rows = large_rows()
+        results = await batcher.submit("model", rows)
+        left = [weakref.ref(array) for array in (rows["instances"], results["score"])]
+        del rows, results
+        await until(lambda: not any(reference() is not None for reference in left))
+    finally:
+        batcher.close()

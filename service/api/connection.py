@@ -101,8 +101,10 @@ class GuardedProtocol(HttpToolsProtocol):
     """What comes from now on is not received any more."""
     _unsent: int
     """Bytes of answers that this process holds, when last looked."""
+    _whole_bytes: int
+    """Size of the last answer that was written at once."""
     _untaken: int
-    """The same and those that the kernel holds; 0 while there are none of the former."""
+    """Bytes that are not sent and those that the kernel holds; 0 while there are none of the former."""
     _taken_at: float
     """When the peer last took some of them."""
     _is_beyond: bool
@@ -115,7 +117,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.waiting_since = time.monotonic()
         self.in_headers = True
-        self._bytes_without_body = self._unsent = self._untaken = 0
+        self._bytes_without_body = self._unsent = self._untaken = self._whole_bytes = 0
         self._is_refused = self._is_ending = False
         self._idle_since = self.waiting_since
         self._extensions: dict[str, Direct] = {DIRECT: self}
@@ -155,7 +157,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._count_unsent()
 
     def _count_unsent(self) -> None:
-        self._unsent = self.reception.recount(self._unsent, self.transport.get_write_buffer_size())
+        """An answer of which a part is sent is there as a whole."""
+        size = self.transport.get_write_buffer_size()
+        self._unsent = self.reception.recount(self._unsent, size and max(size, self._whole_bytes))
 
     def data_received(self, data: bytes) -> None:
         if self.waiting_since is None:
@@ -232,6 +236,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def write_whole(self, status: int, lines: bytes, body: bytes) -> None:
         """Write a whole answer, whose headers are ``lines``."""
         head = b"%b%b\r\n" % (STATUS_LINE[status], lines)
+        self._whole_bytes = len(body)
         if len(body) < COPIED_BYTES:
             self.transport.write(head + body)
         else:
@@ -342,7 +347,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def reap(self, now: float, header_timeout_s: float, body_timeout_s: float, write_timeout_s: float) -> None:
         """Close the connection when its peer has not sent what it owes in time, or takes nothing of its answer."""
         self._count_unsent()
-        untaken = self._unsent and self._unsent + _held_by_kernel(self.transport.get_extra_info("socket"))
+        size = self.transport.get_write_buffer_size()
+        untaken = size and size + _held_by_kernel(self.transport.get_extra_info("socket"))
         if untaken != self._untaken:
             self._untaken, self._taken_at = untaken, now
         elif untaken and now - self._taken_at > write_timeout_s:

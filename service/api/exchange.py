@@ -9,14 +9,14 @@ import itertools
 import math
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import lru_cache
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
-from service.codecs import Decompressor, aligned_memory
+from service.codecs import aligned_memory
 from service.errors import DeadlineExceeded, InvalidOption, MalformedInput, QueueFull, TooLarge
 from service.telemetry import request_id_of_context
 
@@ -34,13 +34,6 @@ SMALL_BYTES = 32 * 2**10
 """A request that holds no more than this always finds room; the bound on connections bounds all of them together."""
 ALIGNED_BYTES = 2**20
 """Of bodies from this size on, TensorFlow's copy of an array that is not aligned would be felt."""
-
-_UNBOUNDED = 2**62
-_MAX_STREAM_RATIO = 100
-"""A compressed stream of any length is fine; one whose rows compress better than this is there to keep us busy."""
-_COMPRESSED_SLICE_BYTES = 1024
-"""Of a stream, decompressed at once: what becomes 32 MiB at the very most (zstd), and seldom more than 20 KiB."""
-_PIECE_BYTES = 64 * 2**10
 
 _PROCESS_ID = secrets.token_hex(10)
 _NUMBERS = itertools.count(secrets.randbelow(2**32))
@@ -75,6 +68,7 @@ class Reception:
 
     Attributes:
         was_large: something larger than ``SMALL_BYTES`` was held since this was last set to False.
+        when_crowded: called whenever the bytes of a large request change while ``is_crowded``.
     """
 
     def __init__(self, max_bytes: int, *, body_timeout_s: float) -> None:
@@ -82,6 +76,7 @@ class Reception:
         self._max_bytes = max_bytes
         self._held = 0
         self.was_large = False
+        self.when_crowded: Callable[[], None] = lambda: None
         self._attended: set[Exchange] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -99,7 +94,7 @@ class Reception:
         if already + size > SMALL_BYTES:
             if self._held + size > self._max_bytes and self._held > already:
                 raise QueueFull("The service holds as much as it may.")
-            self.was_large = True
+            self._large()
         self._held += size
 
     def release(self, size: int) -> None:
@@ -110,11 +105,22 @@ class Reception:
         self._attended.discard(exchange)
         self._held -= held
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether requests hold more than half of what they may."""
+        return self._held > self._max_bytes // 2
+
     def recount(self, before: int, now: int) -> int:
         """Count ``now`` bytes where ``before`` were counted, whether there is room or not; gives ``now``."""
         self._held += now - before
-        self.was_large = self.was_large or now > SMALL_BYTES
+        if before > SMALL_BYTES or now > SMALL_BYTES:
+            self._large()
         return now
+
+    def _large(self) -> None:
+        self.was_large = True
+        if self.is_crowded:
+            self.when_crowded()
 
     def attend(self, exchange: "Exchange") -> None:
         """Look after an exchange until it leaves."""
@@ -294,32 +300,21 @@ class Exchange:
             raise CallerLeft
         return message.get("body", b""), message.get("more_body", False)
 
-    async def stream(self, decoded_limit: int) -> AsyncIterator[bytes]:
-        """Decompressed pieces of a body of any length, each within the body timeout.
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """What is received of a body of any length, each chunk within the body timeout.
 
         Raises:
             DeadlineExceeded: nothing arrived in time.
-            TooLarge: it decompresses to more than ``decoded_limit`` and ``_MAX_STREAM_RATIO`` times its size together.
             CallerLeft: the connection closed.
         """
-        decompressor = Decompressor(self.content_encoding, _UNBOUNDED)
-        left, more = decoded_limit, True
+        more = True
         while more:
             try:
                 async with asyncio.timeout(self._reception.body_timeout_s):
                     chunk, more = await self._next_chunk()
             except TimeoutError as error:
                 raise DeadlineExceeded("The body did not arrive in time.") from error
-            if self.content_encoding == "identity":
-                yield chunk
-            else:
-                left += _MAX_STREAM_RATIO * len(chunk)
-                for piece in _decompressed(chunk, decompressor):
-                    left -= len(piece)
-                    if left < 0:
-                        raise TooLarge("The stream decompresses to far more than its size.")
-                    yield piece
-        yield decompressor.finish()
+            yield chunk
 
     def _announced(self, limit: int) -> int:
         announced = self.headers.get(b"content-length", b"0")
@@ -427,19 +422,6 @@ class Exchange:
 
     async def send_part(self, body: bytes, *, more: bool = True) -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-def _decompressed(chunk: bytes, decompressor: Decompressor) -> Iterator[bytes]:
-    """What one received chunk decompresses to, in pieces of moderate size."""
-    pieces: list[bytes] = []
-    size = 0
-    for at in range(0, len(chunk), _COMPRESSED_SLICE_BYTES):
-        pieces.append(decompressor.feed(chunk[at : at + _COMPRESSED_SLICE_BYTES]))
-        size += len(pieces[-1])
-        if size >= _PIECE_BYTES:
-            yield b"".join(pieces)
-            pieces, size = [], 0
-    yield b"".join(pieces)
 
 
 def header_lines(headers: Iterable[Header]) -> bytes:

@@ -56,16 +56,18 @@ class Lifecycle:
 
     Attributes:
         deadline: an instant of the event loop's clock by which every stage has to end; a protocol sets it.
+        hold: counts bytes that the request is about to hold, or raises ``QueueFull``; a protocol sets it.
         loaded: the version that answers, when it is known.
         status: what the request is counted with.
     """
 
-    __slots__ = ("_headers", "_started", "deadline", "loaded", "operation", "serving", "status")
+    __slots__ = ("_headers", "_started", "deadline", "hold", "loaded", "operation", "serving", "status")
 
     def __init__(self, serving: Serving, operation: str, headers: dict[bytes, bytes]) -> None:
         self.loaded: LoadedModel | None = None
         self.status = LEFT
         self.deadline = math.inf
+        self.hold: Callable[[int], object] = int
         self.serving = serving
         self.operation = operation
         self._headers = headers
@@ -97,9 +99,11 @@ class Lifecycle:
 
         Raises:
             CallerLeft: the caller has left.
-            AutoencoderError: as ``Operations.run`` says.
+            AutoencoderError: as ``Operations.run`` and ``hold`` say.
         """
-        serving = self.serving
+        serving, size = self.serving, call.result_bytes
+        if size > INLINE_BYTES:
+            self.hold(size)
         with serving.tracing.stage("run") if serving.tracing.enabled else NO_SPAN:
             if exchange is None:
                 return await serving.operations.run(call)
@@ -141,6 +145,7 @@ async def serve(
     ``find`` gives the version that it names. ``answer`` receives the body and gives the reply, or None when it has
     sent one itself. ``refusal`` makes the reply of an error.
     """
+    life.hold = exchange.hold
     serving = life.serving
     with serving.tracing.request(life.operation, exchange.headers) if serving.tracing.enabled else NO_SPAN:
         reply: Reply | None = None

@@ -32,6 +32,12 @@ class Call:
     options: Options
     deadline: float
 
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of the results, by the shapes that the manifest gives them."""
+        names = self.signatures if self.options.explain is None else (*self.signatures, EXPLAIN)
+        return row_count(self.rows) * sum(map(self.loaded.result_bytes, names))
+
 
 class Operations:
     """Runs calls through the batcher and completes their answers."""

@@ -90,7 +90,8 @@ class ProtocolRoutes(ABC):
     async def body(self, exchange: Exchange, limit: int, most: int, deadline: float = math.inf) -> bytes:
         """The whole body, decompressed: at most ``limit`` bytes as it comes, ``most`` in the end."""
         body = await exchange.body(limit, deadline)
-        return bytes(await self._serving.decompressed(exchange, body, most, deadline))
+        encoding = exchange.content_encoding
+        return bytes(await self._serving.decompressed(body, encoding, most, deadline=deadline, hold=exchange.hold))
 
     async def control_body(self, exchange: Exchange) -> dict[str, Any]:
         """The JSON object of a request that carries no rows; nothing is an empty one."""

@@ -126,7 +126,9 @@ class OperationRoutes:
         body = await exchange.aligned_body(limit, codecs.ARRAY_BEGINS.get(request_type, _nowhere), life.deadline)
         if b"content-encoding" in headers:
             most = settings.max_json_bytes if is_json else settings.max_decoded_bytes
-            body = await self._serving.decompressed(exchange, body, most, life.deadline)
+            body = await self._serving.decompressed(
+                body, exchange.content_encoding, most, deadline=life.deadline, hold=exchange.hold
+            )
         decode = partial(
             codecs.decode,
             request_type,
@@ -147,8 +149,6 @@ class OperationRoutes:
         answer = await life.run(call, exchange)
         coding = codecs.choose_encoding(headers.get(b"accept-encoding", b"").decode("latin-1"))
         size = sum(map(NBYTES, answer.results.values()))
-        if size > INLINE_BYTES:
-            exchange.hold(size)
         if answer.explain is not None:
             size += INLINE_BYTES  # reasons take longer than their bytes say
 

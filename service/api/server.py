@@ -88,7 +88,8 @@ class GuardedServer(uvicorn.Server):
         header_timeout_s = self._settings.header_timeout_s
         body_timeout_s = self._settings.body_timeout_s + REAP_INTERVAL_S
         write_timeout_s = self._settings.write_timeout_s
-        freed = FreedMemory()
+        app = self.config.app
+        freed = FreedMemory(app.state.service.reception) if isinstance(app, FastAPI) else None
         while True:
             await asyncio.sleep(REAP_INTERVAL_S)
             if self._stopping:
@@ -97,8 +98,8 @@ class GuardedServer(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 if isinstance(connection, GuardedProtocol):
                     connection.reap(now, header_timeout_s, body_timeout_s, write_timeout_s)
-            if isinstance(self.config.app, FastAPI):
-                await freed.give_back(now, self.config.app.state.service.reception)
+            if freed is not None:
+                await freed.give_back(now)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new connections, answer what comes on the open ones for a moment, then stop."""

@@ -1,14 +1,15 @@
 """What all routes that run a model work with, whatever the protocol."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from service import codecs
 from service.api.access import Access, Role
-from service.api.exchange import Exchange, Reception
+from service.api.exchange import Reception
 from service.api.ops import Operations
 from service.api.signatures import Statistics
 from service.errors import DeadlineExceeded
@@ -23,6 +24,7 @@ SMALL_BYTES: Final = 2**20
 MIN_COMPRESSED_BYTES: Final = 1024
 LEFT: Final = 499
 """Status in the metrics for callers who left before their answer."""
+_LATE: Final = "The deadline passed while the request was decoded or encoded."
 
 T = TypeVar("T")
 
@@ -33,6 +35,7 @@ class CodecThreads:
     def __init__(self) -> None:
         self._small = ThreadPoolExecutor(max_workers=2, thread_name_prefix="codec-small")
         self._large = ThreadPoolExecutor(max_workers=2, thread_name_prefix="codec-large")
+        self._turns = asyncio.Semaphore(2)
 
     async def run(self, work: Callable[[], T], *, size: int, deadline: float) -> T:
         """The result of work on ``size`` bytes; ``deadline`` is an instant of the event loop's clock.
@@ -46,7 +49,24 @@ class CodecThreads:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.get_running_loop().run_in_executor(threads, work)
         except TimeoutError as error:
-            raise DeadlineExceeded("The deadline passed while the request was decoded or encoded.") from error
+            raise DeadlineExceeded(_LATE) from error
+
+    @asynccontextmanager
+    async def turn(self, deadline: float) -> AsyncIterator[None]:
+        """Around large work in several steps: those who do such work together would hold all of it together.
+
+        Raises:
+            DeadlineExceeded: the turn did not come by then.
+        """
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise DeadlineExceeded(_LATE) from error
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     def close(self) -> None:
         self._small.shutdown(wait=False)
@@ -85,23 +105,30 @@ class Serving:
         self.operations.check_room()
 
     async def decompressed(
-        self, exchange: Exchange, body: bytes | memoryview, most: int, deadline: float
+        self, body: bytes | memoryview, encoding: str, most: int, *, deadline: float, hold: Callable[[int], None]
     ) -> bytes | memoryview:
-        """A body without its content coding, at most ``most`` bytes, which its exchange then holds.
+        """A body without its content coding, at most ``most`` bytes. ``hold`` is told of them as they come out.
 
         Raises:
-            UnsupportedMediaType, MalformedInput, TooLarge: as ``codecs.decompress`` says.
-            QueueFull: the service holds as many received bytes as it may.
+            UnsupportedMediaType, MalformedInput, TooLarge: as ``codecs.Decompression`` says.
             DeadlineExceeded: it took too long.
         """
-        encoding = exchange.content_encoding
         if encoding == "identity":
             return body
-        plain = await self.threads.run(
-            lambda: codecs.decompress(bytes(body), encoding, most), size=len(body), deadline=deadline
-        )
-        exchange.hold(len(plain))
-        return plain
+        decompression, held = codecs.Decompression(body, encoding, most), 0
+
+        async def step() -> None:
+            nonlocal held
+            await self.threads.run(decompression.step, size=max(len(body), held), deadline=deadline)
+            hold(len(decompression.content) - held)
+            held = len(decompression.content)
+
+        await step()
+        if not decompression.is_complete:
+            async with self.threads.turn(deadline):
+                while not decompression.is_complete:
+                    await step()
+        return decompression.content
 
 
 def codec_limits(settings: Settings) -> codecs.Limits:

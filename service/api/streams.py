@@ -7,6 +7,7 @@ on; what ends the stream early is its last line.
 
 import asyncio
 import math
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import TypeVar
@@ -18,7 +19,7 @@ from service.api.errors import problem
 from service.api.exchange import Exchange, Header, Headers
 from service.api.ops import Call
 from service.api.serving import INLINE_BYTES, Serving
-from service.errors import AutoencoderError, InvalidOption, ModelFailed, QueueFull, RequestError
+from service.errors import AutoencoderError, InvalidOption, ModelFailed, QueueFull, RequestError, TooLarge
 from service.runtime.loaded_model import LoadedModel
 from service.words import NDJSON, Operation
 
@@ -28,6 +29,8 @@ BLOCKS_AHEAD = 2
 
 PIECE_BYTES = 256 * 2**10
 """Bytes of lines that are decoded in one go."""
+MAX_RATIO = 100
+"""A compressed stream of any length is fine; one whose rows compress better than this is there to keep us busy."""
 
 T = TypeVar("T")
 Block = codecs.RowBlock | codecs.BadLine
@@ -55,7 +58,7 @@ class NdjsonExchange:
         self._decoder = codecs.NdjsonDecoder(
             loaded.schema, limits=serving.limits, block_rows=settings.slice_rows, max_line_bytes=settings.max_line_bytes
         )
-        self._chunks = exchange.stream(settings.max_decoded_bytes)
+        self._decompressor = codecs.Decompressor(exchange.content_encoding, sys.maxsize)
         self._started = False
 
     async def answer(self, headers: tuple[Header, ...]) -> None:
@@ -94,17 +97,32 @@ class NdjsonExchange:
             ahead.put_nowait(asyncio.create_task(self._lines(block)))
 
     async def _blocks(self) -> AsyncIterator[Block]:
-        line_bytes = 0
-        async for chunk in self._chunks:
-            line_bytes += len(chunk)
-            self._exchange.hold_only(min(line_bytes, self._serving.settings.max_line_bytes))
-            for at in range(0, len(chunk), PIECE_BYTES):
-                piece = chunk[at : at + PIECE_BYTES]
-                for block in await self._in_thread(partial(_all, self._decoder.feed(piece)), len(piece)):
+        line_bytes, settings = 0, self._serving.settings
+        left = settings.max_decoded_bytes
+        async for chunk in self._exchange.chunks():
+            left += MAX_RATIO * len(chunk)
+            pieces, more = self._decompressor.pieces(chunk), True
+            while more:
+                size, blocks, more = await self._in_thread(partial(self._decode_some, pieces), PIECE_BYTES)
+                left -= size
+                if left < 0:
+                    raise TooLarge("The stream decompresses to far more than its size.")
+                line_bytes += size
+                self._exchange.hold_only(min(line_bytes, settings.max_line_bytes))
+                for block in blocks:
                     line_bytes = 0
                     yield block
+        self._decompressor.finish()
         for block in await self._in_thread(partial(_all, self._decoder.finish()), 0):
             yield block
+
+    def _decode_some(self, pieces: Iterator[bytes | memoryview]) -> tuple[int, list[Block], bool]:
+        """The size and the blocks of about ``PIECE_BYTES``, and whether there may be more of this chunk."""
+        taken, size = list[bytes | memoryview](), 0
+        while size < PIECE_BYTES and (piece := next(pieces, None)) is not None:
+            taken.append(piece)
+            size += len(piece)
+        return size, list(self._decoder.feed(b"".join(taken))), size >= PIECE_BYTES
 
     async def _in_thread(self, work: Callable[[], T], size: int) -> T:
         """One step of the stream, within the timeout of a request."""

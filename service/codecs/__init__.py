@@ -11,11 +11,11 @@ from service.codecs.compression import (
     ANSWER_ENCODINGS,
     REQUEST_ENCODINGS,
     Compressor,
+    Decompression,
     Decompressor,
     choose_encoding,
     compress,
     compression_of,
-    decompress,
 )
 from service.codecs.images import decode_image, encode_png
 from service.codecs.json_rows import decode_json
@@ -35,6 +35,7 @@ __all__ = [
     "BadLine",
     "Compressor",
     "Decoded",
+    "Decompression",
     "Decompressor",
     "Limits",
     "NdjsonDecoder",
@@ -52,7 +53,6 @@ __all__ = [
     "decode_image",
     "decode_json",
     "decode_npy",
-    "decompress",
     "encode",
     "encode_arrow",
     "encode_json",

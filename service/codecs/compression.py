@@ -2,10 +2,13 @@
 
 import sys
 import zlib
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Final
 
 from service.codecs.media_types import parse_preferences
+from service.codecs.memory import aligned_memory
 from service.errors import MalformedInput, TooLarge, UnsupportedMediaType
 
 if sys.version_info >= (3, 14):
@@ -19,7 +22,9 @@ _ALIASES: Final = {"x-gzip": "gzip", "": "identity"}
 _GZIP_WBITS: Final = 31
 _ZLIB_WBITS: Final = 15
 _ZLIB_BEGINS: Final = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
+PIECE_BYTES: Final = 256 * 2**10
 _SLICE_BYTES: Final = 64 * 2**10
+_STEP_PIECES: Final = 4
 _MAX_MEMBERS: Final = 4096
 _MAX_ZSTD_WINDOW_LOG: Final = 23
 """8 MiB, which RFC 9659 lets every HTTP receiver have as its limit."""
@@ -32,42 +37,38 @@ _TRUNCATED: Final = "The compressed body ends too early."
 class Decompressor:
     """Decompress a body piece by piece. Not thread-safe.
 
-    ``max_bytes`` bounds all that comes out, or with ``endless``, for a stream of any length, what one piece gives.
-
     Raises:
         UnsupportedMediaType: the encoding is unknown here.
     """
 
-    def __init__(self, encoding: str | None, max_bytes: int, *, endless: bool = False) -> None:
+    def __init__(self, encoding: str | None, max_bytes: int) -> None:
         name = (encoding or "").strip().lower()
         name = _ALIASES.get(name, name)
         if name not in REQUEST_ENCODINGS:
             raise UnsupportedMediaType(f"Content-Encoding must be one of {', '.join(REQUEST_ENCODINGS)}.")
         self._encoding = name
-        self._max_bytes = max_bytes
-        self._endless = endless
-        self._left = max_bytes
+        self._max_bytes = self._left = max_bytes
         self._members = 0
         self._inside = False
         self._stream: Any = None
 
-    def feed(self, chunk: bytes) -> bytes:
-        """The next decompressed bytes.
+    def pieces(self, chunk: bytes | memoryview) -> Iterator[bytes | memoryview]:
+        """The next decompressed bytes, at most ``PIECE_BYTES`` each time. Exhaust the iterator before the next call.
 
         Raises:
-            TooLarge: it would be more than ``max_bytes``; no more than that is ever decompressed.
+            TooLarge: all that came out would be more than ``max_bytes``.
             MalformedInput: it is not compressed that way.
         """
-        if self._endless:
-            self._left = self._max_bytes
-            self._members = min(self._members, 1)
-        if self._encoding == "identity":
-            return self._counted(chunk)
-        # Slices bound what a stream of many tiny members copies again and again.
-        pieces = [self._feed_slice(chunk[at : at + _SLICE_BYTES]) for at in range(0, len(chunk), _SLICE_BYTES)]
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        # Slices bound what is copied again and again: behind each of many tiny members, or each piece.
+        for at in range(0, len(chunk), _SLICE_BYTES):
+            piece = chunk[at : at + _SLICE_BYTES]
+            if self._encoding == "identity":
+                self._count(piece)
+                yield piece
+            else:
+                yield from self._pieces_of_slice(piece)
 
-    def finish(self) -> bytes:
+    def finish(self) -> None:
         """Nothing more comes: check that the end was reached.
 
         Raises:
@@ -75,19 +76,24 @@ class Decompressor:
         """
         if self._encoding != "identity" and (self._inside or self._members == 0):
             raise MalformedInput(_TRUNCATED)
-        return b""
 
-    def _feed_slice(self, piece: bytes) -> bytes:
-        found = []
-        while piece:
+    def _pieces_of_slice(self, rest: bytes | memoryview) -> Iterator[bytes]:
+        is_held_back = False
+        while rest or is_held_back:
             if not self._inside:
                 self._begin_member()
             try:
-                found.append(self._counted(self._stream.decompress(piece, self._left + 1)))
+                piece = self._stream.decompress(rest, PIECE_BYTES)
             except (zlib.error, zstd.ZstdError, EOFError):
                 raise MalformedInput(_NOT_COMPRESSED) from None
-            piece = self._rest()
-        return found[0] if len(found) == 1 else b"".join(found)
+            if self._stream.eof:
+                self._inside = is_held_back = False
+                rest = self._stream.unused_data
+            else:
+                is_held_back = len(piece) == PIECE_BYTES
+                rest = b"" if self._encoding == "zstd" else self._stream.unconsumed_tail
+            self._count(piece)
+            yield piece
 
     def _begin_member(self) -> None:
         self._members += 1
@@ -100,18 +106,52 @@ class Decompressor:
         else:
             self._stream = zlib.decompressobj(_GZIP_WBITS if self._encoding == "gzip" else _ZLIB_WBITS)
 
-    def _rest(self) -> bytes:
-        """The bytes that the stream did not take: those behind the end of a member. Output is never held back."""
-        if self._stream.eof:
-            self._inside = False
-            return bytes(self._stream.unused_data)
-        return b"" if self._encoding == "zstd" else bytes(self._stream.unconsumed_tail)
-
-    def _counted(self, piece: bytes) -> bytes:
+    def _count(self, piece: bytes | memoryview) -> None:
         self._left -= len(piece)
         if self._left < 0:
             raise TooLarge(f"The decompressed body may have at most {self._max_bytes} bytes.")
-        return piece
+
+
+class Decompression:
+    """A whole body that is decompressed step by step, each a bounded piece of work. Not thread-safe.
+
+    Attributes:
+        content: what came out until now.
+        is_complete: that is all.
+
+    Raises:
+        UnsupportedMediaType: the encoding is unknown here.
+    """
+
+    def __init__(self, body: bytes | memoryview, encoding: str | None, max_bytes: int) -> None:
+        self.content: bytes | memoryview = b""
+        self.is_complete = False
+        self._decompressor = Decompressor(encoding, max_bytes)
+        self._pieces = self._decompressor.pieces(body)
+        self._max_bytes = max_bytes
+        self._memory: memoryview | None = None
+
+    def step(self) -> None:
+        """Decompress up to a MiB more.
+
+        Raises:
+            TooLarge: it is more than ``max_bytes``.
+            MalformedInput: it is not compressed that way, or truncated.
+        """
+        pieces = list(islice(self._pieces, _STEP_PIECES))
+        self.is_complete = len(pieces) < _STEP_PIECES
+        if self.is_complete:
+            self._decompressor.finish()
+        if not self.content:
+            self.content = b"".join(pieces)
+            return
+        if self._memory is None:
+            self._memory = aligned_memory(self._max_bytes).data
+            self._memory[: len(self.content)] = self.content
+        for piece in pieces:
+            size = len(self.content)
+            self._memory[size : size + len(piece)] = piece
+            self.content = self._memory[: size + len(piece)]
 
 
 class Compressor:
@@ -130,12 +170,6 @@ class Compressor:
 
     def finish(self) -> bytes:
         return bytes(self._stream.flush())
-
-
-def decompress(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
-    """A whole body at once; see ``Decompressor`` for the errors."""
-    decompressor = Decompressor(encoding, max_bytes)
-    return decompressor.feed(body) + decompressor.finish()
 
 
 def compression_of(message: bytes) -> str | None:

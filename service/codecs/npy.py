@@ -97,6 +97,6 @@ def encode_npy(answer: Answer) -> bytes:
     if not answer.schema.arrays_only and answer.has_named_columns(answer.operation.results[0][1]):
         raise NotAcceptable("npy cannot carry the categories or times of this model; ask for JSON or Arrow.")
     array = np.ascontiguousarray(answer.results[answer.operation.results[0][1]])
-    file = BytesIO()
-    np.lib.format.write_array(file, array, allow_pickle=False)
-    return file.getvalue()
+    head = BytesIO()
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
+    return b"".join((head.getvalue(), array.data))

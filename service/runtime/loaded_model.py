@@ -96,6 +96,7 @@ class LoadedModel:
         self._point_judge = Judge.of(manifest.point_calibration) if manifest.point_calibration else None
         self._signatures = signatures
         self._inline_rows = dict.fromkeys(signatures, 0)
+        self._result_bytes = {name: spec.result_bytes for name, spec in manifest.signatures.items()}
 
     def __repr__(self) -> str:
         return f"LoadedModel({self.name!r}, version={self.version})"
@@ -131,6 +132,10 @@ class LoadedModel:
             raise OperationNotSupported(f"Version {self.version} of model '{self.name}' was not trained on a series.")
         judged = self._point_judge.judged(point_scores(results["error"]))
         return self._point_judge.as_chosen(judged, options)
+
+    def result_bytes(self, signature: str) -> int:
+        """Bytes of all results of one row; 0 without such a signature."""
+        return self._result_bytes.get(signature, 0)
 
     def inline_rows(self, signature: str) -> int:
         """The number of rows that are answered within INLINE_S, as measured in warm-up; 0 without one."""

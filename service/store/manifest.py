@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from datetime import datetime
+from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
@@ -30,6 +31,7 @@ _SEAL_BYTES = len(_SEAL % b"") + 64
 
 SCHEMA_VERSION: Final = 1
 MAX_REFERENCE_FEATURES: Final = 1024
+_VALUE_BYTES: Final = {"bool": 1, "float32": 4}
 MODEL_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 
@@ -43,6 +45,14 @@ class TensorSpec(Frozen):
 class SignatureSpec(Frozen):
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
+
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of all outputs of one row, texts apart."""
+        return sum(
+            _VALUE_BYTES.get(spec.dtype, 8) * prod(size or 1 for size in spec.shape[1:])
+            for spec in self.outputs.values()
+        )
 
 
 class Corruption(Frozen):

@@ -35,6 +35,8 @@ class Watch:
     """What was seen during an attack."""
 
     peak_bytes: int = 0
+    processor_s: float = 0.0
+    """Processor time of the service."""
     served: int = 0
     failures: list[str] = field(default_factory=list)
 
@@ -49,6 +51,10 @@ class Target:
     def rss(self) -> int:
         return int(self.process.memory_info().rss)
 
+    def processor_s(self) -> float:
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
     def score(self) -> httpx.Response:
         """The answer to one row of somebody else, on a connection of its own."""
         return httpx.post(
@@ -61,7 +67,7 @@ class Target:
     @contextmanager
     def watched(self) -> Iterator[Watch]:
         """Take the memory every few milliseconds, and let a second caller ask all the time."""
-        watch, ended = Watch(self.rss()), threading.Event()
+        watch, ended = Watch(self.rss(), -self.processor_s()), threading.Event()
 
         def sample() -> None:
             while not ended.wait(SAMPLE_INTERVAL_S):
@@ -90,6 +96,7 @@ class Target:
             ended.set()
             for thread in threads:
                 thread.join()
+            watch.processor_s += self.processor_s()
 
     @contextmanager
     def withstands(self) -> Iterator[Watch]:

@@ -3,7 +3,6 @@
 import asyncio
 import struct
 import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +24,8 @@ from tests.attack.conftest import Target, attacked, grpc_address
 from tests.fakes import MODEL, publish_fake
 
 MIB = 2**20
-REFUSED_WITHIN_S = 8.0
-"""Generous: the machine may be busy. What these bodies did before took 14 to 75 seconds."""
+MAX_PROCESSOR_S = 10.0
+"""Of the service, two callers together. What these bodies did before took 14 to 75 seconds; now it is about one."""
 SIZE = (28, 28)
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -70,12 +69,10 @@ def picture(kind: str, folder: Path) -> bytes:
     return (folder / f"picture.{kind}").read_bytes()
 
 
-def together(count: int, work: Callable[[], str | int]) -> tuple[set[str | int], float]:
-    """What so many callers at the same time get, and the seconds that all of them took."""
-    started = time.monotonic()
-    with ThreadPoolExecutor(count) as threads:
-        answers = set(threads.map(lambda _: work(), range(count)))
-    return answers, time.monotonic() - started
+def together(work: Callable[[], str | int]) -> set[str | int]:
+    """What two callers at the same time get."""
+    with ThreadPoolExecutor(2) as threads:
+        return set(threads.map(lambda _: work(), range(2)))
 
 
 @pytest.mark.parametrize("kind", ["segments", "profiles", "unknown chunks"])
@@ -95,9 +92,9 @@ def test_images_of_millions_of_parts(bodies: Bodies, tmp_path: Path, kind: str) 
         return bodies.post(path, body, Content_Type=media_type, Content_Encoding="zstd").status_code
 
     with bodies.target.withstands() as watch:
-        answers, seconds = together(2, send)
+        answers = together(send)
     assert answers == {413}
-    assert seconds < REFUSED_WITHIN_S
+    assert watch.processor_s < MAX_PROCESSOR_S
     assert watch.served > 0
 
 
@@ -136,24 +133,22 @@ def test_messages_of_millions_of_fields(bodies: Bodies, name: str) -> None:
     method, message = MESSAGES[name]
     content = compress(message(), "gzip")
     with bodies.target.withstands() as watch:
-        answers, seconds = together(2, lambda: bodies.call(method, content))
+        answers = together(lambda: bodies.call(method, content))
     assert answers == {"RESOURCE_EXHAUSTED"}
-    assert seconds < REFUSED_WITHIN_S
+    assert watch.processor_s < MAX_PROCESSOR_S
     assert watch.served > 0
 
 
 def test_a_stream_of_lines_that_are_no_rows(bodies: Bodies) -> None:
     """The first thousand are told one by one, then the stream ends."""
-    with bodies.target.withstands():
-        started = time.monotonic()
+    with bodies.target.withstands() as watch:
         answer = bodies.post("/anomaly-score", b"x\n" * 131_072, Content_Type="application/x-ndjson")
-        seconds = time.monotonic() - started
     *_, last = answer.text.splitlines()
     assert answer.status_code == 200
     assert '"row"' not in last
     assert "lines are no rows of this model" in last
     assert len(answer.content) < MIB
-    assert seconds < REFUSED_WITHIN_S
+    assert watch.processor_s < MAX_PROCESSOR_S
 
 
 def test_json_has_a_limit_of_its_own(bodies: Bodies) -> None:
@@ -166,11 +161,9 @@ def test_json_has_a_limit_of_its_own(bodies: Bodies) -> None:
 
 def test_a_body_has_to_come_by_the_deadline(bodies: Bodies) -> None:
     """The caller's own, which is sooner than the time that bodies may take."""
-    started = time.monotonic()
     with connect(bodies.target.url) as connection:
         connection.send(head("/encode", Content_Type="application/json", Content_Length="100", X_Timeout_Ms="300"))
         assert connection.answer().status_code == 504
-    assert time.monotonic() - started < 5
 
 
 async def test_work_that_goes_on_holds_back_nobody() -> None:

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.codecs import NdjsonDecoder, compress, decode_arrow, decode_image, decode_json, decode_npy, decompress
+from service.codecs import NdjsonDecoder, compress, decode_arrow, decode_image, decode_json, decode_npy
 from service.errors import RequestError
 from service.words import ANOMALY_SCORE, JPEG, PNG
 from tests.codecs.samples import IMAGE, MIXED, NUMBERS, SCHEMAS, SMALL, VECTOR, npy
 from tests.codecs.test_arrow import lists, stream
+from tests.codecs.test_compression import decompress
 
 pytestmark = pytest.mark.timeout(60)  # a hang is a fault too
 

@@ -57,7 +57,7 @@ def message_class(full_name: str) -> Any:
     return GetMessageClass(descriptor_pool().FindMessageTypeByName(full_name))
 
 
-def parse(full_name: str, content: bytes) -> Any:
+def parse(full_name: str, content: bytes | memoryview) -> Any:
     """
     Raises:
         MalformedInput: the bytes are not such a message.
@@ -68,7 +68,7 @@ def parse(full_name: str, content: bytes) -> Any:
         raise MalformedInput(_NOT_A_MESSAGE) from None
 
 
-def check_parsed_size(full_name: str, content: bytes, most: int) -> None:
+def check_parsed_size(full_name: str, content: bytes | memoryview, most: int) -> None:
     """Check that the fields of a message take about ``most`` bytes when they are parsed, which may be 64 times its own.
 
     Raises:
@@ -116,7 +116,7 @@ def _costs(full_name: str) -> Mapping[int, str | int]:
     return found
 
 
-def split_field(content: bytes, number: int) -> tuple[bytes, list[memoryview]]:
+def split_field(content: bytes | memoryview, number: int) -> tuple[bytes, list[memoryview]]:
     """A message without one of its fields of bytes, and the values of that field, which are not copied.
 
     Raises:
@@ -137,7 +137,7 @@ def split_field(content: bytes, number: int) -> tuple[bytes, list[memoryview]]:
     return b"".join(rest), values
 
 
-def _value(content: bytes, at: int, wire_type: int) -> tuple[int, int]:
+def _value(content: bytes | memoryview, at: int, wire_type: int) -> tuple[int, int]:
     """Where the value of a field begins and ends."""
     if wire_type == _VARINT:
         end = _read_varint(content, at)[1]
@@ -151,7 +151,7 @@ def _value(content: bytes, at: int, wire_type: int) -> tuple[int, int]:
     return at, end
 
 
-def _read_varint(content: bytes, at: int) -> tuple[int, int]:
+def _read_varint(content: bytes | memoryview, at: int) -> tuple[int, int]:
     number = shift = 0
     for byte in content[at : at + _MAX_VARINT]:
         at += 1

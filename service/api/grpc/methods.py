@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -14,7 +13,7 @@ from service.api.exchange import request_id
 from service.api.grpc.messages import parse
 from service.api.lifecycle import Lifecycle
 from service.api.serving import Serving
-from service.codecs import compression_of, decompress
+from service.codecs import compression_of
 from service.errors import DeadlineExceeded, MalformedInput, TooLarge
 from service.telemetry import request_id_of_context
 
@@ -53,10 +52,11 @@ class Incoming:
         own, left = serving.settings.request_timeout_ms / 1000, context.time_remaining()
         timeout_s = own if left is None else min(own, max(0.0, left))
         self.life.deadline = asyncio.get_running_loop().time() + timeout_s
+        self.life.hold = self._hold
         self._context = context
         self._held = 0
 
-    async def message(self, most: int | None = None) -> bytes:
+    async def message(self, most: int | None = None) -> bytes | memoryview:
         """The whole request message, decompressed: at most ``most`` bytes, by default those of the largest body.
 
         Raises:
@@ -77,12 +77,8 @@ class Incoming:
         self._hold(len(content))
         if len(content) > most:
             raise TooLarge(f"The message may have at most {most} bytes.")
-        coding = compression_of(content)
-        if coding is not None:
-            work = partial(decompress, content, coding, most)
-            content = await self.serving.threads.run(work, size=len(content), deadline=deadline)
-            self._hold(len(content))
-        return content
+        coding = compression_of(content) or "identity"
+        return await self.serving.decompressed(content, coding, most, deadline=deadline, hold=self._hold)
 
     async def control_message(self, full_name: str) -> Any:
         """The message of a method that takes no rows; the errors are those of ``message``."""
