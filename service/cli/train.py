@@ -299,9 +299,15 @@ def tune(
     click.echo("Reading rows", err=True)
     dataset = read_dataset(**rows, max_rows=config.max_rows, seed=config.seed)
     click.echo("Searching", err=True)
+
+    def told(trial: Any) -> None:
+        error = "stopped early" if trial.error is None else f"error {trial.error:.5g}"
+        best = "" if math.isnan(trial.best_error) else f"  best {trial.best_error:.5g}"
+        click.echo(f"trial {trial.number}/{trials}  {error}{best}  {trial.seconds:.0f} s", err=True)
+
     run: Any = None
     if engine == "ray":
-        from service.training.ray import ray_trials
+        from service.training.tune import ray_trials
 
         run = ray_trials(address, workers=workers)
     tuned = search(
@@ -310,7 +316,7 @@ def tune(
         fixed=fixed,
         trials=trials,
         time_budget_s=time_budget_s,
-        reporter=_Lines(trials),
+        told=told,
         run=run,
     )
     table = Table("", "as given", "found", title=f"{tuned.trials} trials, {tuned.stopped} stopped early")
@@ -323,18 +329,6 @@ def tune(
     click.echo(shlex.join(["autoencoder", "train", source, *said, *words]))
     if trains:
         train_and_publish(rows, tuned.config, model or model_name(source), store)
-
-
-class _Lines:
-    """A line for each trial that ended."""
-
-    def __init__(self, trials: int) -> None:
-        self._trials = trials
-
-    def trial(self, trial: Any) -> None:
-        error = "stopped early" if trial.error is None else f"error {trial.error:.5g}"
-        best = "" if math.isnan(trial.best_error) else f"  best {trial.best_error:.5g}"
-        click.echo(f"trial {trial.number}/{self._trials}  {error}{best}  {trial.seconds:.0f} s", err=True)
 
 
 def _said() -> list[str]:

@@ -2,8 +2,6 @@
 
 import io
 from collections import Counter
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,22 +13,12 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from service.codecs.answers import label_text
-from service.schemas import (
-    CATEGORIES,
-    INSTANCES,
-    TIMESTAMPS,
-    Array,
-    InputSchema,
-    Rows,
-    take_rows,
-    times_as_numbers,
-)
+from service.schemas import INSTANCES, Array
 from service.store import Calibration
-from service.training.evidence import Evidence
+from service.training.evidence import Evidence, blocks, find_directions
 
 if TYPE_CHECKING:
     from service.training.fit import History
-    from service.training.graph import ServingGraph
 
 INK = "#123456"
 """Stands for the reader's text colour while matplotlib draws; no chart uses it for anything else."""
@@ -54,7 +42,6 @@ IMAGES = 8
 COLUMNS = 12
 LABELS = 6
 POINTS = 1_000
-GREY_DIMENSIONS = 2
 
 
 @mpl.rc_context(SETTINGS)
@@ -133,15 +120,17 @@ def latent_map(evidence: Evidence) -> Figure:
     chosen = np.linspace(0, evidence.count - 1, min(MAX_POINTS, evidence.count)).astype(int)
     # The most unusual rows are drawn last, on top.
     chosen = chosen[np.argsort(-evidence.p_values[chosen], kind="stable")]
-    across = evidence.projected[chosen, 0]
-    upwards = evidence.projected[chosen, 1] if evidence.projected.shape[1] > 1 else np.zeros(len(chosen))
+    directions = find_directions(evidence.latents[: evidence.count])
+    projected = directions.project(evidence.latents[chosen])
+    across = projected[:, 0]
+    upwards = projected[:, 1] if projected.shape[1] > 1 else np.zeros(len(chosen))
     colours = np.log10(evidence.p_values[chosen])
     drawn = axes.scatter(across, upwards, c=colours, cmap="coolwarm_r", s=9, rasterized=True, linewidths=0)
     bar = figure.colorbar(drawn, ax=axes)
     bar.set_label("p-value, as a power of ten")
-    axes.set_xlabel(f"widest direction ({evidence.explained[0]:.0%} of the variance)")
-    if len(evidence.explained) > 1:
-        axes.set_ylabel(f"second widest ({evidence.explained[1]:.0%})")
+    axes.set_xlabel(f"widest direction ({directions.explained[0]:.0%} of the variance)")
+    if len(directions.explained) > 1:
+        axes.set_ylabel(f"second widest ({directions.explained[1]:.0%})")
     return figure
 
 
@@ -157,14 +146,19 @@ def series(observed: NDArray[np.float32], rebuilt: NDArray[np.float32]) -> Figur
     return figure
 
 
+def levels(image: NDArray[Any], *, low: float, high: float) -> NDArray[np.float64]:
+    """An image (height, width[, channels]) as levels from 0 (``low``) to 1, grey or with three channels."""
+    scaled = np.asarray(np.clip((np.nan_to_num(image).astype(np.float64) - low) / max(high - low, 1e-30), 0, 1))
+    if scaled.ndim < 3:
+        return scaled
+    return np.asarray(scaled[..., :3] if scaled.shape[-1] >= 3 else scaled[..., 0])
+
+
 def picture(image: NDArray[Any], *, low: float, high: float) -> bytes:
     """A PNG of one image (height, width[, channels]), a pixel a pixel; ``low`` is black."""
     from PIL import Image
 
-    levels = np.clip((np.nan_to_num(image).astype(np.float64) - low) / max(high - low, 1e-30), 0, 1)
-    pixels = np.rint(levels * 255).astype(np.uint8)
-    if pixels.ndim > 2:
-        pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
+    pixels = np.rint(levels(image, low=low, high=high) * 255).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG", optimize=True)
     return file.getvalue()
@@ -186,80 +180,52 @@ def svg(figure: Figure) -> str:
     return svg[start:end_of_tag] + STYLE + svg[end_of_tag:].replace(INK, "currentColor")
 
 
-def draw_plots(
-    folder: Path, graph: "ServingGraph", history: "History", calibration: Calibration, test_rows: Rows
-) -> None:
-    """Write the three PNG files into ``folder``. ``test_rows`` are raw."""
-    from service.training.evaluate import reconstruct, score_rows
-
+def draw_plots(folder: Path, evidence: Evidence, history: "History", calibration: Calibration) -> None:
+    """Write the three PNG files into ``folder``."""
+    figures = {
+        "losses": losses(history),
+        "score_histogram": score_histogram(calibration, evidence.scores),
+        "reconstructions": (_images if evidence.schema.kind == "image" else _columns)(evidence),
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    _save(losses(history), folder / "losses.png")
-    _save(score_histogram(calibration, score_rows(graph, test_rows)), folder / "score_histogram.png")
-    shown = take_rows(test_rows, slice(POINTS))
-    rebuilt = reconstruct(graph, shown)
-    if graph.schema.kind == "image":
-        figure = _images(shown[INSTANCES], rebuilt[INSTANCES], graph.schema)
-    else:
-        figure = _columns(shown, rebuilt, graph.schema)
-    _save(figure, folder / "reconstructions.png")
+    for name, figure in figures.items():
+        # No library version inside: the same run gives the same bytes.
+        metadata = {"Software": None}
+        figure.savefig(folder / f"{name}.png", format="png", transparent=False, facecolor="white", metadata=metadata)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    # No library version inside: the same run gives the same bytes.
-    figure.savefig(path, format="png", transparent=False, facecolor="white", metadata={"Software": None})
-
-
-def _images(rows: NDArray[np.float32], reconstructions: NDArray[np.float32], schema: InputSchema) -> Figure:
+def _images(evidence: Evidence) -> Figure:
     """Inputs above, their reconstructions below."""
-    count = min(IMAGES, len(rows))
+    count = min(IMAGES, evidence.count)
     figure = Figure(figsize=(1.2 * count, 3), layout="constrained")
-    grid = np.atleast_2d(figure.subplots(2, count, squeeze=False))
-    for name, images, line in (("input", rows, grid[0]), ("reconstruction", reconstructions, grid[1])):
+    pairs = (("input", evidence.rows[INSTANCES]), ("reconstruction", evidence.rebuilt["reconstruction"]))
+    for (name, images), line in zip(pairs, figure.subplots(2, count, squeeze=False), strict=True):
         for image, axes in zip(images, line, strict=False):
-            axes.imshow(_picture(image, schema), cmap="gray", vmin=0, vmax=1)
+            low, high = evidence.schema.value_range or (float(np.nanmin(image)), float(np.nanmax(image)))
+            axes.imshow(levels(image, low=low, high=high), cmap="gray", vmin=0, vmax=1)
             axes.set_axis_off()
         line[0].set_title(name, loc="left")
     return figure
 
 
-def _picture(image: NDArray[np.float32], schema: InputSchema) -> NDArray[np.float64]:
-    low, high = schema.value_range or (float(np.nanmin(image)), float(np.nanmax(image)))
-    scaled = np.clip((image.astype(np.float64) - low) / max(high - low, 1e-30), 0, 1)
-    if scaled.ndim == GREY_DIMENSIONS or scaled.shape[-1] in {3, 4}:
-        return scaled
-    return np.asarray(scaled[..., 0])
-
-
-def _columns(rows: Rows, reconstructions: Rows, schema: InputSchema) -> Figure:
+def _columns(evidence: Evidence) -> Figure:
     """A panel for each of the first columns: input across, reconstruction upwards, the diagonal being perfect.
 
     For labels, how often each of the most frequent ones is the input and the reconstruction.
     """
-    panels = list(islice(_panels(rows, reconstructions), COLUMNS))
-    names = [column.name for column in schema.ordered_columns]
+    panels = [(block, at) for block in blocks(evidence) for at in range(len(block.names))][:COLUMNS]
     wide = min(4, len(panels))
     figure = Figure(figsize=(2.6 * wide, 2.6 * -(-len(panels) // wide)), layout="constrained")
     grid = figure.subplots(-(-len(panels) // wide), wide, squeeze=False).ravel()
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    for position, (axes, (across, upwards)) in enumerate(zip(grid, panels, strict=False)):
-        draw = _draw_labels if across.dtype.kind == "O" else _draw_numbers
-        draw(axes, across, upwards)
-        name = names[position] if names else f"column {position + 1}"
-        axes.set_title(name[:24].replace("$", r"\$"), fontsize="small")
+    for axes, (block, at) in zip(grid, panels, strict=False):
+        draw = _draw_labels if block.is_label else _draw_numbers
+        draw(axes, block.observed[:POINTS, at], block.rebuilt[:POINTS, at])
+        axes.set_title(block.names[at][:24].replace("$", r"\$"), fontsize="small")
     figure.supxlabel("input")
     figure.supylabel("reconstruction")
     return figure
-
-
-def _panels(rows: Rows, reconstructions: Rows) -> Iterator[tuple[Array, Array]]:
-    for name in (INSTANCES, CATEGORIES, TIMESTAMPS):
-        if name not in rows:
-            continue
-        pairs = (each[name].reshape(len(each[name]), -1).T for each in (rows, reconstructions))
-        for across, upwards in zip(*pairs, strict=True):
-            is_time = name == TIMESTAMPS
-            yield (times_as_numbers(across), times_as_numbers(upwards)) if is_time else (across, upwards)
 
 
 def _draw_numbers(axes: Any, across: Array, upwards: Array) -> None:

@@ -170,19 +170,6 @@ def score_rows(graph: ServingGraph, rows: Rows) -> NDArray[np.float32]:
     return scores
 
 
-def reconstruct(graph: ServingGraph, rows: Rows) -> Rows:
-    """Reconstructions of raw rows, as raw rows."""
-    rebuild = compile_for_rows(lambda raw: graph.preprocessing.unscale(graph.run(raw).reconstruction), graph.schema)
-    rebuilt: Rows = run_rows(rebuild, rows)
-    return rebuilt
-
-
-def encode(graph: ServingGraph, rows: Rows) -> NDArray[np.float32]:
-    """Latents of raw rows, (rows, latent_dim)."""
-    latents: NDArray[np.float32] = run_rows(compile_for_rows(graph.encode, graph.schema), rows)["latent"]
-    return latents
-
-
 def decode(graph: ServingGraph, latents: NDArray[np.float32]) -> NDArray[np.float32]:
     """Reconstructions of latents (rows, latent_dim), in raw units: the numbers of the rows alone."""
     decoder, unscale = graph.serving.decoder, graph.preprocessing.unscale

@@ -21,7 +21,7 @@ from service.training.architecture import Autoencoder, build_refiner
 from service.training.checkpoint import Checkpoint, FitState
 from service.training.config import TrainingConfig, batch_rows, conv_filters
 from service.training.preprocessing import Layout, Preprocessing, ScaledRows
-from service.training.progress import Epoch, Reporter, SilentReporter
+from service.training.progress import Epoch, Reporter
 from service.training.scaling import Scaling
 
 Loss: TypeAlias = Callable[[Any, Any], Any]
@@ -306,7 +306,7 @@ _LOSSES: dict[str, Any] = {
 }
 
 
-class Notes(SilentReporter):
+class Notes(Reporter):
     """Tells of an epoch now and then, in words: those that bars and curves show are the autoencoder's."""
 
     def __init__(self, reporter: Reporter, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -7,7 +7,7 @@ import html
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,10 @@ import numpy as np
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
-from service.runtime.loaded_model import LoadedModel
-from service.schemas import INSTANCES, Rows
+from service.schemas import INSTANCES
 from service.store import Manifest
 from service.training import charts
-from service.training.evidence import Evidence, FeatureError, cells, feature_errors, gather
+from service.training.evidence import Evidence, FeatureError, cells, feature_errors
 from service.training.report import LOSSES, RECONSTRUCTIONS, SCORES, model_card
 
 if TYPE_CHECKING:
@@ -29,64 +28,13 @@ COLUMNS_SHOWN = 100
 CELLS_SHOWN = 8
 LOSSES_TEXT = "Where the lines part, the network begins to learn by heart."
 
-PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>$title</title>
-<style>
-:root { color-scheme: light dark; --ink: #1d2733; --soft: #566373; --line: #d5dce4; --paper: #fff; --card: #f5f7fa;
-  --bar: #3b82c4; --warn: #8a4b00; --warn-paper: #fff4e0; }
-@media (prefers-color-scheme: dark) { :root { --ink: #dfe5ec; --soft: #9fadbc; --line: #35414e; --paper: #141a21;
-  --card: #1c242d; --bar: #5b9bd5; --warn: #ffc06b; --warn-paper: #33260f; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.2rem; max-width: 60rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.55 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; }
-h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
-p { margin: .4rem 0; max-width: 46rem; } .soft, figcaption { color: var(--soft); font-size: .9rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; margin: .6rem 0; font-size: .92rem; }
-th, td { padding: .25rem .7rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-.scroll th, .scroll td { overflow-wrap: normal; } .row th, .row td { overflow-wrap: anywhere; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-figure { margin: .8rem 0; } figure > img { max-width: 100%; height: auto; }
-.row { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .6rem .8rem; }
-.rows { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: .7rem; }
-.row { break-inside: avoid; } .row table { width: 100%; margin: .3rem 0 0; }
-.pixels { display: grid; grid-template-columns: repeat(3, 1fr); gap: .4rem; }
-.pixels figure { margin: 0; } .pixels img { width: 100%; image-rendering: pixelated; border: 1px solid var(--line); }
-pre { overflow-x: auto; } li { max-width: 46rem; }
-li:has(> strong:first-child) { background: var(--warn-paper); color: var(--warn); padding: .5rem .8rem; }
-.bar { display: block; width: 100%; min-width: 6rem; height: .8rem; } .bar rect { fill: var(--bar); }
-.bar line { stroke: var(--ink); stroke-dasharray: 2; }
-@media print { body { max-width: none; padding: 0; font-size: .85rem; } h2 { break-after: avoid; }
-  figure { break-inside: avoid; } details > * { display: block; } }
-</style>
-</head>
-<body>
-<main>
-$body
-</main>
-</body>
-</html>
-""")
 
-
-def write_report(path: Path, version: LoadedModel, manifest: Manifest, rows: Rows, history: "History") -> None:
-    """Write the report of an exported version.
+def report_page(manifest: Manifest, evidence: Evidence, history: "History") -> str:
+    """The card as HTML, with charts and rows in place of its pictures.
 
     Args:
         manifest: the version's, complete but for its number and digests, which come last.
-        rows: raw test rows.
     """
-    page = report_page(manifest, gather(version, rows), history)
-    path.write_text(page, encoding="utf-8")
-
-
-def report_page(manifest: Manifest, evidence: Evidence, history: "History") -> str:
-    """The card as HTML, with charts and rows in place of its pictures."""
     pictures = {
         LOSSES: [_chart(charts.losses(history), "Loss by epoch", LOSSES_TEXT)],
         RECONSTRUCTIONS: [*_reconstructions(evidence), *_feature_errors(evidence)],
@@ -117,7 +65,8 @@ def report_page(manifest: Manifest, evidence: Evidence, history: "History") -> s
     parts = ["".join(pictures[part]) if at % 2 else markdown.render(part) for at, part in enumerate(texts)]
     body = "".join(parts).replace("</table>", "</table></div>").replace("<pre>", '<pre tabindex="0">')
     body = body.replace("<table>", '<div class="scroll" tabindex="0"><table>')  # what scrolls can be reached by keys
-    return PAGE.substitute(title=_text(f"Training report: {manifest.model}"), body=body)
+    page = Template((files("service.training") / "report.html").read_text(encoding="utf-8"))
+    return page.substitute(title=_text(f"Training report: {manifest.model}"), body=body)
 
 
 def _reconstructions(evidence: Evidence) -> Iterator[str]:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 SECONDS_BETWEEN_LINES = 5.0
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -28,39 +29,23 @@ class Epoch:
     """Of its last step."""
 
 
-class Reporter(Protocol):
-    """Is told of a run by the thread that trains. It may raise KeyboardInterrupt to stop the run."""
+class Reporter:
+    """Is told of a run by the thread that trains, and says nothing. It may raise KeyboardInterrupt to stop the run."""
 
     def stage(self, name: str) -> None:
         """A step of the recipe begins."""
-        ...
 
-    def epoch(self, epoch: Epoch) -> None: ...
+    def epoch(self, epoch: Epoch) -> None:
+        """An epoch has ended."""
 
     def rows(self, read: int, of: int | None) -> None:
         """``read`` rows of a table were read so far, of ``of`` where that is known."""
-        ...
 
     def note(self, text: str) -> None:
         """Lines to be shown as they are."""
-        ...
 
 
-class SilentReporter:
-    def stage(self, name: str) -> None:
-        pass
-
-    def epoch(self, epoch: Epoch) -> None:
-        pass
-
-    def rows(self, read: int, of: int | None) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
-
-
-class LineReporter:
+class LineReporter(Reporter):
     """A line for each stage, and for an epoch now and then, with the time that the rest may take."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -82,7 +67,8 @@ class LineReporter:
             return
         self._last = now
         left_s = (now - self._first) / epoch.number * (epoch.of - epoch.number)
-        line = f"epoch {epoch.number}/{epoch.of}  {_losses(epoch)}  at most {left_s:.0f} s left"
+        losses = f"train loss {epoch.train_loss:.5g}  validation loss {epoch.validation_loss:.5g}"
+        line = f"epoch {epoch.number}/{epoch.of}  {losses}  at most {left_s:.0f} s left"
         print(line, file=self._stream, flush=True)
 
     def rows(self, read: int, of: int | None) -> None:
@@ -95,7 +81,7 @@ class LineReporter:
         print(text, file=self._stream, flush=True)
 
 
-class BarReporter:
+class BarReporter(Reporter):
     """A bar that fills by epochs, under the stages, with both losses and a line of the validation losses so far."""
 
     def __init__(self, bars: Progress) -> None:
@@ -111,11 +97,11 @@ class BarReporter:
         self._bars.console.print(name)
 
     def epoch(self, epoch: Epoch) -> None:
-        if self._task is None:
-            self._task = self._bars.add_task("epoch", total=epoch.of, losses="")
         self._losses.append(epoch.validation_loss)
-        losses = f"loss {epoch.train_loss:.4g}, validation {epoch.validation_loss:.4g}"
-        shown = f"{sparkline(self._losses, 10)} {losses}"
+        losses = f"loss {epoch.train_loss:.3g}, validation {epoch.validation_loss:.3g}"
+        shown = f"{sparkline(self._losses, 8)} {losses}"
+        if self._task is None:
+            self._task = self._bars.add_task("epoch", total=epoch.of, losses=shown)
         self._bars.update(self._bars.tasks[0].id, completed=epoch.number, losses=shown)
 
     def rows(self, read: int, of: int | None) -> None:
@@ -137,9 +123,9 @@ def terminal_reporter(stream: TextIO = sys.stderr) -> Iterator[Reporter]:
         return
     columns = (
         TextColumn("{task.description}"),
-        MofNCompleteColumn(),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
         BarColumn(bar_width=8),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[losses]}"),
     )
     with Progress(*columns, console=console) as bars:
@@ -159,15 +145,11 @@ def sparkline(losses: Sequence[float], width: int = 24) -> str:
     return "".join(BLOCKS[round((value - low) * scale)] for value in logs)
 
 
-def _losses(epoch: Epoch) -> str:
-    return f"train loss {epoch.train_loss:.5g}  validation loss {epoch.validation_loss:.5g}"
-
-
 def _rows_read(read: int, of: int | None) -> str:
     return f"{read:,} rows read" if of is None else f"{read:,} of {of:,} rows read"
 
 
-class TensorBoardReporter:
+class TensorBoardReporter(Reporter):
     """Passes all on to another reporter and writes each epoch to an event file in a folder."""
 
     def __init__(self, inner: Reporter, folder: Path) -> None:
@@ -178,11 +160,19 @@ class TensorBoardReporter:
         self._inner.stage(name)
 
     def epoch(self, epoch: Epoch) -> None:
+        from service.runtime.quiet import tf
+
         self._inner.epoch(epoch)
-        self._write("loss/train", epoch.train_loss, epoch.number)
-        self._write("loss/validation", epoch.validation_loss, epoch.number)
-        if not math.isnan(epoch.learning_rate):
-            self._write("learning_rate", epoch.learning_rate, epoch.number)
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(self._folder))
+        losses = {"loss/train": epoch.train_loss, "loss/validation": epoch.validation_loss}
+        rate = {} if math.isnan(epoch.learning_rate) else {"learning_rate": epoch.learning_rate}
+        # As tf.summary.scalar writes it; that one wants the package tensorboard to be there.
+        plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
+        metadata = tf.compat.v1.SummaryMetadata(plugin_data=plugin, data_class=1)
+        with self._writer.as_default():
+            for tag, value in {**losses, **rate}.items():
+                tf.summary.write(tag, tf.constant(value, tf.float32), epoch.number, metadata)
         self._writer.flush()
 
     def rows(self, read: int, of: int | None) -> None:
@@ -190,15 +180,3 @@ class TensorBoardReporter:
 
     def note(self, text: str) -> None:
         self._inner.note(text)
-
-    def _write(self, tag: str, value: float, step: int) -> None:
-        """What ``tf.summary.scalar`` writes; that one wants the package tensorboard to be there."""
-        from service.runtime.quiet import tf
-
-        if self._writer is None:
-            self._writer = tf.summary.create_file_writer(str(self._folder))
-        metadata = tf.compat.v1.SummaryMetadata(
-            plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"), data_class=1
-        )
-        with self._writer.as_default():
-            tf.summary.write(tag, tf.constant(value, tf.float32), step, metadata)

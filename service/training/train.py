@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ from service.training.gate import (
     unseen_rows,
 )
 from service.training.latent import settle_latent
-from service.training.progress import Reporter, SilentReporter
+from service.training.progress import Reporter
 from service.training.report import TrainingResult, describe_rows, model_card
 from service.training.series import Windows
 from service.training.split import Split, split_rows
@@ -122,7 +123,7 @@ def train(
         StoreError: the store is not there, or cannot be written.
     """
     started = time.monotonic()
-    reporter = reporter or SilentReporter()
+    reporter = reporter or Reporter()
     target = Store(store)
     if not re.fullmatch(MODEL_NAME_PATTERN, model, flags=re.ASCII):
         raise ConfigurationError(
@@ -252,9 +253,10 @@ def publish_model(
     Returns the version's number, and the comparison where there is a rival that can be loaded. Errors as of ``train``.
     """
     from service.training.charts import draw_plots
-    from service.training.exhibits import write_exhibits
+    from service.training.evaluate import decode
+    from service.training.evidence import gather, image_shape, write_history, write_latent_map
     from service.training.export import choose_sample, export
-    from service.training.html_report import write_report
+    from service.training.html_report import report_page
 
     dataset, split = trained.dataset, trained.split
     test_rows = take_rows(dataset.rows, split.test)
@@ -289,11 +291,15 @@ def publish_model(
 
         described = build_manifest(1, {})
         (staging.path / MODEL_CARD).write_text(model_card(described), encoding="utf-8")
-        draw_plots(staging.path / PLOTS, trained.graph, trained.history, trained.calibration, test_rows)
-        # What the console draws is of rows that were not fitted: of the others it would be too flattering.
+        # Of rows that were not fitted: of the others everything drawn would be too flattering.
         held_back = take_rows(dataset.rows, np.concatenate([split.test, split.calibration, split.validation]))
-        write_exhibits(staging.path, trained.graph, trained.history, held_back, seed=trained.config.seed)
-        write_report(staging.path / REPORT, exported, described, test_rows, trained.history)
+        evidence = gather(exported, held_back, test_rows=len(split.test))
+        draw_plots(staging.path / PLOTS, evidence, trained.history, trained.calibration)
+        write_history(staging.path, trained.history)
+        draws = partial(decode, trained.graph) if image_shape(dataset.schema) is not None else None
+        latents = (evidence.latents, evidence.latent_scores)
+        write_latent_map(staging.path, *latents, dataset.schema, decode=draws, seed=trained.config.seed)
+        (staging.path / REPORT).write_text(report_page(described, evidence, trained.history), encoding="utf-8")
         reporter.stage("Verifying in a fresh process")
         number = staging.publish(build_manifest, verify or verify_in_fresh_process)
     reporter.stage(f"Published version {number} of {model}")

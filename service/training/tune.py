@@ -8,26 +8,30 @@ ones (TPE, Bergstra et al., NIPS 2011). The first trial is the configuration as 
 import importlib
 import itertools
 import math
+import os
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import ConfigurationError, TrainingFailed
+from service.runtime.ray import connected
 from service.schemas import take_rows
 from service.training.config import TrainingConfig, hidden_widths, latent_width, settle
 from service.training.data import Dataset
-from service.training.progress import Epoch, SilentReporter
+from service.training.progress import Epoch, Reporter
 from service.training.split import split_rows
 
 HIDDEN_SHARE = 0.2
 FIRST_RUNG, REDUCTION = 4, 3
-"""Trials are compared after so many epochs, and after each ``REDUCTION`` times as many; one in so many goes on."""
+"""Trials are compared after ``FIRST_RUNG`` epochs, and after each ``REDUCTION`` times as many; one in ``REDUCTION``
+goes on."""
 STARTUP_TRIALS = 8
 """Drawn at random, before the good ones among them are known."""
 MAX_VALIDATION_ROWS = 2_000
@@ -54,7 +58,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What a search has found."""
+    """The options that a search has found."""
 
     config: TrainingConfig
     """The configuration that was given, with what was found."""
@@ -68,19 +72,13 @@ class Tuned:
     """Of the trials, those that were stopped early or diverged."""
 
 
-class TuneReporter(Protocol):
-    """Is told of a search as it goes on, by the thread that searches."""
-
-    def trial(self, trial: Trial) -> None: ...
-
-
 FallsBehind: TypeAlias = Callable[[int, float], bool]
 """Whether a trial is to be stopped whose error after an epoch, counted from 1, is this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a runner of trials has to do."""
+    """The trials that a runner is to run."""
 
     trials: int | None
     seconds_left: Callable[[], float]
@@ -88,13 +86,13 @@ class Order:
     """To be called after each trial, in the thread that searches, as ``Study.tell``."""
 
     def is_done(self, started: int) -> bool:
-        """Whether no more than so many trials are to be started."""
+        """Whether no trial is to be started after ``started`` of them."""
         return started == self.trials or self.seconds_left() <= 0
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a study knows in the end."""
+    """The results of a study."""
 
     best: dict[str, Any] | None
     """Parameters; None when no trial has ended well."""
@@ -189,22 +187,31 @@ def tune(
     fixed: Collection[str] = (),
     trials: int | None = 50,
     time_budget_s: float | None = None,
-    reporter: TuneReporter | None = None,
+    told: Callable[[Trial], None] = lambda _trial: None,
     run: Runner | None = None,
 ) -> Tuned:
-    """Search until so many trials have ended, or the time is over, whichever is first.
+    """Search until ``trials`` have ended, or the time is over, whichever is first.
 
     Args:
         fixed: fields of ``config`` that stay as they are.
-        run: where the trials run, as ``service.training.ray.ray_trials`` gives it; None: one by one in this process.
+        told: is called with each trial that has ended, by the thread that searches.
+        run: where the trials run, as ``ray_trials`` gives it; None: one by one in this process.
 
     Raises:
         ConfigurationError: Optuna is not installed, nothing is left to search, or the time was too short for one trial.
     """
     import_optuna()
     search = Search(dataset, config, fixed=tuple(fixed))
-    deadline = math.inf if time_budget_s is None else time.monotonic() + time_budget_s
-    order = Order(trials, lambda: deadline - time.monotonic(), _Told(reporter))
+    began, best = time.monotonic(), math.inf
+
+    def ended(number: int, error: float | None) -> None:
+        nonlocal best
+        error = None if error is None or math.isnan(error) else error
+        best = best if error is None else min(best, error)
+        told(Trial(number + 1, error, best if math.isfinite(best) else math.nan, time.monotonic() - began))
+
+    limit_s = math.inf if time_budget_s is None else time_budget_s
+    order = Order(trials, lambda: limit_s - (time.monotonic() - began), ended)
     summary = (run or run_here)(search, order)
     if summary.best is None:
         raise ConfigurationError("The time was over before the first trial was; give the search more.")
@@ -230,20 +237,6 @@ def run_here(search: "Search", order: Order) -> Summary:
         study.tell(number, error)
         order.told(number, error)
     return study.summary()
-
-
-class _Told:
-    """Tells the reporter of each trial that has ended."""
-
-    def __init__(self, reporter: TuneReporter | None) -> None:
-        self._reporter, self._best, self._started = reporter, math.inf, time.monotonic()
-
-    def __call__(self, number: int, error: float | None) -> None:
-        error = None if error is None or math.isnan(error) else error
-        self._best = self._best if error is None else min(self._best, error)
-        if self._reporter is not None:
-            best = self._best if math.isfinite(self._best) else math.nan
-            self._reporter.trial(Trial(number + 1, error, best, time.monotonic() - self._started))
 
 
 class Search:
@@ -351,7 +344,7 @@ class Search:
 
     @property
     def space(self) -> dict[str, Any]:
-        """What is searched, as Optuna's distributions."""
+        """The options to search, as Optuna's distributions."""
         of = import_optuna().distributions
         known = {
             "latent_dim": of.IntDistribution(1, self._widest_latent(), log=True),
@@ -373,7 +366,7 @@ class _Stopped(Exception):
     """A trial fell behind, or the time is over."""
 
 
-class _Judge(SilentReporter):
+class _Judge(Reporter):
     """Says how a trial is getting on, and stops one that falls behind."""
 
     def __init__(self, falls_behind: FallsBehind, error: Callable[[], float], *, deadline: float) -> None:
@@ -408,3 +401,81 @@ def import_optuna() -> Any:
         ) from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
+
+
+# --- on a Ray cluster -------------------------------------------------------------------------------------------------
+
+
+_searches: dict[str, Search] = {}
+"""The search that this process has made ready; one at a time."""
+
+
+def ray_trials(address: str | None = None, *, workers: int | None = None) -> Runner:
+    """Runs trials as tasks of a cluster, for ``tune``.
+
+    A trial whose node is lost is run again elsewhere, with the same configuration, and counts once. The package
+    must be installed on all nodes; the rows are sent there.
+
+    Args:
+        address: of the cluster, as for ``ray.init``; ``local`` starts one on this machine, None finds or starts one.
+        workers: trials at a time, a CPU each; one for each CPU of the cluster when None.
+
+    Raises:
+        ConfigurationError: by the runner: Ray is not installed, or no cluster answers at the address.
+    """
+
+    def run(search: Search, order: Order) -> Summary:
+        with connected(address) as cluster:
+            return run_on_cluster(cluster.ray, search, order, at_a_time=workers or cluster.cpus)
+
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSearch:
+    """The parts that all trials of a search share."""
+
+    key: str
+    search: list[Any]
+    """The reference of it, in a list so that Ray does not make the search ready again for each trial."""
+    study: Any
+    """Handle of the actor."""
+
+
+def run_on_cluster(ray: Any, search: Search, order: Order, *, at_a_time: int) -> Summary:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # On the node of this process: the study is lost only where this process is lost too.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(Study)
+    study = actor.remote(search.space, search.start, seed=search.seed, several=at_a_time > 1)
+    shared = SharedSearch(uuid.uuid4().hex, [ray.put(search)], study)
+    task = ray.remote(num_cpus=1, max_retries=-1)(_run_trial)
+    running: dict[Any, int] = {}
+    started = 0
+    while True:
+        while len(running) < at_a_time and not order.is_done(started):
+            number, parameters = ray.get(study.ask.remote())
+            running[task.remote(shared, number, parameters, order.seconds_left())] = number
+            started += 1
+        if not running:
+            summary: Summary = ray.get(study.summary.remote())
+            return summary
+        (ended,), _ = ray.wait(list(running))
+        number, error = running.pop(ended), ray.get(ended)
+        ray.get(study.tell.remote(number, error))
+        order.told(number, error)
+
+
+def _run_trial(shared: SharedSearch, number: int, parameters: dict[str, Any], seconds_left: float) -> float | None:
+    """One trial, in a process of the cluster."""
+    import ray
+
+    def falls_behind(epoch: int, error: float) -> bool:
+        return bool(ray.get(shared.study.falls_behind.remote(number, epoch, error)))
+
+    if shared.key not in _searches:
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # a trial has one CPU
+        _searches.clear()
+        _searches[shared.key] = ray.get(shared.search[0])
+    return _searches[shared.key].error_of(parameters, falls_behind, seconds_left=seconds_left)

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.schemas import Column, InputSchema, take_rows
-from service.training import SilentReporter, load_config
+from service.training import Reporter, load_config
 from service.training.data import Dataset, check_dataset, read_dataset
 from tests.conftest import COLUMNS, table_rows
 
@@ -28,7 +28,7 @@ def table_model() -> "TrainedModel":
     from service.training.train import train_model
 
     config = load_config("dense", latent_dim=2, hidden=(32,), epochs=12, batch_size=128, learning_rate=3e-3)
-    return train_model(table_dataset(table_rows(20_000, seed=1)), config, SilentReporter())
+    return train_model(table_dataset(table_rows(20_000, seed=1)), config, Reporter())
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def digits_model() -> "TrainedModel":
     from service.training.train import train_model
 
     return train_model(
-        read_dataset("digits"), load_config("demo", epochs=20, hidden=(128,), learning_rate=4e-3), SilentReporter()
+        read_dataset("digits"), load_config("demo", epochs=20, hidden=(128,), learning_rate=4e-3), Reporter()
     )
 
 

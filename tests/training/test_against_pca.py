@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.schemas import INSTANCES, InputSchema
-from service.training import SilentReporter, load_config
+from service.training import Reporter, load_config
 from service.training.data import Dataset, check_dataset
 
 pytestmark = pytest.mark.tf
@@ -29,6 +29,6 @@ def test_not_worse_than_pca(name: str, at_most: float) -> None:
     rows = wide_rows() if name == "wide" else getattr(datasets, f"load_{name}")().data
     schema = InputSchema(kind="tabular", row_shape=(rows.shape[1],))
     dataset = check_dataset(Dataset({INSTANCES: rows.astype(np.float32)}, schema, name, ""))
-    metrics = train_model(dataset, load_config("dense", epochs=40), SilentReporter()).metrics
+    metrics = train_model(dataset, load_config("dense", epochs=40), Reporter()).metrics
     assert metrics.autoencoder.test <= at_most * metrics.pca.test
     assert metrics.best_epoch >= 0

@@ -18,8 +18,8 @@ def evidence_of(schema: InputSchema, rows: Rows, rebuilt: Results) -> Evidence:
         rebuilt={"error": np.arange(count, dtype=np.float32), **rebuilt},
         scores=np.arange(count, dtype=np.float32),
         p_values=np.full(count, 0.5, np.float32),
-        projected=np.zeros((count, 2)),
-        explained=np.array([0.8, 0.2]),
+        latents=np.random.default_rng(0).normal(size=(count, 2)).astype(np.float32),
+        latent_scores=np.arange(count, dtype=np.float32),
     )
 
 

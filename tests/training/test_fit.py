@@ -9,7 +9,7 @@ import pytest
 
 from service.errors import TrainingFailed
 from service.schemas import take_rows
-from service.training import SilentReporter, TrainingConfig, load_config
+from service.training import Reporter, TrainingConfig, load_config
 from service.training.data import read_dataset
 from service.training.progress import Epoch
 from tests.conftest import table_rows
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.tf
 SMALL = load_config("dense", latent_dim=2, hidden=(16,), epochs=3, dropout=0.1, corruption="masking", weight_decay=1e-3)
 
 
-class Listener(SilentReporter):
+class Listener(Reporter):
     def __init__(self) -> None:
         self.epochs: list[Epoch] = []
 
@@ -31,11 +31,11 @@ class Listener(SilentReporter):
         self.epochs.append(epoch)
 
 
-def fit_small(config: TrainingConfig, *, rows: Any = None, reporter: SilentReporter | None = None) -> "TrainedModel":
+def fit_small(config: TrainingConfig, *, rows: Any = None, reporter: Reporter | None = None) -> "TrainedModel":
     from service.training.train import train_model
 
     rows = table_rows(400, seed=5) if rows is None else rows
-    return train_model(table_dataset(rows), config, reporter or SilentReporter())
+    return train_model(table_dataset(rows), config, reporter or Reporter())
 
 
 def weights(trained: "TrainedModel") -> bytes:
@@ -85,7 +85,7 @@ def test_convolutions_learn_images_reproducibly() -> None:
     from service.training.train import train_model
 
     dataset, config = read_dataset("digits", max_rows=300), load_config("conv", latent_dim=8, filters=(8,), epochs=12)
-    first, again = (train_model(dataset, config, SilentReporter()) for _ in range(2))
+    first, again = (train_model(dataset, config, Reporter()) for _ in range(2))
     assert weights(first) == weights(again)
     assert first.history.train_loss[-1] < 0.5 * first.history.train_loss[0]
 
@@ -110,7 +110,7 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
     rows = ScaledRows(bad, bad)
     graph = trained.graph
     with pytest.raises(TrainingFailed, match="smaller learning rate"):
-        fit(graph.trained, graph.preprocessing, SMALL, train=rows, validation=rows, reporter=SilentReporter())
+        fit(graph.trained, graph.preprocessing, SMALL, train=rows, validation=rows, reporter=Reporter())
 
 
 def test_weight_decay_shrinks_the_weights() -> None:
@@ -148,7 +148,7 @@ import numpy as np
 from service.runtime.quiet import tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from service.training import SilentReporter, load_config
+from service.training import Reporter, load_config
 from service.training.architecture import build_autoencoder
 from service.training.fit import fit, make_reproducible
 from service.training.preprocessing import fit_preprocessing
@@ -163,7 +163,7 @@ weights = []
 for devices in ((), ("CPU:0", "CPU:1")):
     make_reproducible(config.seed)
     network = build_autoencoder(dataset.schema, config, preprocessing.layout)
-    fit(network, preprocessing, config, train=rows, validation=rows, reporter=SilentReporter(), devices=devices)
+    fit(network, preprocessing, config, train=rows, validation=rows, reporter=Reporter(), devices=devices)
     weights.append(network.network.get_weights())
 assert any(np.any(one != other) for one, other in zip(*weights)), "the second device had no share"
 for one, other in zip(*weights):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from service.schemas import INSTANCES, Column, InputSchema
 from service.scoring import conformal_p_values, conformal_threshold, reconstruction_error
 from service.store import GOLDEN_OUTPUTS, SAMPLE_REQUEST
-from service.training import SilentReporter, load_config
+from service.training import Reporter, load_config
 from service.training.data import Dataset
 from service.training.preprocessing import plain_layout
 from tests.conftest import COLUMNS, table_rows
@@ -124,7 +124,7 @@ def test_a_row_is_answered_alone_as_in_a_batch_where_nothing_is_left_to_err() ->
     causes = np.random.default_rng(0).normal(size=(3000, 1))
     rows = (causes @ [[1.0, 2.0, -3.0, 0.5, 7.0, 1.5]]).astype(np.float32)
     config = load_config("dense", latent_dim=1, hidden=(100, 50), epochs=30)
-    graph = train_model(table_dataset(rows), config, SilentReporter()).graph
+    graph = train_model(table_dataset(rows), config, Reporter()).graph
     errors = compile_for_rows(lambda raw: graph.reconstruct(raw)["error"], graph.schema)
     assert np.median(errors(instances=tf.constant(rows[:1000])).numpy()) < 1e-6
     scores = compile_for_rows(graph.scores, graph.schema)
@@ -144,7 +144,7 @@ def test_wide_rows_are_computed_in_float32_where_it_cannot_be_seen(noise: float,
     rows = (random.normal(size=(600, 1)) + noise * random.normal(size=(600, 300))).astype(np.float32)
     config = load_config("dense", latent_dim=2, hidden=(8,), epochs=2, score="reconstruction")
     dataset = Dataset({"instances": rows}, InputSchema(kind="tabular", row_shape=(300,)), "wide.npy", "")
-    graph = train_model(dataset, config, SilentReporter()).graph
+    graph = train_model(dataset, config, Reporter()).graph
     assert graph.serving.network.output.dtype == dtype
     scores = compile_for_rows(graph.scores, graph.schema)
     together = scores(instances=tf.constant(rows)).numpy()

@@ -8,7 +8,7 @@ import pytest
 
 from service.schemas import INSTANCES, Rows, row_count, take_rows
 from service.scoring import reconstruction_error
-from service.training import SilentReporter, load_config
+from service.training import Reporter, load_config
 from tests.training.conftest import export_model
 from tests.training.mixed import mixed_dataset, mixed_rows
 
@@ -23,7 +23,7 @@ def mixed_model() -> "TrainedModel":
     from service.training.train import train_model
 
     config = load_config("dense", latent_dim=3, hidden=(32,), epochs=25, learning_rate=3e-3)
-    return train_model(mixed_dataset(4000), config, SilentReporter())
+    return train_model(mixed_dataset(4000), config, Reporter())
 
 
 @pytest.fixture(scope="module")

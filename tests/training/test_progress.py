@@ -1,6 +1,15 @@
 """Reporters: what a run tells while it goes on."""
 
+import fcntl
 import io
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from contextlib import suppress
 
 from rich.console import Console
 from rich.progress import Progress, TextColumn
@@ -53,3 +62,37 @@ def test_sparkline_shows_the_course_of_the_losses() -> None:
     long = sparkline([1 / (1 + number) for number in range(1000)], width=10)
     assert len(long) == 10
     assert list(long) == sorted(long, reverse=True)
+
+
+RUN = """
+import sys, time
+from service.training.progress import Epoch, terminal_reporter
+with terminal_reporter(sys.stderr) as reporter:
+    reporter.stage("Fitting")
+    for number in range(1, 101):
+        reporter.epoch(Epoch(number, 12_000, 0.012345 / number, 0.00012345 * number))
+        time.sleep(0.005)
+    reporter.stage("Calibrating")
+"""
+
+
+def test_a_terminal_of_80_columns_shows_epoch_and_time_left() -> None:
+    """Through a real pseudo-terminal: nothing is cut off or wrapped, however long the numbers are."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    environment["TERM"] = "xterm-256color"
+    with subprocess.Popen([sys.executable, "-c", RUN], stderr=theirs, env=environment) as run:
+        os.close(theirs)
+        written = b""
+        with suppress(OSError):  # the other side is closed
+            while block := os.read(ours, 65_536):
+                written += block
+    os.close(ours)
+    assert run.returncode == 0
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", written.decode())]
+    bars = [line for line in lines if line.startswith("epoch")]
+    shape = re.compile(r"epoch +\d+/12000 .*(\d:\d\d:\d\d|-:--:--) .*loss 0\.\S+, validation 0\.\S+ *")
+    assert [bar for bar in bars if not shape.fullmatch(bar)] == []
+    assert any("0:" in bar for bar in bars)
+    assert max(map(len, lines)) <= 80

@@ -39,7 +39,7 @@ def cluster() -> Iterator[Any]:
 
 def test_a_node_is_killed(cluster: Any) -> None:
     """While it runs a trial: every trial counts once, and the search finds what it finds without Ray."""
-    from service.training.ray import ray_trials
+    from service.training.tune import ray_trials
 
     # Too few epochs for a comparison between trials, and too few trials for guided ones: their order does not matter.
     given = load_config("dense", epochs=3, batch_size=32, hidden=(16,), latent_dim=5)
@@ -48,7 +48,7 @@ def test_a_node_is_killed(cluster: Any) -> None:
     doomed = cluster.add_node(**NODE)
     listener, found = Listener(), list[Tuned]()
     run = ray_trials(workers=2)
-    thread = threading.Thread(target=lambda: found.append(tune(dataset, given, trials=6, reporter=listener, run=run)))
+    thread = threading.Thread(target=lambda: found.append(tune(dataset, given, trials=6, told=listener.trial, run=run)))
     thread.start()
     await_true(lambda: bool(processes_of(doomed, "_run_trial")), "the node does not take part")
     cluster.remove_node(doomed, allow_graceful=False)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from service.schemas import INSTANCES, InputSchema
-from service.training import SilentReporter, load_config
+from service.training import Reporter, load_config
 from service.training.data import read_dataset
 from tests.training.conftest import export_model
 
@@ -25,7 +25,7 @@ def train(corruption: Literal["none", "gaussian", "masking", "salt_and_pepper"] 
     config = load_config(
         "conv", latent_dim=8, filters=(8, 16), epochs=15, batch_size=32, corruption=corruption, corruption_level=LEVEL
     )
-    return train_model(read_dataset("digits"), config, SilentReporter())
+    return train_model(read_dataset("digits"), config, Reporter())
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_the_autoencoder_is_left_as_it_is(denoiser: "TrainedModel") -> None:
         denoiser.config.model_copy(update={"epochs": 1}),
         train=splits["train"].scaled,
         validation=splits["validation"].scaled,
-        reporter=SilentReporter(),
+        reporter=Reporter(),
     )
     assert all(np.array_equal(one, other) for one, other in zip(before, again.network.get_weights(), strict=True))
     assert again.network.trainable_variables
@@ -127,7 +127,7 @@ def test_passes_are_told_now_and_then() -> None:
     from service.training.fit import Notes
     from service.training.progress import Epoch
 
-    class Told(SilentReporter):
+    class Told(Reporter):
         def __init__(self) -> None:
             self.notes = list[str]()
 

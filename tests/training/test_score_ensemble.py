@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.training import SilentReporter, load_config
+from service.training import Reporter, load_config
 from tests.conftest import table_rows
 from tests.training.conftest import table_dataset
 
@@ -189,9 +189,9 @@ def test_the_configuration_chooses() -> None:
     from service.training.train import train_model
 
     rows = table_dataset(table_rows(400, seed=1))
-    plain = train_model(rows, load_config("dense", hidden=(8,), epochs=2, score="reconstruction"), SilentReporter())
+    plain = train_model(rows, load_config("dense", hidden=(8,), epochs=2, score="reconstruction"), Reporter())
     assert plain.graph.score.name == "reconstruction error"
-    default = train_model(rows, load_config("dense", hidden=(8,), epochs=2), SilentReporter())
+    default = train_model(rows, load_config("dense", hidden=(8,), epochs=2), Reporter())
     assert default.graph.score.name == "neighbours, latent and residual, tails"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.training import SilentReporter, load_config
+from service.training import Reporter, load_config
 from service.training.data import read_dataset
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def test_a_kind_of_digit_that_was_never_seen_is_found() -> None:
     images, labels = load_digits().images.astype(np.float32), load_digits().target
     digits = read_dataset("digits")
     known = replace(digits, rows={INSTANCES: images[labels != 1]})
-    graph = train_model(known, load_config("demo", epochs=15), SilentReporter()).graph
+    graph = train_model(known, load_config("demo", epochs=15), Reporter()).graph
 
     def auroc(graph: "ServingGraph") -> float:
         scores = run_rows(compile_for_rows(graph.scores, graph.schema), {INSTANCES: images})

@@ -124,13 +124,13 @@ def test_windows_without_a_reading_are_left_out(tmp_path: Path) -> None:
 @pytest.mark.tf
 def test_points_without_a_reading_do_not_calibrate(tmp_path: Path) -> None:
     """Their error is none, which would make every reading look strange."""
-    from service.training import SilentReporter
+    from service.training import Reporter
     from service.training.evaluate import calibrate_points
     from service.training.train import train_model
 
     dataset = read_dataset(str(write(tmp_path / "a.csv", points=900)), drop=["note"], windows=Windows(length=10))
     config = load_config("auto", epochs=1)
-    graph = train_model(dataset, config, SilentReporter()).graph
+    graph = train_model(dataset, config, Reporter()).graph
     assert dataset.series is not None
     block = dataset.series.block(0).copy()
     block[5:20] = np.nan

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.training import SilentReporter
+from service.training import Reporter
 from service.training.progress import Epoch, TensorBoardReporter
 
 pytestmark = pytest.mark.tf
@@ -14,7 +14,7 @@ def test_losses_and_learning_rate_by_epoch(tmp_path: Path) -> None:
     """As scalars that TensorBoard shows; read back from the file."""
     from service.runtime.quiet import tf
 
-    reporter = TensorBoardReporter(SilentReporter(), tmp_path / "run")
+    reporter = TensorBoardReporter(Reporter(), tmp_path / "run")
     reporter.stage("Fitting")
     for number in (1, 2):
         reporter.epoch(Epoch(number, 2, 0.5 / number, 0.75 / number, 1e-3))

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from service.errors import ConfigurationError, DataError, StoreUnavailable, TrainingFailed
 from service.store import KERAS_MODEL, MODEL_CARD, PLOTS, Store
-from service.training import SilentReporter, load_config, summary, train
+from service.training import Reporter, load_config, summary, train
 from service.training.gate import Comparison, Promotion, decide, unseen_rows
 from service.training.report import TrainingResult
 from service.training.split import split_rows
@@ -28,7 +28,7 @@ def empty_store(tmp_path: Path) -> Path:
     return tmp_path / "new"
 
 
-class Interrupter(SilentReporter):
+class Interrupter(Reporter):
     """Presses Ctrl-C when a stage begins."""
 
     def __init__(self, stage: str) -> None:

@@ -64,7 +64,9 @@ def test_finds_better_options_than_bad_ones() -> None:
     """The first trial is what was given; the best is no worse; what is fixed stays; all is told."""
     listener = Listener()
     given = load_config("dense", **START)
-    tuned = tune(table_dataset(table_rows(700, seed=0)), given, fixed=("epochs", "hidden"), trials=7, reporter=listener)
+    tuned = tune(
+        table_dataset(table_rows(700, seed=0)), given, fixed=("epochs", "hidden"), trials=7, told=listener.trial
+    )
     assert tuned.error < 0.8 * tuned.first_error
     assert tuned.trials == len(listener.trials) == 7
     assert tuned.stopped == sum(trial.error is None for trial in listener.trials)

@@ -43,12 +43,12 @@ def series_service(series_store: Path) -> Iterator[LiveService]:
 def mixed_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """A service of ``orders`` 1, a table with columns of all types."""
     from service.training import load_config
-    from service.training.progress import SilentReporter
+    from service.training.progress import Reporter
     from service.training.train import publish_model, train_model
 
     root = tmp_path_factory.mktemp("mixed")
-    trained = train_model(mixed_dataset(1200), load_config(latent_dim=3, epochs=12), SilentReporter())
-    publish_model(trained, store=Store(root), model="orders", reporter=SilentReporter())
+    trained = train_model(mixed_dataset(1200), load_config(latent_dim=3, epochs=12), Reporter())
+    publish_model(trained, store=Store(root), model="orders", reporter=Reporter())
     with serve_live(Settings(store=root, port=0)) as live:
         yield live
 

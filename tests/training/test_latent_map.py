@@ -10,12 +10,11 @@ from PIL import Image
 
 from service.schemas import InputSchema
 from service.store import LATENT_MAP, TRAVERSALS
-from service.training.exhibits import (
+from service.training.evidence import (
     DIRECTIONS,
     MAX_POINTS,
     MAX_TILE,
     STEPS,
-    LatentRows,
     find_directions,
     write_latent_map,
 )
@@ -23,11 +22,11 @@ from service.training.exhibits import (
 TABLE = InputSchema(kind="tabular", row_shape=(9,))
 
 
-def latents(rows: int, width: int) -> LatentRows:
-    """Latents whose first direction is by far the widest."""
+def latents(rows: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Latents whose first direction is by far the widest, and scores."""
     random = np.random.default_rng(0)
     drawn = random.normal(size=(rows, width)) * np.linspace(10, 1, width) + 3
-    return LatentRows(drawn.astype(np.float32), random.uniform(size=rows).astype(np.float32))
+    return drawn.astype(np.float32), random.uniform(size=rows).astype(np.float32)
 
 
 def written(folder: Path) -> dict[str, list[float]]:
@@ -39,7 +38,7 @@ def test_directions_are_those_of_pca() -> None:
     """The same subspace and shares of variance as scikit-learn's."""
     from sklearn.decomposition import PCA
 
-    rows = latents(400, 5).latents
+    rows = latents(400, 5)[0]
     found, known = find_directions(rows), PCA(5).fit(rows)
     assert np.abs(found.components @ known.components_.T) == pytest.approx(np.eye(5), abs=1e-3)
     assert found.explained == pytest.approx(known.explained_variance_ratio_, rel=1e-4)
@@ -48,7 +47,7 @@ def test_directions_are_those_of_pca() -> None:
 
 def test_the_map_holds_so_many_points_and_no_more(tmp_path: Path) -> None:
     """A sample of many rows; t-SNE of a smaller one, as a part of it."""
-    write_latent_map(tmp_path, latents(MAX_POINTS + 500, 2), TABLE, decode=None, seed=0)
+    write_latent_map(tmp_path, *latents(MAX_POINTS + 500, 2), TABLE, decode=None, seed=0)
     content = written(tmp_path)
     assert len(content["x"]) == len(content["y"]) == len(content["score"]) == MAX_POINTS
     assert content["tsne"] is None  # two directions are the map already
@@ -57,21 +56,21 @@ def test_the_map_holds_so_many_points_and_no_more(tmp_path: Path) -> None:
 
 def test_a_latent_of_one_number_is_a_line(tmp_path: Path) -> None:
     """There is no second direction."""
-    write_latent_map(tmp_path, latents(60, 1), TABLE, decode=None, seed=0)
+    write_latent_map(tmp_path, *latents(60, 1), TABLE, decode=None, seed=0)
     assert set(written(tmp_path)["y"]) == {0.0}
 
 
 def test_latents_that_do_not_vary_have_a_map_too(tmp_path: Path) -> None:
     """Finite numbers, whatever was trained."""
-    same = LatentRows(np.ones((40, 3), np.float32), np.zeros(40, np.float32))
-    write_latent_map(tmp_path, same, TABLE, decode=None, seed=0)
+    same = np.ones((40, 3), np.float32), np.zeros(40, np.float32)
+    write_latent_map(tmp_path, *same, TABLE, decode=None, seed=0)
     assert np.isfinite(written(tmp_path)["x"]).all()
 
 
 def test_the_same_rows_and_seed_give_the_same_map(tmp_path: Path) -> None:
     """Byte for byte."""
     for name in ("one", "two"):
-        write_latent_map(tmp_path / name, latents(120, 4), TABLE, decode=None, seed=3)
+        write_latent_map(tmp_path / name, *latents(120, 4), TABLE, decode=None, seed=3)
     assert (tmp_path / "one" / LATENT_MAP).read_bytes() == (tmp_path / "two" / LATENT_MAP).read_bytes()
 
 
@@ -80,14 +79,14 @@ def test_traversals_are_what_the_decoder_makes_of_each_step(tmp_path: Path, shap
     """A tile a step, brighter as the latent grows; large images are made smaller."""
     schema = InputSchema(kind="image", row_shape=shape, value_range=(0.0, 16.0))
     rows = latents(80, 8)
-    directions = find_directions(rows.latents)
+    directions = find_directions(rows[0])
 
     def decode(moved: NDArray[np.float32]) -> NDArray[np.float32]:
         along = (moved - directions.mean) @ directions.components[0] / directions.deviations[0]
         level = (8 + 2 * along).reshape(-1, *([1] * len(shape)))
         return np.broadcast_to(level, (len(moved), *shape)).astype(np.float32)
 
-    write_latent_map(tmp_path, rows, schema, decode=decode, seed=0)
+    write_latent_map(tmp_path, *rows, schema, decode=decode, seed=0)
     layout = json.loads((tmp_path / LATENT_MAP).read_text())["traversals"]
     assert (layout["directions"], layout["steps"]) == (DIRECTIONS, STEPS)
     assert max(layout["width"], layout["height"]) <= MAX_TILE
