@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import hashlib
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
@@ -20,7 +22,7 @@ from service.api.models import EXHIBITS, ModelName, VersionNumber, callers_only,
 from service.errors import ExhibitNotFound
 from service.runtime import ModelManager
 from service.scoring import conformal_threshold
-from service.store import Manifest
+from service.store import MODEL_CARD, Manifest, card_html
 from service.words import JSON
 
 BINS = 60
@@ -148,6 +150,18 @@ def exhibit_routes(manager: ModelManager) -> APIRouter:
     async def plots(request: Request, model: ModelName, version: VersionNumber, plot: Plot) -> Response:
         exhibit = Exhibit(EXHIBITS[f"plots/{plot}"], "image/png")
         return await asyncio.to_thread(exhibit_response, manager, request, model, version, exhibit)
+
+    @router.get("/model-card", summary="The model card as HTML, without its pictures", responses=_content("text/html"))
+    async def model_card(model: ModelName, version: VersionNumber) -> Response:
+        def card() -> str:
+            manifest_of(manager, model, version)
+            content = manager.store.read_file(model, version, MODEL_CARD) or b""
+            # The page around it has the title, the pictures and headings of its own.
+            lines = re.sub(r"^(# |!\[).*$", "", content.decode(errors="replace"), flags=re.MULTILINE)
+            return card_html(re.sub(r"^##", "###", lines, flags=re.MULTILINE))
+
+        headers = {"Content-Security-Policy": REPORT_POLICY, "X-Content-Type-Options": "nosniff"}
+        return HTMLResponse(await asyncio.to_thread(card), headers=headers)
 
     add("sample-request", JSON, "A request body as it stands", responses=_content(JSON))
     add("latent-map", JSON, "Rows in the latent space, in two dimensions", response_model=LatentMap)

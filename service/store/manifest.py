@@ -25,6 +25,8 @@ LATENT_MAP = f"{ASSETS}/latent_map.json"
 TRAVERSALS = f"{ASSETS}/traversals.png"
 REPORT = f"{ASSETS}/report.html"
 
+TABLE_START, TABLE_END = '<div class="scroll" tabindex="0"><table>', "</table></div>"
+
 _SEAL = b',\n "manifest_sha256": "%b"\n}\n'
 """The last lines of the file; the digest is over all bytes before them. One flipped bit anywhere is found."""
 _SEAL_BYTES = len(_SEAL % b"") + 64
@@ -164,6 +166,14 @@ def parse_manifest(content: bytes) -> Manifest:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole file"
         raise InvalidVersion(f"manifest.json is not valid at {place}: {first['msg']}.") from error
+
+
+def card_html(markdown: str) -> str:
+    """A model card, or a part of it, as HTML. Names in it cannot become markup; what scrolls can be reached by keys."""
+    from markdown_it import MarkdownIt
+
+    text: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    return text.replace("<pre>", '<pre tabindex="0">').replace("<table>", TABLE_START).replace("</table>", TABLE_END)
 
 
 # --- digests ----------------------------------------------------------------------------------------------------------

@@ -12,11 +12,10 @@ from string import Template
 from typing import TYPE_CHECKING
 
 import numpy as np
-from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
 from service.schemas import INSTANCES
-from service.store import Manifest
+from service.store import TABLE_END, TABLE_START, Manifest, card_html
 from service.training import charts
 from service.training.evidence import Evidence, FeatureError, cells, feature_errors
 from service.training.report import LOSSES, RECONSTRUCTIONS, SCORES, model_card
@@ -60,11 +59,8 @@ def report_page(manifest: Manifest, evidence: Evidence, history: "History") -> s
             ),
         ],
     }
-    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     texts = re.split(r"^!\[[^]]*\]\((.*)\)$", model_card(manifest), flags=re.MULTILINE)
-    parts = ["".join(pictures[part]) if at % 2 else markdown.render(part) for at, part in enumerate(texts)]
-    body = "".join(parts).replace("</table>", "</table></div>").replace("<pre>", '<pre tabindex="0">')
-    body = body.replace("<table>", '<div class="scroll" tabindex="0"><table>')  # what scrolls can be reached by keys
+    body = "".join("".join(pictures[part]) if at % 2 else card_html(part) for at, part in enumerate(texts))
     page = Template((files("service.training") / "report.html").read_text(encoding="utf-8"))
     return page.substitute(title=_text(f"Training report: {manifest.model}"), body=body)
 
@@ -137,7 +133,7 @@ def _bars(features: list[FeatureError], *, greatest: float) -> str:
         )
     left = len(features) - COLUMNS_SHOWN
     more = f'<p class="soft">and {left} with less error</p>' if left > 0 else ""
-    return f"<table>{''.join(lines)}</table>{more}"
+    return f"{TABLE_START}{''.join(lines)}{TABLE_END}{more}"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -147,7 +143,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     for first, *rest in rows:
         others = "".join(f"<td>{_text(cell)}</td>" for cell in rest)
         lines.append(f'<tr><th scope="row">{_text(first)}</th>{others}</tr>')
-    return f"<table><tr>{heads}</tr>{''.join(lines)}</table>"
+    return f"{TABLE_START}<tr>{heads}</tr>{''.join(lines)}{TABLE_END}"
 
 
 def _chart(figure: Figure, title: str, explanation: str = "") -> str:

@@ -16,7 +16,7 @@ from service.api import console
 from service.api.access import hash_key
 from service.api.activity import KEPT_INTERVALS, METRICS, ActivityLog, Reading, outcome_of, quantile_ms, read
 from service.scoring import conformal_threshold
-from service.store import Store
+from service.store import MODEL_CARD, Store
 from service.telemetry import Telemetry
 from tests.api.samples import assert_problem, payments
 from tests.fakes import load_fake
@@ -179,6 +179,32 @@ def test_a_model_tells_where_a_roll_back_leads(fake_store: Path, serve: Serve) -
     for version in (1, 2):
         service.http.put("/models/pumps/aliases/production", json={"version": version})
     assert service.get("/models/pumps").json()["earlier"] == {"production": 1}
+
+
+def test_a_model_card_is_html_in_which_no_name_is_markup(fake_store: Path, serve: Serve) -> None:
+    """Headings, tables and code; without title and pictures, which the page has itself."""
+    cells = "| <img src=x onerror=alert(1)> | [go](javascript:alert(1)) |"
+    card = f"# Model <b>x</b>\n\n## Rows\n\n| a | b |\n| --- | --- |\n{cells}\n"
+    card += "\n![Losses](plots/losses.png)\n\n```\ncurl <url>\n```\n"
+    path = fake_store / "pumps" / "1" / MODEL_CARD
+    path.write_text(card, encoding="utf-8")
+    answer = serve(fake_store, load=load_fake).get("/models/pumps/versions/1/model-card")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert set(re.findall(r"<(\w+)", answer.text)) == {
+        "h3",
+        "div",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "pre",
+        "code",
+    }
+    assert "&lt;img" in answer.text
+    assert "Model" not in answer.text
 
 
 # --- activity ---------------------------------------------------------------------------------------------------------

@@ -47,6 +47,10 @@ export async function call(path, options) {
   return (await send(path, options)).json();
 }
 
+export async function textOf(path, options) {
+  return (await send(path, options)).text();
+}
+
 /** An address of the answer's bytes within this page. Give it back with URL.revokeObjectURL. */
 export async function objectUrl(path, options) {
   return URL.createObjectURL(await (await send(path, options)).blob());

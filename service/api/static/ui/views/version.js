@@ -1,8 +1,7 @@
 // One version: what it is, how good it is, what its threshold costs, and its model card.
 import { Card, Failure, Loaded, StateBadge, Tile, html, useEffect, useLoad, useState } from "../parts/base.js";
-import { addressOf, call, keys, objectUrl, versionPath } from "../parts/api.js";
+import { addressOf, call, keys, objectUrl, textOf, versionPath } from "../parts/api.js";
 import { LineChart } from "../parts/charts.js";
-import { Markdown } from "../parts/markdown.js";
 import { ThresholdStudy } from "../parts/threshold.js";
 import { KINDS, date, number, percent, plural, shapeOf } from "../parts/words.js";
 import { quality } from "./models.js";
@@ -31,8 +30,14 @@ export default function Version({ model, version }) {
       <${Calibration} base=${base} />
       <${Columns} columns=${detail.input.columns} />
       ${detail.exhibits.includes("plots/reconstructions") && html`<${Pictures} base=${base} />`}
-      <${Card} title="Model card" aside=${detail.exhibits.includes("report") && html`<${Report} base=${base} />`}><${Markdown} text=${detail.model_card} /><//>
+      <${Card} title="Model card" aside=${detail.exhibits.includes("report") && html`<${Report} base=${base} />`}><${ModelCard} base=${base} /><//>
     </div>`}<//>`;
+}
+
+/** The service makes it of Markdown, in which no name can become markup; the page's policy runs no script of it either. */
+function ModelCard({ base }) {
+  const state = useLoad((signal) => textOf(`${base}/model-card`, { signal }), [base]);
+  return html`<${Loaded} state=${state}>${(card) => html`<div class="prose" dangerouslySetInnerHTML=${{ __html: card }}></div>`}<//>`;
 }
 
 function denoising({ noisy, denoised, noisy_psnr_db: before, denoised_psnr_db: after }) {
