@@ -24,7 +24,7 @@ from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
 from service.errors import AutoencoderError, DeadlineExceeded, Draining, ModelFailed, QueueFull
-from service.schemas import Results, Rows, failure_of, joined, row_count
+from service.schemas import Results, Rows, failure_of, joined, nbytes, row_count
 
 K = TypeVar("K", bound=Hashable)
 
@@ -33,7 +33,7 @@ LARGE_BYTES = 2**20
 copy."""
 SWEEP_INTERVAL_S = 0.02
 """How late a caller may hear that its deadline has passed."""
-_nbytes, _count = attrgetter("nbytes"), attrgetter("count")
+_count = attrgetter("count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class Batcher(Generic[K]):
             ModelFailed: the model failed for these very rows, or answered with non-finite numbers.
         """
         self.check_room()
-        count, size = row_count(rows), sum(map(_nbytes, rows.values()))
+        count, size = row_count(rows), sum(map(nbytes, rows.values()))
         limits = self._limits
         over = self._rows + count > limits.max_queue_rows or self._bytes + size > limits.max_queue_bytes
         if over and self._requests:
@@ -173,7 +173,8 @@ class Batcher(Generic[K]):
         self._queues.setdefault((key, size >= LARGE_BYTES), deque()).append(job)
         self._count(1, count, size)
         self._empty.clear()
-        self._dispatch_soon()
+        if not self._dispatch_due:
+            self._dispatch_soon()
         if deadline is None:
             return await job.future
         self._timed[job] = deadline

@@ -8,9 +8,10 @@ UTC, a missing value is the smallest int64). A model has only the inputs that it
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -54,6 +55,19 @@ class Column(Frozen):
     maximum: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TensorInput:
+    """One input of a model's signatures; the datatype by its name in the Open Inference Protocol."""
+
+    name: str
+    datatype: str
+    row_shape: tuple[int, ...]
+
+    @property
+    def shape(self) -> list[int]:
+        return [-1, *self.row_shape]
+
+
 class InputSchema(Frozen):
     """The form of one row: named columns, or an array of ``row_shape``."""
 
@@ -90,6 +104,18 @@ class InputSchema(Frozen):
     def ordered_columns(self) -> tuple[Column, ...]:
         """The columns in the order of the inputs: numbers and booleans, labels, times."""
         return self.numbers + self.categories + self.timestamps
+
+    @cached_property
+    def inputs(self) -> tuple[TensorInput, ...]:
+        """The inputs of the signatures: those that the columns need."""
+        inputs = []
+        if self.numbers or not self.columns:
+            inputs.append(TensorInput(INSTANCES, "FP32", self.row_shape))
+        if self.categories:
+            inputs.append(TensorInput(CATEGORIES, "BYTES", (len(self.categories),)))
+        if self.timestamps:
+            inputs.append(TensorInput(TIMESTAMPS, "INT64", (len(self.timestamps),)))
+        return tuple(inputs)
 
     @cached_property
     def features(self) -> int:
@@ -179,6 +205,9 @@ def picker(keys: Sequence[Any]) -> Picker:
 FEW_VALUES = 2**13
 """BLAS shares sums of more than 10,000 values among threads, which then wait, spinning, for the next one."""
 _FINITE_BLOCK = 2**16
+
+
+nbytes = attrgetter("nbytes")
 
 
 def row_count(rows: Rows) -> int:

@@ -234,7 +234,7 @@ class Telemetry:
         return registry
 
 
-NO_SPAN: AbstractContextManager[None] = nullcontext()
+_NO_SPAN: AbstractContextManager[None] = nullcontext()
 
 
 class Tracing:
@@ -246,6 +246,7 @@ class Tracing:
     def __init__(self, endpoint: str | None, *, share: float, exporter: "SpanExporter | None" = None) -> None:
         self._provider: TracerProvider | None = None
         self._tracer: Tracer | None = None
+        self.enabled = endpoint is not None or exporter is not None
         if endpoint is None and exporter is None:
             return
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -260,14 +261,10 @@ class Tracing:
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("service")
 
-    @property
-    def enabled(self) -> bool:
-        return self._tracer is not None
-
     def request(self, name: str, headers: Mapping[bytes, bytes]) -> "AbstractContextManager[Span | None]":
         """A span around one request, within that of its caller where the headers name one."""
         if self._tracer is None:
-            return NO_SPAN
+            return _NO_SPAN
         from opentelemetry.propagate import extract
         from opentelemetry.trace import SpanKind
 
@@ -276,7 +273,7 @@ class Tracing:
 
     def stage(self, name: Stage | Literal["run"]) -> "AbstractContextManager[Span | None]":
         """A span below that of the request."""
-        return NO_SPAN if self._tracer is None else self._tracer.start_as_current_span(name)
+        return _NO_SPAN if self._tracer is None else self._tracer.start_as_current_span(name)
 
     def shutdown(self) -> None:
         """Send the remaining spans. Blocks."""

@@ -27,8 +27,8 @@ class Access:
     """
 
     def __init__(self, key_hashes: tuple[str, ...], admin_key_hashes: tuple[str, ...]) -> None:
-        self._hashes = [(known.encode(), Role.ADMIN) for known in admin_key_hashes]
-        self._hashes += [(known.encode(), Role.CALLER) for known in key_hashes]
+        self.hashes = [(known.encode(), Role.ADMIN) for known in admin_key_hashes]
+        self.hashes += [(known.encode(), Role.CALLER) for known in key_hashes]
 
     def check(self, headers: Mapping[bytes, bytes], role: Role) -> None:
         """
@@ -36,13 +36,13 @@ class Access:
             Unauthenticated: no key, or one that is not known.
             Forbidden: a known key that may not do this.
         """
-        if not self._hashes or role is Role.ANYONE:
+        if not self.hashes or role is Role.ANYONE:
             return
         given = headers.get(b"authorization", b"")
         is_bearer = given[:7].lower() == b"bearer "
         hashed = hashlib.sha256(given[7:].strip() if is_bearer else headers.get(b"x-api-key", b"")).hexdigest().encode()
         granted = Role.ANYONE
-        for known, known_role in self._hashes:  # all of them, so that time tells nothing
+        for known, known_role in self.hashes:  # all of them, so that time tells nothing
             if hmac.compare_digest(known, hashed):
                 granted = max(granted, known_role)
         if granted is Role.ANYONE:

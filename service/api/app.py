@@ -20,9 +20,8 @@ from service.api.front import AutoencoderApp
 from service.api.models import model_routes, service_routes
 from service.api.oip import OIPRoutes
 from service.api.openapi import install_openapi
-from service.api.ops import BatchKey, Operations
 from service.api.routes import OperationRoutes
-from service.api.serving import CodecThreads, Serving, codec_limits
+from service.api.serving import BatchKey, CodecThreads, Serving, codec_limits
 from service.api.tfserving import TFServingRoutes
 from service.batching import Batcher, BatchLimits
 from service.runtime import ModelManager, ModelStatus
@@ -107,9 +106,9 @@ class Service(Serving):
         """Load what the store has, serve, and on the way out answer what was accepted."""
         self.manager.store.models()  # a wrong path is an error now, not a service that is never ready
         settings = self.settings
-        batcher: Batcher[BatchKey] = Batcher(
+        self.batcher = Batcher(
             self._run_batch,
-            inline_rows=lambda key: key[0].inline_rows(key[1]),
+            inline_rows=_inline_rows,
             limits=BatchLimits(
                 max_batch_rows=settings.max_batch_rows,
                 max_batch_bytes=settings.max_batch_bytes,
@@ -121,7 +120,6 @@ class Service(Serving):
             threads=settings.model_threads,
             observer=self.telemetry,
         )
-        self.operations = Operations(batcher, max_explain_rows=settings.max_explain_rows)
         self.manager.start(settings.watch_interval_s)
         settled = asyncio.create_task(self._settle())
         if not self._opens_at_once:
@@ -135,13 +133,13 @@ class Service(Serving):
         finally:
             self.draining = True
             await self._stop_grpc()
-            await batcher.drain()
+            await self.batcher.drain()
             lag.cancel()
             settled.cancel()
             await self.activity.stop()
             self.manager.stop()
             self.traffic.stop()
-            batcher.close()
+            self.batcher.close()
             self.threads.close()
             self.telemetry.flush()
             await asyncio.to_thread(self.tracing.shutdown)
@@ -173,6 +171,12 @@ class Service(Serving):
             await asyncio.sleep(LAG_INTERVAL_S)
             self.telemetry.loop_lagged(max(0.0, loop.time() - due))
             self.telemetry.flush()
+
+
+def _inline_rows(key: BatchKey) -> int:
+    """The number of rows that a signature answers within a millisecond."""
+    loaded, signature = key
+    return loaded.inline_rows[signature]
 
 
 def create_app(

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sized
-from typing import Any, cast
+from typing import Any
 
 if sys.platform == "linux":
     import fcntl
@@ -18,7 +18,7 @@ if sys.platform == "linux":
 
 import httptools
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.api.errors import PROBLEM_TYPE, problem, problem_body
@@ -198,8 +198,12 @@ class GuardedProtocol(HttpToolsProtocol):
         return parser
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.in_headers:
-            super().on_header(name, value)  # else it is a trailer, which is dropped
+        if not self.in_headers:
+            return  # a trailer
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
@@ -213,7 +217,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self.app = _refuse_connection
         if self.is_full() and self._refuse_at_once():
             return
-        cast("dict[str, Any]", self.scope)["extensions"] = self._extensions
+        scope: Any = self.scope
+        scope["extensions"] = self._extensions
         super().on_headers_complete()
         if (self.draining or self._is_beyond) and self.cycle is not None:
             self.cycle.keep_alive = False
@@ -324,10 +329,18 @@ class GuardedProtocol(HttpToolsProtocol):
         self._bytes_without_body = 0
         if self._is_refused:
             return
-        if self.cycle is not None and not self.cycle.body:
-            # To nothing of type bytes, a piece is added without a copy, and handed on as it is; not so to a bytearray.
-            self.cycle.body = cast("bytearray", b"")
-        super().on_body(body)
+        cycle: Any = self.cycle
+        if cycle.response_complete:
+            return
+        if not cycle.body:
+            cycle.body = body  # handed on as it is, if it is all; uvicorn would copy it
+        elif type(cycle.body) is bytes:
+            cycle.body = bytearray(cycle.body) + body
+        else:
+            cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def _size_of_headers(self) -> int:
         return sum(len(name) + len(value) + 4 for name, value in self.headers) + len(self.url)

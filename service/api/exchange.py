@@ -271,7 +271,8 @@ class Exchange:
         ``rest`` gives the memory for all from a place on, for a server that receives it there.
         """
         self._announced(limit)
-        self._attend()
+        if self._task is None:
+            self._attend()
         self._receive_by = min(deadline, asyncio.get_running_loop().time() + self._reception.body_timeout_s)
         size, more = 0, True
         try:
@@ -349,7 +350,8 @@ class Exchange:
 
     def watch(self) -> None:
         """Give up what this task waits for when the caller closes the connection. Only after the body was read."""
-        self._attend()
+        if self._task is None:
+            self._attend()
         self._watch_from = asyncio.get_running_loop().time() + LEAVING_CHECK_S
 
     def watched(self) -> None:
@@ -360,9 +362,8 @@ class Exchange:
             self._watch = None
 
     def _attend(self) -> None:
-        if self._task is None:
-            self._task = asyncio.current_task()
-            self._reception.attend(self)
+        self._task = asyncio.current_task()
+        self._reception.attend(self)
 
     def raise_reason(self) -> NoReturn:
         """Raise, within an except clause, what this exchange was given up for.

@@ -9,23 +9,29 @@ import logging
 import math
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from service import codecs
 from service.api.errors import log_failure
 from service.api.exchange import CallerLeft, Exchange, Header
-from service.api.ops import Call
 from service.api.serving import INLINE_BYTES, LEFT, MIN_COMPRESSED_BYTES, Serving
+from service.codecs.options import NO_OPTIONS
+from service.errors import InvalidOption, TooLarge
 from service.runtime.loaded_model import LoadedModel
-from service.telemetry import NO_SPAN, Stage
+from service.schemas import Results, Rows, row_count
+from service.telemetry import Stage
+from service.words import ANOMALY_SCORE, EXPLAIN, OPERATION_NAMED, POINT_ERRORS
 
 log = logging.getLogger(__name__)
 
 JSON: Final = b"application/json"
 DEFLATE: Final = "deflate"
+EXPLAIN_ROW_COST: Final = 64
+"""Explaining a row calls the network once a feature and candidate."""
 
 T = TypeVar("T")
 
@@ -42,13 +48,27 @@ class Reply:
     media_type: bytes = JSON
     headers: Sequence[Header] = ()
 
-    def compressed(self, coding: str | None) -> "Reply":
-        """This answer in a content coding, where there is one and the body is worth it."""
-        if coding is None or len(self.body) < MIN_COMPRESSED_BYTES:
+    def compressed(self, coding: str) -> "Reply":
+        """This answer in a content coding, where its body is worth it."""
+        if len(self.body) < MIN_COMPRESSED_BYTES:
             return self
         body = zlib.compress(self.body, 1) if coding == DEFLATE else codecs.compress(self.body, coding)
         added = [(b"content-encoding", coding.encode()), (b"vary", b"accept-encoding")]
         return replace(self, body=body, headers=[*self.headers, *added])
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """The rows of one caller for one or more signatures of a version, which has them.
+
+    ``deadline`` is an instant of the event loop's clock; the options are those of ``anomaly_score``.
+    """
+
+    loaded: LoadedModel
+    signatures: tuple[str, ...]
+    rows: Rows
+    options: codecs.Options
+    deadline: float
 
 
 class Lifecycle:
@@ -61,7 +81,7 @@ class Lifecycle:
         status: what the request is counted with.
     """
 
-    __slots__ = ("_headers", "_started", "deadline", "hold", "loaded", "operation", "serving", "status")
+    __slots__ = ("_headers", "_operation", "_span", "_started", "deadline", "hold", "loaded", "serving", "status")
 
     def __init__(self, serving: Serving, operation: str, headers: dict[bytes, bytes]) -> None:
         self.loaded: LoadedModel | None = None
@@ -69,15 +89,22 @@ class Lifecycle:
         self.deadline = math.inf
         self.hold: Callable[[int], object] = int
         self.serving = serving
-        self.operation = operation
+        self._operation = operation
         self._headers = headers
         self._started = time.perf_counter()
+        self._span: AbstractContextManager[Any] | None = None
 
-    def admit(self, find: Callable[[], LoadedModel]) -> LoadedModel:
-        """The version that answers, where the caller may ask and there is room."""
+    def admit(self) -> None:
+        """Begin, where the caller may ask and there is room.
+
+        Raises:
+            Unauthenticated, Forbidden: as ``Access.check`` says.
+            QueueFull, Draining: as the batcher says.
+        """
+        if self.serving.tracing.enabled:
+            self._span = self.serving.tracing.request(self._operation, self._headers)
+            self._span.__enter__()
         self.serving.admit(self._headers)
-        self.loaded = loaded = find()
-        return loaded
 
     async def stage(self, stage: Stage, work: Callable[[], T], size: int) -> T:
         """Make rows of bytes, or bytes of results: ``size`` bytes, off the event loop where they are many.
@@ -86,34 +113,14 @@ class Lifecycle:
             DeadlineExceeded: it took too long.
         """
         serving, started = self.serving, time.perf_counter()
-        with serving.tracing.stage(stage) if serving.tracing.enabled else NO_SPAN:
-            if size <= INLINE_BYTES:
-                result = work()
-            else:
-                result = await serving.threads.run(work, size=size, deadline=self.deadline)
+        if size <= INLINE_BYTES and not serving.tracing.enabled:
+            result = work()
+        else:
+            with serving.tracing.stage(stage):
+                is_small = size <= INLINE_BYTES
+                result = work() if is_small else await serving.threads.run(work, size=size, deadline=self.deadline)
         serving.telemetry.stage_took(stage, time.perf_counter() - started)
         return result
-
-    async def run(self, call: Call, exchange: Exchange | None = None) -> codecs.Answer:
-        """Run a call. Over HTTP it is given up when its caller leaves; gRPC sees to that itself.
-
-        Raises:
-            CallerLeft: the caller has left.
-            AutoencoderError: as ``Operations.run`` and ``hold`` say.
-        """
-        serving, size = self.serving, call.result_bytes
-        if size > INLINE_BYTES:
-            self.hold(size)
-        with serving.tracing.stage("run") if serving.tracing.enabled else NO_SPAN:
-            if exchange is None:
-                return await serving.operations.run(call)
-            exchange.watch()
-            try:
-                return await serving.operations.run(call)
-            except asyncio.CancelledError:
-                exchange.raise_reason()
-            finally:
-                exchange.watched()
 
     def refused(self, error: Exception, status: int) -> None:
         """Log and count an error that became an answer."""
@@ -124,13 +131,89 @@ class Lifecycle:
 
     def end(self) -> None:
         """Count and log the request; call once, when it is over."""
+        if self._span is not None:
+            self._span.__exit__(None, None, None)
         seconds, loaded = time.perf_counter() - self._started, self.loaded
         model = "" if loaded is None else loaded.name
-        self.serving.telemetry.request_finished(self.operation, model, self.status, seconds)
+        self.serving.telemetry.request_finished(self._operation, model, self.status, seconds)
         if self.serving.settings.access_log:
             version = None if loaded is None else loaded.version
-            fields = {"operation": self.operation, "model": model, "version": version, "status": self.status}
+            fields = {"operation": self._operation, "model": model, "version": version, "status": self.status}
             log.info("answered", extra={**fields, "ms": round(seconds * 1000, 3)})
+
+
+async def run(
+    serving: Serving, call: Call, *, exchange: Exchange | None = None, hold: Callable[[int], object] = int
+) -> codecs.Answer:
+    """Run a call through the batcher, and complete its answer.
+
+    Over HTTP it is given up when its caller leaves the ``exchange``; gRPC sees to that itself. ``hold`` is told of the
+    bytes of large results before they are made.
+
+    Raises:
+        CallerLeft: the caller has left.
+        OperationNotSupported: points of a series are asked for, and the version was not trained on one.
+        QueueFull, Draining, DeadlineExceeded, ModelFailed: as the batcher says.
+        TooLarge, InvalidOption: more rows or features to explain than there may be.
+    """
+    loaded, options, signatures = call.loaded, call.options, call.signatures
+    if options.explain is not None or EXPLAIN in signatures:
+        most = serving.settings.max_explain_rows
+        if options.explain == "map" and loaded.schema.kind != "image":
+            raise InvalidOption("The error map is for image models; give the number of features to explain.")
+        if row_count(call.rows) > most:
+            raise TooLarge(f"At most {most} rows of one request can be explained.")
+    names = signatures if options.explain is None else (*signatures, EXPLAIN)
+    result_bytes = row_count(call.rows) * sum([loaded.result_bytes.get(name, 0) for name in names])
+    if result_bytes > INLINE_BYTES:
+        hold(result_bytes)
+    if exchange is not None:
+        exchange.watch()
+    try:
+        explained = {} if options.explain is None else await _submit(serving, call, EXPLAIN)
+        is_one = len(signatures) == 1
+        results = await (_submit(serving, call, signatures[0]) if is_one else _together(serving, call))
+    except asyncio.CancelledError:
+        if exchange is None:
+            raise
+        exchange.raise_reason()
+    finally:
+        if exchange is not None:
+            exchange.watched()
+    once: dict[str, Any] = {}
+    if ANOMALY_SCORE.name in signatures:
+        once = loaded.own_flags
+        if options is not NO_OPTIONS:
+            judge = loaded.judge_points if options.series else loaded.judge
+            results, once = judge(results, options)
+    return codecs.Answer(
+        operation=OPERATION_NAMED.get(signatures[0], ANOMALY_SCORE),
+        schema=loaded.schema,
+        model=loaded.name,
+        version=loaded.version,
+        results=results,
+        once=once,
+        explain=options.explain,
+        explained=explained,
+        rows=call.rows,
+    )
+
+
+def _submit(serving: Serving, call: Call, signature: str) -> Coroutine[Any, Any, Results]:
+    if call.options.series and signature == ANOMALY_SCORE.name:
+        signature = POINT_ERRORS
+    row_cost = EXPLAIN_ROW_COST if signature == EXPLAIN else 1
+    return serving.batcher.submit((call.loaded, signature), call.rows, deadline=call.deadline, row_cost=row_cost)
+
+
+async def _together(serving: Serving, call: Call) -> Results:
+    """The results of several signatures, which run side by side; the first that fails ends the others."""
+    tasks = [asyncio.create_task(_submit(serving, call, signature)) for signature in call.signatures]
+    try:
+        return {name: array for results in await asyncio.gather(*tasks) for name, array in results.items()}
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def serve(
@@ -146,26 +229,26 @@ async def serve(
     sent one itself. ``refusal`` makes the reply of an error.
     """
     life.hold = exchange.hold
-    serving = life.serving
-    with serving.tracing.request(life.operation, exchange.headers) if serving.tracing.enabled else NO_SPAN:
-        reply: Reply | None = None
-        try:
-            reply = await answer(life, life.admit(find))
-            if reply is not None:
-                exchange.hold_only(len(reply.body))  # body, rows and results are gone by now
-            life.status = 200
-        except CallerLeft:
-            pass
-        except Exception as error:  # noqa: BLE001 - every error becomes an answer
-            reply = refusal(error)
-            life.refused(error, reply.status)
-        try:
-            if reply is not None:
-                named = () if life.loaded is None else model_headers(life.loaded.name, life.loaded.version)
-                await exchange.answer(reply.status, reply.body, reply.media_type, reply.headers, named)
-        finally:
-            exchange.release()
-            life.end()
+    reply: Reply | None = None
+    try:
+        life.admit()
+        life.loaded = find()
+        reply = await answer(life, life.loaded)
+        if reply is not None:
+            exchange.hold_only(len(reply.body))  # body, rows and results are gone by now
+        life.status = 200
+    except CallerLeft:
+        pass
+    except Exception as error:  # noqa: BLE001 - every error becomes an answer
+        reply = refusal(error)
+        life.refused(error, reply.status)
+    try:
+        if reply is not None:
+            named = () if life.loaded is None else model_headers(life.loaded.name, life.loaded.version)
+            await exchange.answer(reply.status, reply.body, reply.media_type, reply.headers, named)
+    finally:
+        exchange.release()
+        life.end()
 
 
 @lru_cache(maxsize=1024)

@@ -18,12 +18,12 @@ import numpy as np
 from service import __version__
 from service.api.access import Role
 from service.api.exchange import Exchange
-from service.api.lifecycle import Lifecycle, Reply
-from service.api.ops import Call
+from service.api.lifecycle import Call, Lifecycle, Reply, run
 from service.api.protocols import MAX_CONTROL_BYTES, OCTETS, ProtocolRoutes, error_reply, json_reply
-from service.api.signatures import Statistics, VersionStatistics, outputs_of, score_options
+from service.api.signatures import Statistics, VersionStatistics, score_options
 from service.codecs.infer import InferAnswer, InferBody, WantedOutput, decode_infer, encode_infer
-from service.codecs.tensors import BYTES, datatype_of, inputs_of, shown
+from service.codecs.options import NO_OPTIONS
+from service.codecs.tensors import BYTES, datatype_of, shown
 from service.errors import (
     Conflict,
     InvalidOption,
@@ -37,6 +37,7 @@ from service.errors import (
 )
 from service.runtime import ModelManager, ModelStatus, Target, VersionState
 from service.runtime.loaded_model import LoadedModel
+from service.schemas import row_count
 from service.words import ANOMALY_SCORE
 
 SERVER_NAME: Final = "autoencoder-service"
@@ -95,11 +96,11 @@ def model_metadata(loaded: LoadedModel, status: ModelStatus) -> dict[str, Any]:
         "versions": [str(version) for version in sorted(status.loaded)],
         "platform": PLATFORM,
         "inputs": [
-            {"name": each.name, "datatype": each.datatype, "shape": each.shape} for each in inputs_of(loaded.schema)
+            {"name": each.name, "datatype": each.datatype, "shape": each.shape} for each in loaded.schema.inputs
         ],
         "outputs": [
             {"name": name, "datatype": datatype_of(spec.dtype), "shape": [-1 if n is None else n for n in spec.shape]}
-            for name, (_, spec) in outputs_of(loaded).items()
+            for name, (_, spec) in loaded.outputs.items()
         ],
     }
 
@@ -170,9 +171,9 @@ async def infer(
     Raises:
         InvalidRows: an output that the version does not have, or one twice.
         InvalidOption: a parameter has a wrong value.
-        AutoencoderError: as ``Operations.run``.
+        AutoencoderError: as ``lifecycle.run``.
     """
-    started, known = time.perf_counter(), outputs_of(loaded)
+    started, known = time.perf_counter(), loaded.outputs
     try:
         for wanted in body.outputs:
             if wanted.name not in known:
@@ -185,18 +186,19 @@ async def infer(
             if signature == ANOMALY_SCORE.name
         )
         signatures = tuple(dict.fromkeys(known[wanted.name][0] for wanted in outputs))
-        options = score_options(body.parameters, loaded, signatures)
+        options = score_options(body.parameters, loaded, signatures) if body.parameters else NO_OPTIONS
         timeout = body.parameters.get(TIMEOUT, 0)
         if type(timeout) is not int or timeout < 0:
             raise InvalidOption(f"parameter '{TIMEOUT}' must be a whole number of microseconds")
         if timeout:
             life.deadline = min(life.deadline, began + timeout * _MICROSECONDS)
         call = Call(loaded, signatures, body.rows, options, life.deadline)
-        answer = await life.run(call, exchange)
+        answer = await run(life.serving, call, exchange=exchange, hold=life.hold)
     except Exception:
         statistics.failed(loaded, seconds=time.perf_counter() - started)
         raise
-    statistics.answered(call, seconds=time.perf_counter() - started)
+    took_s = time.perf_counter() - started
+    statistics.answered(loaded, rows=row_count(body.rows), runs=len(signatures), seconds=took_s)
     parameters = {
         # The shortest number that is read back as this float32.
         name: float(str(value)) if isinstance(value, np.float32) else value

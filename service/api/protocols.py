@@ -22,7 +22,7 @@ from service.api.serving import INLINE_BYTES, Serving
 from service.codecs.media_types import parse_preferences
 from service.errors import MalformedInput
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import Array
+from service.schemas import Array, nbytes
 
 OCTETS: Final = b"application/octet-stream"
 MAX_CONTROL_BYTES: Final = 64 * 2**10
@@ -114,8 +114,10 @@ class ProtocolRoutes(ABC):
         self, life: Lifecycle, exchange: Exchange, arrays: Iterable[Array], work: Callable[[], Reply]
     ) -> Reply:
         """The answer with its body, compressed where the caller asks for that."""
-        coding = _coding(exchange.headers.get(b"accept-encoding", b""))
-        return await life.stage("encode", lambda: work().compressed(coding), sum(array.nbytes for array in arrays))
+        accepted = exchange.headers.get(b"accept-encoding")
+        coding = None if accepted is None else _coding(accepted)
+        encode = work if coding is None else lambda: work().compressed(coding)
+        return await life.stage("encode", encode, sum(map(nbytes, arrays)))
 
 
 @lru_cache(maxsize=256)

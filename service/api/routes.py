@@ -8,7 +8,6 @@ import asyncio
 import math
 import re
 from functools import lru_cache, partial
-from operator import attrgetter
 
 import numpy as np
 from starlette.types import Receive, Scope, Send
@@ -16,26 +15,26 @@ from starlette.types import Receive, Scope, Send
 from service import codecs
 from service.api.errors import PROBLEM_TYPE, problem, problem_body
 from service.api.exchange import Exchange, Headers, answer_headers, request_id
-from service.api.lifecycle import Lifecycle, Reply, model_headers, serve
-from service.api.ops import Call
+from service.api.lifecycle import Call, Lifecycle, Reply, model_headers, run, serve
 from service.api.serving import INLINE_BYTES, Serving
 from service.api.streams import NdjsonExchange
 from service.errors import AutoencoderError, QueueFull
 from service.runtime import Target
 from service.runtime.loaded_model import LoadedModel
+from service.runtime.manager import DEFAULT
+from service.schemas import nbytes
 from service.telemetry import request_id_of_context
 from service.words import JPEG, JSON, NDJSON, OPERATIONS, PNG, Operation
 
 Refusal = tuple[int, Headers, bytes]
 """Status, headers and body."""
 
-_BY_PATH = {f"/{operation.path}": (operation, Target()) for operation in OPERATIONS}
+_BY_PATH = {f"/{operation.path}": (operation, DEFAULT) for operation in OPERATIONS}
 _OPERATION = "|".join(operation.path for operation in OPERATIONS)
 _PATTERN = re.compile(
     r"/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+)|/aliases/(?P<alias>[^/]+))?"
     rf"/(?P<operation>{_OPERATION})"
 )
-NBYTES = attrgetter("nbytes")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 
@@ -146,15 +145,17 @@ class OperationRoutes:
             arrays = decoded.rows.values()
             exchange.hold(sum(array.nbytes for array in arrays if not np.may_share_memory(array, received)))
         call = Call(loaded, (operation.name,), decoded.rows, decoded.options, life.deadline)
-        answer = await life.run(call, exchange)
-        coding = codecs.choose_encoding(headers.get(b"accept-encoding", b"").decode("latin-1"))
-        size = sum(map(NBYTES, answer.results.values()))
+        answer = await run(life.serving, call, exchange=exchange, hold=life.hold)
+        accepted = headers.get(b"accept-encoding")
+        coding = None if accepted is None else codecs.choose_encoding(accepted.decode("latin-1"))
+        size = sum(map(nbytes, answer.results.values()))
         if answer.explain is not None:
             size += INLINE_BYTES  # reasons take longer than their bytes say
 
         def encode() -> Reply:
             content = codecs.encode(answer_type, answer, decoded.table)
-            return Reply(content, media_type=answer_type.encode()).compressed(coding)
+            reply = Reply(content, media_type=answer_type.encode())
+            return reply if coding is None else reply.compressed(coding)
 
         return await life.stage("encode", encode, size)
 

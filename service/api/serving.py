@@ -10,10 +10,11 @@ from typing import Final, TypeVar
 from service import codecs
 from service.api.access import Access, Role
 from service.api.exchange import Reception
-from service.api.ops import Operations
 from service.api.signatures import Statistics
+from service.batching import Batcher
 from service.errors import DeadlineExceeded
 from service.runtime import ModelManager
+from service.runtime.loaded_model import LoadedModel
 from service.settings import Settings
 from service.telemetry import Telemetry, Tracing
 
@@ -25,6 +26,9 @@ MIN_COMPRESSED_BYTES: Final = 1024
 LEFT: Final = 499
 """Status in the metrics for callers who left before their answer."""
 _LATE: Final = "The deadline passed while the request was decoded or encoded."
+
+BatchKey = tuple[LoadedModel, str]
+"""A loaded version and one of its signatures: rows of one key may share a batch."""
 
 T = TypeVar("T")
 
@@ -86,7 +90,7 @@ class Serving:
     reception: Reception
     threads: CodecThreads
     statistics: Statistics = field(default_factory=Statistics)
-    operations: Operations = field(init=False)
+    batcher: Batcher[BatchKey] = field(init=False)
     """Only while the service runs."""
     draining: bool = False
 
@@ -101,8 +105,9 @@ class Serving:
             Unauthorized, Forbidden: as ``Access.check`` says.
             QueueFull, Draining: as the batcher says.
         """
-        self.access.check(headers, Role.CALLER)
-        self.operations.check_room()
+        if self.access.hashes:
+            self.access.check(headers, Role.CALLER)
+        self.batcher.check_room()
 
     async def decompressed(
         self, body: bytes | memoryview, encoding: str, most: int, *, deadline: float, hold: Callable[[int], None]

@@ -1,48 +1,24 @@
-"""Signatures and their outputs by name, as the TensorFlow Serving and Open Inference protocols ask for them.
+"""Signatures by name, as the TensorFlow Serving and Open Inference protocols ask for them.
 
 Knows no protocol and no transport.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from service.api.ops import Call
 from service.codecs import Options, options_from_json, options_from_query
 from service.errors import InvalidOption
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import row_count
-from service.store import TensorSpec
-from service.words import ANOMALY_SCORE, EXPLAIN, FLAG_OPTIONS, OPERATION_NAMED
+from service.words import ANOMALY_SCORE, FLAG_OPTIONS
 
 SERVING_DEFAULT: Final = "serving_default"
-_ORDER: Final = (ANOMALY_SCORE.name, *(name for name in OPERATION_NAMED if name != ANOMALY_SCORE.name), EXPLAIN)
 
 
 def signature_of(name: str) -> str:
     """The signature that a request names; none, or the default one, is ``anomaly_score``."""
     return ANOMALY_SCORE.name if name in ("", SERVING_DEFAULT) else name
-
-
-def signature_names(loaded: LoadedModel) -> list[str]:
-    """Signatures of a version, the default one first."""
-    return [name for name in _ORDER if loaded.supports(name) and name in loaded.manifest.signatures]
-
-
-def outputs_of(loaded: LoadedModel) -> dict[str, tuple[str, TensorSpec]]:
-    """Every output of a version by name: its signature, and what it looks like."""
-    found: dict[str, tuple[str, TensorSpec]] = {}
-    for signature in signature_names(loaded):
-        for name, spec in _in_order(signature, loaded.manifest.signatures[signature].outputs):
-            found.setdefault(name, (signature, spec))
-    return found
-
-
-def _in_order(signature: str, outputs: Mapping[str, TensorSpec]) -> Iterable[tuple[str, TensorSpec]]:
-    """The outputs that an operation is about first, in its order."""
-    known = [name for _, name in OPERATION_NAMED[signature].results] if signature in OPERATION_NAMED else []
-    return sorted(outputs.items(), key=lambda item: known.index(item[0]) if item[0] in known else len(known))
 
 
 def score_options(parameters: Mapping[str, Any], loaded: LoadedModel, signatures: Sequence[str]) -> Options:
@@ -81,12 +57,12 @@ class Statistics:
     def __init__(self) -> None:
         self._by_version: dict[tuple[str, int], VersionStatistics] = {}
 
-    def answered(self, call: Call, *, seconds: float) -> None:
-        counted = self._of(call.loaded)
+    def answered(self, loaded: LoadedModel, *, rows: int, runs: int, seconds: float) -> None:
+        counted = self._of(loaded)
         counted.successes += 1
         counted.success_ns += int(seconds * 1e9)
-        counted.rows += row_count(call.rows)
-        counted.runs += len(call.signatures)
+        counted.rows += rows
+        counted.runs += runs
         counted.last_ms = int(time.time() * 1000)
 
     def failed(self, loaded: LoadedModel, *, seconds: float) -> None:

@@ -17,7 +17,7 @@ import orjson
 from service import codecs
 from service.api.errors import problem
 from service.api.exchange import Exchange, Header, Headers
-from service.api.ops import Call
+from service.api.lifecycle import Call, run
 from service.api.serving import INLINE_BYTES, Serving
 from service.errors import AutoencoderError, InvalidOption, ModelFailed, QueueFull, RequestError, TooLarge
 from service.runtime.loaded_model import LoadedModel
@@ -155,7 +155,7 @@ class NdjsonExchange:
         call = Call(self._loaded, (self._operation.name,), block.rows, self._options, deadline)
         while True:
             try:
-                return await self._serving.operations.run(call)
+                return await run(self._serving, call)
             except QueueFull:
                 if loop.time() + QUEUE_RETRY_S >= deadline:
                     raise

@@ -11,10 +11,9 @@ from urllib.parse import unquote
 
 from service.api.access import Role
 from service.api.exchange import Exchange
-from service.api.lifecycle import Lifecycle, Reply
-from service.api.ops import Call
+from service.api.lifecycle import Call, Lifecycle, Reply, run
 from service.api.protocols import ProtocolRoutes, error_reply, json_reply
-from service.api.signatures import SERVING_DEFAULT, signature_names, signature_of
+from service.api.signatures import SERVING_DEFAULT, signature_of
 from service.codecs.options import NO_OPTIONS
 from service.codecs.predict import decode_predict, encode_predictions
 from service.codecs.tensors import shown
@@ -103,7 +102,7 @@ def checked_signature(loaded: LoadedModel, named: str) -> str:
         InvalidOption: the version has no such signature.
     """
     signature = signature_of(named)
-    if signature not in signature_names(loaded):
+    if signature not in loaded.signature_names:
         raise InvalidOption(f'Serving signature name: "{shown(named)}" not found in signature def')
     return signature
 
@@ -160,7 +159,12 @@ class TFServingRoutes(ProtocolRoutes):
         decode = partial(decode_predict, content, loaded.schema, model=loaded.name, limits=self._serving.limits)
         body = await self.decode(life, exchange, content, decode)
         signature = checked_signature(loaded, body.signature)
-        answer = await life.run(Call(loaded, (signature,), body.rows, NO_OPTIONS, life.deadline), exchange)
+        answer = await run(
+            life.serving,
+            Call(loaded, (signature,), body.rows, NO_OPTIONS, life.deadline),
+            exchange=exchange,
+            hold=life.hold,
+        )
         wanted = loaded.manifest.signatures[signature].outputs
         results = {name: answer.results[name] for name in sorted(wanted) if name in answer.results}
         return await self.encode(
@@ -198,7 +202,7 @@ def _status_json(status: VersionStatus) -> dict[str, Any]:
 
 
 def _metadata(loaded: LoadedModel) -> dict[str, Any]:
-    signatures = {SERVING_DEFAULT: ANOMALY_SCORE.name} | {name: name for name in signature_names(loaded)}
+    signatures = {SERVING_DEFAULT: ANOMALY_SCORE.name} | {name: name for name in loaded.signature_names}
     return {
         "model_spec": {"name": loaded.name, "signature_name": "", "version": str(loaded.version)},
         "metadata": {

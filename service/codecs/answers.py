@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from service.schemas import CATEGORIES, INSTANCES, MISSING_TIMESTAMP, TIMESTAMPS, Array, InputSchema, Results, Rows
 from service.words import CONTRIBUTIONS, ERROR_MAPS, RESULT_COLUMNS, ROW_RESULTS, Operation
 
+_ROW_OUTPUTS: Final = frozenset(ROW_RESULTS.values())
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -39,14 +40,14 @@ class Answer:
 
     def has_named_columns(self, output: str) -> bool:
         """Whether an output consists of rows with named columns."""
-        return bool(self.schema.columns) and output in ROW_RESULTS.values()
+        return bool(self.schema.columns) and output in _ROW_OUTPUTS
 
 
 def encode_json(answer: Answer) -> bytes:
     """The JSON answer: the model that ran, one array for each result, and once what belongs to all rows."""
     body: dict[str, Any] = {"model": {"name": answer.model, "version": answer.version}}
     for name, output in answer.operation.results:
-        if answer.has_named_columns(output):
+        if output in _ROW_OUTPUTS and answer.schema.columns:
             body[name] = orjson.Fragment(b"[" + b",".join(_objects_json(answer, output)) + b"]")
         else:
             body[name] = np.ascontiguousarray(answer.results[output])

@@ -7,9 +7,9 @@ import numpy as np
 
 from service.codecs.answers import Answer
 from service.codecs.pixels import open_picture
-from service.codecs.rows import Limits, check_numbers, check_row_count, rows_from_arrays
+from service.codecs.rows import Limits, check_numbers, check_row_count
 from service.errors import InvalidRows, NotAcceptable, UnsupportedMediaType
-from service.schemas import InputSchema, Rows
+from service.schemas import INSTANCES, InputSchema, Rows
 
 _FORMATS: Final = {"image/png": "PNG", "image/jpeg": "JPEG"}
 _CHANNELS: Final = (1, 3, 4)
@@ -56,7 +56,7 @@ def decode_image(
     low, high = schema.value_range or _DEFAULT_RANGE
     numbers = (low + levels * (high - low)).astype(np.float32).reshape(1, *schema.row_shape)
     check_numbers(numbers, schema)
-    return rows_from_arrays(numbers)
+    return {INSTANCES: numbers}
 
 
 def encode_png(answer: Answer) -> bytes:

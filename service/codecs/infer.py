@@ -20,7 +20,6 @@ from service.codecs.tensors import (
     bytes_of_array,
     checked_shape,
     datatype_of_array,
-    inputs_of,
     json_values,
     parse_loosely,
     rows_from_tensors,
@@ -102,7 +101,7 @@ def decode_infer(
 
 def _raw_request(body: bytes | memoryview, schema: InputSchema, model: str, limits: Limits) -> InferBody:
     """Nothing but the bytes of the only input: as many rows as they make."""
-    known = inputs_of(schema)
+    known = schema.inputs
     if len(known) != 1:
         raise MalformedInput(f"a raw request needs a model with one input, and '{model}' has {len(known)}")
     name, datatype, row_shape = known[0].name, known[0].datatype, known[0].row_shape

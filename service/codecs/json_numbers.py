@@ -56,9 +56,9 @@ def decode_numbers_fast(
         if len(document) > 1 + len(beside):
             return None  # looking up each of very many keys takes quadratic time
         keys = list(document.keys())
-        (key,) = [key for key in keys if key in under]
+        (key,) = keys if len(keys) == 1 else [key for key in keys if key in under]
         scalars = {key: document[key] for key in keys if key in beside} if len(keys) > 1 else {}
-        if len(scalars) + 1 != len(keys) or not _SCALARS.issuperset(map(type, scalars.values())):
+        if key not in under or len(scalars) + 1 != len(keys) or not _SCALARS.issuperset(map(type, scalars.values())):
             return None
         if content is None:
             numbers = _values_of(document[key], count, schema).astype(np.float32).reshape(count, *schema.row_shape)

@@ -29,7 +29,6 @@ from service.codecs.rows import (
     converted,
     fit_numbers,
     place_of,
-    rows_from_arrays,
     shape_words,
     shown_name,
 )
@@ -67,7 +66,7 @@ def decode_json(
         return decode_json_exactly(body, schema, operation=operation, limits=limits)
     numbers, option_values, _ = found
     options = options_from_json(option_values, schema=schema, operation=operation) if option_values else NO_OPTIONS
-    return rows_from_arrays(numbers), options
+    return {INSTANCES: numbers}, options
 
 
 def decode_json_exactly(

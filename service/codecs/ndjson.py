@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from service.codecs.json_numbers import decode_numbers_fast
 from service.codecs.json_rows import decode_instances, parse_json
-from service.codecs.rows import Limits, rows_from_arrays
+from service.codecs.rows import Limits
 from service.errors import InvalidRows, MalformedInput, RequestError, TooLarge
-from service.schemas import InputSchema, Rows
+from service.schemas import INSTANCES, InputSchema, Rows
 
 _DEFAULT_BLOCK_ROWS: Final = 256
 _DEFAULT_LINE_BYTES: Final = 2**20
@@ -127,7 +127,7 @@ class NdjsonDecoder:
     def _decode_block(self, lines: Sequence[bytes | None]) -> Iterator[RowBlock | BadLine]:
         numbers = self._numbers_fast(lines)
         if numbers is not None:
-            yield self._block(rows_from_arrays(numbers), len(lines))
+            yield self._block({INSTANCES: numbers}, len(lines))
             return
         # Arrays and objects may both be rows of a model, but not in one block.
         for kind, group in groupby(map(self._parse, lines), key=type):

@@ -17,12 +17,11 @@ from service.codecs.rows import (
     Limits,
     check_numbers,
     check_row_count,
-    rows_from_arrays,
     shape_words,
     to_float32,
 )
 from service.errors import InvalidRows, MalformedInput, NotAcceptable, RowProblem, UnsupportedMediaType
-from service.schemas import Array, InputSchema, Rows
+from service.schemas import INSTANCES, Array, InputSchema, Rows
 
 _LENGTH_BYTES: Final = {1: 2, 2: 4, 3: 4}
 """Bytes of the length of a header, by format version. Versions 2 and 3 differ in how names of fields are written."""
@@ -62,7 +61,7 @@ def decode_npy(body: bytes | memoryview, schema: InputSchema, *, limits: Limits 
         values = values.reshape(shape, order="F")
     numbers = np.require(to_float32(values), dtype=np.float32, requirements=["C", "A"]).reshape(shape)
     check_numbers(numbers, schema)
-    return rows_from_arrays(numbers)
+    return {INSTANCES: numbers}
 
 
 def npy_begins(head: bytes | memoryview) -> int:

@@ -14,12 +14,11 @@ import orjson
 from service.codecs.answers import each_json, interleave
 from service.codecs.json_numbers import decode_numbers_fast
 from service.codecs.json_rows import decode_instances
-from service.codecs.rows import Limits, rows_from_arrays
+from service.codecs.rows import Limits
 from service.codecs.tensors import (
     BYTES,
     Tensor,
     array_from_json,
-    inputs_of,
     json_values,
     parse_loosely,
     rows_from_tensors,
@@ -53,7 +52,7 @@ def decode_predict(body: bytes, schema: InputSchema, *, model: str, limits: Limi
     if found is None:
         return _decode_exactly(body, schema, model, limits)
     numbers, scalars, key = found
-    return PredictBody(rows_from_arrays(numbers), _checked_name(scalars.get(_SIGNATURE, "")), by_row=key == INSTANCES)
+    return PredictBody({INSTANCES: numbers}, _checked_name(scalars.get(_SIGNATURE, "")), by_row=key == INSTANCES)
 
 
 def _checked_name(signature: Any) -> str:
@@ -82,7 +81,7 @@ def _rows(instances: Any, schema: InputSchema, model: str, limits: Limits) -> Ro
     """Row format: values of the only input, or objects by name of input. Objects by column are taken as well."""
     if type(instances) is not list or not instances:
         raise InvalidRows([], "'instances' must be a non-empty array.")
-    names = [known.name for known in inputs_of(schema)]
+    names = [known.name for known in schema.inputs]
     if type(instances[0]) is dict and instances[0].keys() == set(names):
         if any(type(row) is not dict or row.keys() != set(names) for row in instances):
             raise InvalidRows([], "All 'instances' must be objects with the same inputs.")
@@ -98,7 +97,7 @@ def _rows(instances: Any, schema: InputSchema, model: str, limits: Limits) -> Ro
 
 def _columns(inputs: Any, schema: InputSchema, model: str, limits: Limits) -> Rows:
     """Columnar format: the tensor of the only input, or tensors by name of input; further names are ignored."""
-    known = inputs_of(schema)
+    known = schema.inputs
     if type(inputs) is not dict:
         if len(known) > 1:
             raise InvalidRows(

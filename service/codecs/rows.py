@@ -164,10 +164,6 @@ def _number_words(value: np.float32, place: tuple[int, ...], schema: InputSchema
     return NOT_A_BOOLEAN if schema.columns and place[0] in schema.boolean_at else NOT_FINITE
 
 
-def rows_from_arrays(numbers: NDArray[np.float32]) -> Rows:
-    return {INSTANCES: numbers}
-
-
 def converted(
     rows: Sequence[Any],
     convert: Callable[[Sequence[Any]], Rows],

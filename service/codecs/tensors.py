@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 import orjson
@@ -31,7 +31,7 @@ from service.codecs.rows import (
     to_float32,
 )
 from service.errors import InvalidRows, MalformedInput, RowProblem
-from service.schemas import CATEGORIES, INSTANCES, MISSING_TIMESTAMP, TIMESTAMPS, Array, InputSchema, Rows
+from service.schemas import CATEGORIES, INSTANCES, MISSING_TIMESTAMP, TIMESTAMPS, Array, InputSchema, Rows, TensorInput
 
 BYTES: Final = "BYTES"
 DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
@@ -76,31 +76,6 @@ class Tensor:
     """In the shape that the request gives."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInput:
-    """One input of a model's signatures."""
-
-    name: str
-    datatype: str
-    row_shape: tuple[int, ...]
-
-    @property
-    def shape(self) -> list[int]:
-        return [-1, *self.row_shape]
-
-
-def inputs_of(schema: InputSchema) -> tuple[TensorInput, ...]:
-    """The inputs of a model: those that its columns need."""
-    inputs = []
-    if schema.numbers or not schema.columns:
-        inputs.append(TensorInput(INSTANCES, "FP32", schema.row_shape))
-    if schema.categories:
-        inputs.append(TensorInput(CATEGORIES, BYTES, (len(schema.categories),)))
-    if schema.timestamps:
-        inputs.append(TensorInput(TIMESTAMPS, "INT64", (len(schema.timestamps),)))
-    return tuple(inputs)
-
-
 def datatype_of(dtype: str) -> str:
     """A numpy or TensorFlow dtype by its name in the Open Inference Protocol: ``float32`` is ``FP32``."""
     known = _NAMES.get(dtype)
@@ -116,6 +91,8 @@ def datatype_of_array(array: Array) -> str:
 
 def shown(name: object) -> str:
     """A caller's name for something as the protocols want it repeated: printable ASCII, and no more than that."""
+    if type(name) is str and len(name) <= _MAX_SHOWN and name.isascii() and name.isprintable():
+        return name
     text = str(name)[:_MAX_SHOWN]
     return "".join(character if " " <= character <= "~" else "?" for character in text)
 
@@ -130,9 +107,10 @@ def rows_from_tensors(tensors: Sequence[Tensor], schema: InputSchema, *, model: 
         InvalidRows: they are not inputs of this model, or not rows of it.
         TooLarge: too many rows or numbers.
     """
-    wanted = {known.name: known for known in inputs_of(schema)}
+    wanted = {known.name: known for known in schema.inputs}
     given = {tensor.name: tensor for tensor in tensors}
-    _check_names([tensor.name for tensor in tensors], list(wanted), model)
+    if len(tensors) != len(wanted) or given.keys() != wanted.keys():
+        _refuse_names([tensor.name for tensor in tensors], list(wanted), model)
     for name, known in wanted.items():
         _check_tensor(given[name], known, model)
     counts = {len(tensor.values) for tensor in tensors}
@@ -142,14 +120,13 @@ def rows_from_tensors(tensors: Sequence[Tensor], schema: InputSchema, *, model: 
     return {name: _CHECKED[name](given[name], schema) for name in wanted}
 
 
-def _check_names(given: Sequence[str], wanted: Sequence[str], model: str) -> None:
+def _refuse_names(given: Sequence[str], wanted: Sequence[str], model: str) -> NoReturn:
     for name in given:
         if name not in wanted:
             raise InvalidRows([], f"unexpected inference input '{shown(name)}' for model '{model}'")
     missing = [name for name in wanted if name not in given]
-    if missing or len(given) != len(wanted):
-        lacks = f"; missing input '{missing[0]}'" if missing else ""
-        raise InvalidRows([], f"expected {len(wanted)} inputs but got {len(given)} inputs for model '{model}'{lacks}")
+    lacks = f"; missing input '{missing[0]}'" if missing else ""
+    raise InvalidRows([], f"expected {len(wanted)} inputs but got {len(given)} inputs for model '{model}'{lacks}")
 
 
 def _check_tensor(tensor: Tensor, known: TensorInput, model: str) -> None:

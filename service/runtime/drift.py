@@ -29,7 +29,6 @@ from service.store import MAX_REFERENCE_FEATURES, FeatureReference, Manifest
 SAMPLED_ROWS_PER_S = 500
 """Rows a second that the distributions are taken from; counting every row would cost as much as scoring it."""
 ROWS_AT_ONCE = 64
-BATCHES_AT_ONCE = 16
 SMOOTHING = 1e-4
 """Least share of a bin, so that an empty one does not make the index infinite."""
 MAX_LABELS = 20
@@ -94,26 +93,32 @@ class DriftMonitor:
         self._allowance = float(SAMPLED_ROWS_PER_S)
         self._refilled = time.monotonic()
         self._waiting: list[tuple[Array, Rows]] = []
-        """Scores and rows that are not in the bins yet: many at once cost little more than one."""
+        """Scores and rows that are not in the bins yet: some at once cost little more than one."""
+        self._waiting_rows = 0
 
     def observe(self, rows: Rows, results: Results) -> None:
         """Count one batch of scored rows."""
+        scores, now = results["score"], time.monotonic()
         with self._lock:
-            self._scored += len(results["score"])
+            self._scored += len(scores)
             self._anomalies += int(np.count_nonzero(results["is_anomaly"]))
-            sample = self._sample(len(results["score"]))
+            earned = (now - self._refilled) * SAMPLED_ROWS_PER_S
+            self._allowance = min(float(SAMPLED_ROWS_PER_S), self._allowance + earned)
+            self._refilled = now
+            sample = min(len(scores), ROWS_AT_ONCE, int(self._allowance))
             if sample:
+                self._allowance -= sample
                 # Copies: views would keep the whole batch in memory.
-                rows = {name: array[:sample].copy() for name, array in rows.items()}
-                self._waiting.append((results["score"][:sample].copy(), rows))
-            if len(self._waiting) >= BATCHES_AT_ONCE:
+                self._waiting.append((scores[:sample].copy(), {name: rows[name][:sample].copy() for name in rows}))
+                self._waiting_rows += sample
+            if self._waiting_rows >= ROWS_AT_ONCE:
                 self._count_waiting()
 
     def _count_waiting(self) -> None:
         if not self._waiting:
             return
         scores, rows = zip(*self._waiting, strict=True)
-        self._waiting = []
+        self._waiting, self._waiting_rows = [], 0
         self._score.count(np.concatenate(scores)[:, None])
         self._features.count(self._numbers(joined(rows)))
         if self._features.rows > self._window_rows:
@@ -131,16 +136,6 @@ class DriftMonitor:
         if not parts:  # a table of times alone
             return np.empty((row_count(rows), 0))
         return np.concatenate(parts, axis=1) if len(parts) > 1 else np.asarray(parts[0], np.float64)
-
-    def _sample(self, rows: int) -> int:
-        """The number of rows of a batch to count now."""
-        now = time.monotonic()
-        earned = (now - self._refilled) * SAMPLED_ROWS_PER_S
-        self._allowance = min(float(SAMPLED_ROWS_PER_S), self._allowance + earned)
-        self._refilled = now
-        sample = min(rows, ROWS_AT_ONCE, int(self._allowance))
-        self._allowance -= sample
-        return sample
 
     def report(self) -> DriftReport:
         with self._lock:

@@ -3,9 +3,9 @@
 import timeit
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 import orjson
@@ -24,8 +24,16 @@ from service.scoring import (
     is_anomaly,
     point_scores,
 )
-from service.store import GOLDEN_OUTPUTS, SAMPLE_REQUEST, Calibration, Manifest, check_digests, read_manifest
-from service.words import ANOMALY_SCORE, EXPLAIN, Operation
+from service.store import (
+    GOLDEN_OUTPUTS,
+    SAMPLE_REQUEST,
+    Calibration,
+    Manifest,
+    TensorSpec,
+    check_digests,
+    read_manifest,
+)
+from service.words import ANOMALY_SCORE, EXPLAIN, OPERATION_NAMED, Operation
 
 WARM_UP_ROWS = (1, 32, 256)
 INLINE_S = 0.001
@@ -35,6 +43,8 @@ GOLDEN_RTOL = 1e-3
 GOLDEN_ATOL = 1e-4
 GOLDEN_MS = 60_000
 
+
+_ORDER: Final = (ANOMALY_SCORE.name, *(name for name in OPERATION_NAMED if name != ANOMALY_SCORE.name), EXPLAIN)
 
 Judged: TypeAlias = tuple[Results, dict[str, Any]]
 """Results of ``anomaly_score``, and what belongs to all rows: the threshold and false-alarm rate behind their flags."""
@@ -48,6 +58,11 @@ class Judge:
     """Calibration scores, ascending."""
     threshold: np.float32
     false_alarm_rate: float
+
+    @property
+    def own_flags(self) -> dict[str, Any]:
+        """What an answer says once of flags that nobody chose otherwise."""
+        return {"threshold": self.threshold, "false_alarm_rate": self.false_alarm_rate}
 
     @classmethod
     def of(cls, calibration: Calibration) -> Self:
@@ -75,7 +90,7 @@ class Judge:
             rate = options.false_discovery_rate
             flags, once = discoveries(results["score"], results["p_value"], rate, calibration_rows=len(self.scores))
             return {**results, "is_anomaly": flags}, once
-        return results, {"threshold": self.threshold, "false_alarm_rate": self.false_alarm_rate}
+        return results, self.own_flags
 
 
 class LoadedModel:
@@ -90,19 +105,38 @@ class LoadedModel:
         self.schema: InputSchema = manifest.input
         self.size_bytes = size_bytes
         self._judge = Judge.of(manifest.calibration)
+        self.own_flags = self._judge.own_flags
         self.calibration_scores = self._judge.scores
         self.threshold = self._judge.threshold
         self.false_alarm_rate = self._judge.false_alarm_rate
         self._point_judge = Judge.of(manifest.point_calibration) if manifest.point_calibration else None
         self._signatures = signatures
-        self._inline_rows = dict.fromkeys(signatures, 0)
-        self._result_bytes = {name: spec.result_bytes for name, spec in manifest.signatures.items()}
+        self.inline_rows = dict.fromkeys(signatures, 0)
+        """The number of rows that each signature answers within INLINE_S, as measured in warm-up; 0 without one."""
+        self.result_bytes = {name: spec.result_bytes for name, spec in manifest.signatures.items()}
+        """Bytes of all results of one row, by signature."""
 
     def __repr__(self) -> str:
         return f"LoadedModel({self.name!r}, version={self.version})"
 
     def supports(self, signature: str) -> bool:
         return signature in self._signatures
+
+    @cached_property
+    def signature_names(self) -> tuple[str, ...]:
+        """Signatures that the version has, ``anomaly_score`` first."""
+        return tuple(name for name in _ORDER if self.supports(name) and name in self.manifest.signatures)
+
+    @cached_property
+    def outputs(self) -> Mapping[str, tuple[str, TensorSpec]]:
+        """Every output by name, with its signature and what it looks like; those that an operation is about first."""
+        found: dict[str, tuple[str, TensorSpec]] = {}
+        for signature in self.signature_names:
+            outputs = self.manifest.signatures[signature].outputs
+            about = [name for _, name in OPERATION_NAMED[signature].results] if signature in OPERATION_NAMED else []
+            for name in (*(name for name in about if name in outputs), *outputs):
+                found.setdefault(name, (signature, outputs[name]))
+        return found
 
     def require(self, operation: Operation) -> None:
         """
@@ -133,14 +167,6 @@ class LoadedModel:
         judged = self._point_judge.judged(point_scores(results["error"]))
         return self._point_judge.as_chosen(judged, options)
 
-    def result_bytes(self, signature: str) -> int:
-        """Bytes of all results of one row; 0 without such a signature."""
-        return self._result_bytes.get(signature, 0)
-
-    def inline_rows(self, signature: str) -> int:
-        """The number of rows that are answered within INLINE_S, as measured in warm-up; 0 without one."""
-        return self._inline_rows[signature]
-
     def warm_up(self, sample: Rows) -> None:
         """Run every signature at the batch sizes in use, so that no request pays for a first call, and time them."""
         batches = {size: _repeated(sample, size) for size in WARM_UP_ROWS}
@@ -148,7 +174,7 @@ class LoadedModel:
             sizes = WARM_UP_ROWS[: 1 if signature == EXPLAIN else None]  # each row of it is a batch by itself
             for size in sizes:
                 self.run(signature, batches[size])
-            self._inline_rows[signature] = self._timed_rows(signature, {size: batches[size] for size in sizes})
+            self.inline_rows[signature] = self._timed_rows(signature, {size: batches[size] for size in sizes})
 
     def _timed_rows(self, signature: str, batches: Mapping[int, Rows]) -> int:
         """The number of rows that are answered within INLINE_S, interpolated between the measured sizes."""

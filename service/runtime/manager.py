@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -58,6 +59,9 @@ class Target:
     model: str | None = None
     version: int | None = None
     alias: str | None = None
+
+
+DEFAULT: Final = Target()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,8 @@ class ModelManager:
         self.has_looked = False
         """Whether everything that the store wanted loaded at first has been loaded, or has failed."""
         self._models: Mapping[str, ModelStatus] = {}
+        self._default: LoadedModel | None = None
+        """What answers where a request names nothing."""
         self._refreshing = threading.Lock()
         self._changing = threading.Lock()
         self._wake = threading.Event()
@@ -171,6 +177,8 @@ class ModelManager:
             VersionNotLoaded: it is in the store, but not in memory.
             NotReady: no version of this model could be loaded yet, or the one that is named is being loaded.
         """
+        if target is DEFAULT and self._default is not None:
+            return self._default
         model = self.model(target.model)
         if target.version is not None:
             loaded = model.loaded.get(target.version)
@@ -398,7 +406,10 @@ class ModelManager:
             log.info("unloaded %s version %d", *key)
 
     def _publish(self) -> None:
+        self._default = None
         self._models = self._snapshot()
+        with suppress(AutoencoderError):
+            self._default = self.acquire(DEFAULT)
         self._on_change(self._models)
 
     def _snapshot(self) -> dict[str, ModelStatus]:

@@ -27,6 +27,8 @@ class LiveTraffic:
         self._telemetry = telemetry
         self._drift_window_rows = drift_window_rows
         self._monitors: Mapping[LoadedModel, DriftMonitor] = {}
+        self._candidates: Mapping[str, LoadedModel] = {}
+        """The candidate of each model that has one in memory."""
         self._shadow = Shadow(self._candidate, share=shadow_share, observe=telemetry.rows_shadowed)
         self.alerts = Alerts(keep_values=alert_values)
 
@@ -42,15 +44,14 @@ class LiveTraffic:
         """Watch the versions that are loaded now, and forget all others."""
         loaded = [version for model in models.values() for version in model.loaded.values()]
         self._monitors = {version: self._monitors.get(version) or self._monitor(version) for version in loaded}
+        candidates = {name: model.loaded.get(model.serving.get(CANDIDATE, 0)) for name, model in models.items()}
+        self._candidates = {name: candidate for name, candidate in candidates.items() if candidate is not None}
 
     def _monitor(self, loaded: LoadedModel) -> DriftMonitor:
         return DriftMonitor(loaded.manifest, window_rows=self._drift_window_rows)
 
     def _candidate(self, model: str) -> LoadedModel | None:
-        status = self._manager.models.get(model)
-        if status is None:
-            return None
-        return status.loaded.get(status.serving.get(CANDIDATE, 0))
+        return self._candidates.get(model)
 
     def scored(self, loaded: LoadedModel, rows: Rows, results: Results) -> None:
         """Count one scored batch."""
@@ -58,8 +59,10 @@ class LiveTraffic:
         monitor = self._monitors.get(loaded)
         if monitor is not None:
             monitor.observe(rows, results)
-        self._shadow.offer(loaded, rows, results)
-        self.alerts.scored(loaded, rows, results)
+        if loaded.name in self._candidates:
+            self._shadow.offer(loaded, rows, results)
+        if results["is_anomaly"].any():
+            self.alerts.scored(loaded, rows, results)
 
     def drift(self, loaded: LoadedModel) -> DriftReport | None:
         monitor = self._monitors.get(loaded)

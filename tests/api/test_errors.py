@@ -434,7 +434,7 @@ def await_full_queue(service: LiveService) -> None:
     """Until a request would be refused."""
     while True:
         try:
-            service.service.operations.check_room()
+            service.service.batcher.check_room()
         except QueueFull:
             return
         time.sleep(0.01)
@@ -498,7 +498,7 @@ def test_the_body_of_a_refused_request_is_passed_over(fake_store: Path, serve: S
             assert answer.headers["x-request-id"] == "mine"
         metrics = service.get("/metrics").text
         gate.opened.set()
-        while service.service.operations.is_full:
+        while service.service.batcher.is_full:
             time.sleep(0.01)
         connection.send(good)
         assert connection.answer().json()["latents"] == [[1.0]]

@@ -188,7 +188,7 @@ def test_a_full_queue(started: Callable[..., LiveService]) -> None:
         senders[0].start()
         gate.await_call()
         senders[1].start()
-        while live.service.operations._batcher.queued_rows == 0:
+        while live.service.batcher.queued_rows == 0:
             senders[1].join(0.01)
         for path, body in BODIES.items():
             refused = live.post(path, content=body)

@@ -290,6 +290,6 @@ def test_how_many_rows_are_quick_is_timed(trained_store: Path, row_s: float, lea
 
     manifest = read_manifest(trained_store / "payments" / "1")
     loaded = LoadedModel(manifest, {"encode": encode}, size_bytes=0)
-    assert loaded.inline_rows("encode") == 0
+    assert loaded.inline_rows["encode"] == 0
     loaded.warm_up({INSTANCES: np.zeros((2, 3), np.float32)})
-    assert least <= loaded.inline_rows("encode") <= most
+    assert least <= loaded.inline_rows["encode"] <= most

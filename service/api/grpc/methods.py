@@ -155,16 +155,15 @@ def _behaviour(method: Method, serving: Serving) -> Callable[[Any, Context], Awa
                 serving.access.check(incoming.headers, method.role)
                 return await method.answer(incoming)
             life = incoming.life
-            with serving.tracing.request(life.operation, incoming.headers):
-                try:
-                    serving.admit(incoming.headers)
-                    content = await method.answer(incoming)
-                    life.status = 200
-                except Exception as error:  # noqa: BLE001 - every error becomes an answer
-                    life.refused(error, incoming.refuse(error))
-                    return b""
-                finally:
-                    life.end()
+            try:
+                life.admit()
+                content = await method.answer(incoming)
+                life.status = 200
+            except Exception as error:  # noqa: BLE001 - every error becomes an answer
+                life.refused(error, incoming.refuse(error))
+                return b""
+            finally:
+                life.end()
             return content
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
             log_failure(error, incoming.refuse(error))

@@ -8,8 +8,8 @@ import numpy as np
 
 from service.api.grpc.messages import check_parsed_size, field, message_bytes, message_class, parse
 from service.api.grpc.methods import Incoming, Methods
-from service.api.ops import Call
-from service.api.signatures import SERVING_DEFAULT, signature_names
+from service.api.lifecycle import Call, run
+from service.api.signatures import SERVING_DEFAULT
 from service.api.tfserving import METHOD_NAME, ModelChoice, checked_signature, state_of, tensor_name, type_name
 from service.codecs import Limits
 from service.codecs.options import NO_OPTIONS
@@ -107,7 +107,9 @@ async def _predict(incoming: Incoming) -> bytes:
                 f"Outputs expected to be in the set {{{','.join(known)}}}."
             )
     wanted = list(dict.fromkeys(request.output_filter)) or known
-    answer = await incoming.life.run(Call(loaded, (signature,), rows, NO_OPTIONS, incoming.life.deadline))
+    answer = await run(
+        incoming.serving, Call(loaded, (signature,), rows, NO_OPTIONS, incoming.life.deadline), hold=incoming.life.hold
+    )
     results = {name: answer.results[name] for name in wanted}
     size = sum(array.nbytes for array in results.values())
     spec = _spec(loaded, named or _DEFAULT_SIGNATURE)
@@ -184,7 +186,7 @@ async def _metadata(incoming: Incoming) -> bytes:
 
 def _signatures(loaded: LoadedModel) -> Any:
     found = message_class("tensorflow.serving.SignatureDefMap")()
-    for key, name in {SERVING_DEFAULT: ANOMALY_SCORE.name, **{name: name for name in signature_names(loaded)}}.items():
+    for key, name in {SERVING_DEFAULT: ANOMALY_SCORE.name, **{name: name for name in loaded.signature_names}}.items():
         signature, spec = found.signature_def[key], loaded.manifest.signatures[name]
         signature.method_name = METHOD_NAME
         for tensors, specs in ((signature.inputs, spec.inputs), (signature.outputs, spec.outputs)):
