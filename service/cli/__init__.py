@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from service import __version__
-from service.cli import score, top, train
+from service.cli import import_, score, top, train
 from service.cli.options import STORE_HELP, fail, has_version, store_option
 
 WIDE = 100
@@ -48,6 +48,7 @@ def app() -> None:
 
 app.add_command(train.train)
 app.add_command(train.tune)
+app.add_command(import_.import_)
 app.add_command(top.top)
 for command in (score.score, score.encode, score.denoise, score.reconstruct):
     app.add_command(command)

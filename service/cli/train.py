@@ -81,6 +81,20 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def promotion_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of the quality gate."""
+    promote = click.option(
+        "--promote",
+        "promotion",
+        type=click.Choice(["auto", "always", "never"]),
+        default="auto",
+        show_default=True,
+        help="Whether 'production' names the new version; auto: where it is not worse than the one there.",
+    )
+    labels = "Column that is 1 for anomalies; for that comparison only, never for training."
+    return promote(click.option("--labels", help=labels)(command))
+
+
 def source_arguments(source: str, options: dict[str, Any]) -> dict[str, Any]:
     """Arguments of ``read_dataset``; takes the options of ``source_options`` out of ``options``."""
     from service.errors import ConfigurationError
@@ -113,15 +127,7 @@ def source_arguments(source: str, options: dict[str, Any]) -> dict[str, Any]:
 @click.option("--model", default=None, help="Name of the model in the store.  [default: from the source]")
 @store_option
 @source_options
-@click.option(
-    "--promote",
-    "promotion",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    show_default=True,
-    help="Whether 'production' names the new version; auto: where it is not worse than the one there.",
-)
-@click.option("--labels", help="Column that is 1 for anomalies; for that comparison only, never for training.")
+@promotion_options
 @click.option("--if-missing", is_flag=True, help="Do nothing when the model has a version already.")
 @click.option(
     "--resume", is_flag=True, help="Go on where a killed run of the same options and rows was, if there is one."

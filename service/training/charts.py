@@ -181,9 +181,9 @@ def svg(figure: Figure) -> str:
 
 
 def draw_plots(folder: Path, evidence: Evidence, history: "History", calibration: Calibration) -> None:
-    """Write the three PNG files into ``folder``."""
+    """Write the PNG files into ``folder``."""
     figures = {
-        "losses": losses(history),
+        **({"losses": losses(history)} if history.train_loss else {}),
         "score_histogram": score_histogram(calibration, evidence.scores),
         "reconstructions": (_images if evidence.schema.kind == "image" else _columns)(evidence),
     }

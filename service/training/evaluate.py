@@ -185,12 +185,13 @@ def find_warnings(
     """What a user should look at before trusting the model, one sentence each."""
     own, pca = metrics.autoencoder, metrics.pca
     found = []
-    if own.test > OVERFIT_RATIO * own.train:
+    is_fitted_here = bool(metrics.epochs)
+    if is_fitted_here and own.test > OVERFIT_RATIO * own.train:
         found.append(
             f"Overfitting: the test error is {own.test / max(own.train, 1e-12):.1f} times the training error. "
             "More rows, a narrower latent, dropout or weight decay would help."
         )
-    if metrics.best_epoch == 0:
+    if is_fitted_here and metrics.best_epoch == 0:
         found.append(
             "No epoch was better than the start, which was kept; where the network starts as PCA, it is PCA. "
             "More rows or another learning rate would help, if anything can."

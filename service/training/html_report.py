@@ -35,7 +35,7 @@ def report_page(manifest: Manifest, evidence: Evidence, history: "History") -> s
         manifest: the version's, complete but for its number and digests, which come last.
     """
     pictures = {
-        LOSSES: [_chart(charts.losses(history), "Loss by epoch", LOSSES_TEXT)],
+        LOSSES: [_chart(charts.losses(history), "Loss by epoch", LOSSES_TEXT)] if history.train_loss else [],
         RECONSTRUCTIONS: [*_reconstructions(evidence), *_feature_errors(evidence)],
         SCORES: [
             _chart(

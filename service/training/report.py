@@ -60,11 +60,11 @@ def summary(result: TrainingResult) -> RenderableType:
     """The errors, threshold, comparison and warnings of the card, with the time and the decision, for the terminal."""
     metrics = result.metrics
     device = f" on {metrics['device']}" if metrics.get("device") else ""
+    epochs = f"{metrics['epochs']} epochs (kept: {metrics['best_epoch']}), " if metrics["epochs"] else ""
     parts = [
         f"## Model {result.model}, version {result.version}",
         f"{_used(result.rows, result.total_rows)} rows of {plain(result.source)}, latent of {result.latent_dim}, "
-        f"{metrics['epochs']} epochs (kept: {metrics['best_epoch']}), {result.seconds:.1f} s{device}. "
-        f"{metrics.get('latent_reason') or ''}",
+        f"{epochs}{result.seconds:.1f} s{device}. {metrics.get('latent_reason') or ''}",
         _quality(metrics, latent_dim=result.latent_dim),
         f"Threshold {result.threshold:.5g} for a false-alarm rate of {result.false_alarm_rate:.2%}; "
         f"on test rows {metrics['test_alarm_rate']:.2%}.",
@@ -87,7 +87,7 @@ def model_card(manifest: Manifest) -> str:
         "## Rows\n\n" + _rows(manifest),
         "## Quality\n\n" + _quality(manifest.metrics, latent_dim=manifest.latent_dim),
         *_against_production(manifest.metrics),
-        f"![Losses]({LOSSES})",
+        *([f"![Losses]({LOSSES})"] if manifest.metrics["epochs"] else []),
         f"![Reconstructions]({RECONSTRUCTIONS})",
         *_codec(manifest.metrics),
         "## Scores and false alarms\n\n" + _calibration(manifest),
@@ -111,6 +111,13 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _what(manifest: Manifest) -> str:
     latent = f"from {math.prod(manifest.input.row_shape)} values to a latent of {manifest.latent_dim} and back"
+    if not manifest.metrics["epochs"]:
+        return (
+            f"An autoencoder {latent}, trained elsewhere: {plain(str(manifest.training['imported']))}, a "
+            f"{plain(str(manifest.training['format']))}, imported on {manifest.created:%Y-%m-%d} and calibrated with "
+            f"rows of {plain(manifest.source)}. Which rows it was trained on is not known here. "
+            f"{manifest.metrics.get('latent_reason') or ''}"
+        )
     text = (
         f"An autoencoder {latent}, trained on {plain(manifest.source)} on {manifest.created:%Y-%m-%d}. It squeezes "
         "each row through the latent and builds it up again. It learned to do so for ordinary rows; a row that comes "
@@ -130,7 +137,10 @@ def _rows(manifest: Manifest) -> str:
     lines = [
         f"Kind: {manifest.input.kind}, {f'{len(columns)} columns' if columns else f'{shape} values'} a row.",
         f"{counts.train:,} rows were fitted, {counts.validation:,} stopped the training, {counts.calibration:,} were "
-        f"held back for calibration and {counts.test:,} tested the result; no row is in two of these.",
+        f"held back for calibration and {counts.test:,} tested the result; no row is in two of these."
+        if manifest.metrics["epochs"]
+        else f"{counts.calibration:,} rows calibrated the score, {counts.test:,} tested it, and "
+        f"{counts.train + counts.validation:,} say what rows look like; no row is in two of these.",
     ]
     if manifest.source_rows is not None:
         used = sum(counts.model_dump().values())

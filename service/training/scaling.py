@@ -17,6 +17,7 @@ from service.training.config import TrainingConfig
 
 LINEAR_LIMIT = 10.0
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
+FARTHEST = 1e18
 BEYOND_ALL = 1e90
 """More spreads than any float32 lies from any centre, but finite in float64 arithmetic."""
 
@@ -102,6 +103,23 @@ class Scaling:
     @staticmethod
     def _constant(values: NDArray[np.float64], dtype: Any) -> Any:
         return tf.constant(values.astype(tf.as_dtype(dtype).as_numpy_dtype))
+
+
+@dataclass(frozen=True, slots=True)
+class LinearScaling(Scaling):
+    """Linear everywhere, as a model that was trained elsewhere expects it; rows have no gaps."""
+
+    def scale(self, instances: Any, dtype: Any = tf.float32) -> Scaled:
+        """Raw values (rows, *row_shape), scaled; those beyond 1e18 as that, so that their squares are finite."""
+        values = tf.clip_by_value(tf.cast(instances, tf.float64), -FARTHEST, FARTHEST)
+        scaled = tf.cast((values - self.center) / self.spread, dtype)
+        return Scaled(scaled, tf.fill(tf.shape(scaled), True))
+
+    def unscale(self, scaled: Any) -> Any:
+        return tf.cast(tf.clip_by_value(self.widen(scaled), -MAX_FLOAT32, MAX_FLOAT32), tf.float32)
+
+    def widen(self, scaled: Any) -> Any:
+        return tf.cast(scaled, tf.float64) * self.spread + self.center
 
 
 def _strange_rows(scaled: Any) -> Any:

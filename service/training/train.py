@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -54,7 +54,7 @@ from service.training.split import Split, split_rows
 from service.words import PRODUCTION
 
 if TYPE_CHECKING:
-    from service.training.evaluate import Metrics
+    from service.training.evaluate import Metrics, SplitRows
     from service.training.fit import History
     from service.training.graph import ServingGraph
 
@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 LIBRARIES = ("keras", "numpy", "scikit-learn")
 TENSORFLOW = ("tensorflow", "tensorflow-cpu")
 VERIFY_TIMEOUT_S = 600.0
+OWN_SETTINGS = {"false_alarm_rate", "split", "max_rows", "seed"}
+"""What of the configuration holds for a network that was fitted elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,9 @@ class TrainedModel:
     metrics: "Metrics"
     reference: tuple[FeatureReference, ...]
     warnings: tuple[str, ...]
+    origin: Mapping[str, Any] | None = None
+    """What is known of a network that was fitted elsewhere, for the records; None where it was fitted here."""
+    denoises: bool = False
 
 
 def train(
@@ -122,8 +127,46 @@ def train(
         TrainingFailed: training diverged, or the exported model does not answer as the trained one.
         StoreError: the store is not there, or cannot be written.
     """
-    started = time.monotonic()
     reporter = reporter or Reporter()
+
+    def read() -> Dataset:
+        return read_dataset(
+            source,
+            columns=columns,
+            drop=drop,
+            where=where,
+            schema_file=schema_file,
+            resize=resize,
+            windows=windows,
+            max_rows=config.max_rows,
+            seed=config.seed,
+            progress=reporter.rows,
+        )
+
+    def make(dataset: Dataset) -> TrainedModel:
+        return train_model(dataset, config, reporter, checkpoints=checkpoints)
+
+    result = make_version(
+        read, make, store=store, model=model, promotion=promotion, labels=labels, reporter=reporter, verify=verify
+    )
+    if checkpoints:
+        checkpoints.remove()
+    return result
+
+
+def make_version(
+    read: Callable[[], Dataset],
+    make: Callable[[Dataset], TrainedModel],
+    *,
+    store: Path | str,
+    model: str,
+    promotion: Promotion | None = None,
+    labels: str | None = None,
+    reporter: Reporter,
+    verify: Callable[[Path], None] | None = None,
+) -> TrainingResult:
+    """Read rows, make a model of them and publish it as the next version. Arguments and errors as of ``train``."""
+    started = time.monotonic()
     target = Store(store)
     if not re.fullmatch(MODEL_NAME_PATTERN, model, flags=re.ASCII):
         raise ConfigurationError(
@@ -132,21 +175,10 @@ def train(
     target.models()  # a store that can be neither read nor written is found before the training, not after
     target.check_writable(model)
     reporter.stage("Reading rows")
-    dataset = read_dataset(
-        source,
-        columns=columns,
-        drop=drop,
-        where=where,
-        schema_file=schema_file,
-        resize=resize,
-        windows=windows,
-        max_rows=config.max_rows,
-        seed=config.seed,
-        progress=reporter.rows,
-    )
+    dataset = read()
     reporter.note(describe_rows(dataset))
     dataset, known = take_labels(dataset, labels) if labels else (dataset, None)
-    trained = train_model(dataset, config, reporter, checkpoints=checkpoints)
+    trained = make(dataset)
     before = in_production(target, model) if promotion else None
     if promotion in ("auto", "never"):
         hold_production(target, model)
@@ -156,18 +188,16 @@ def train(
     decision = decide(promotion, comparison, version=number, before=before) if promotion else None
     if decision and decision.promoted:
         target.set_alias(model, PRODUCTION, number)
-    if checkpoints:
-        checkpoints.remove()
     return TrainingResult(
         model=model,
         version=number,
         source=dataset.source,
-        rows=len(dataset),
+        rows=len(trained.dataset),
         total_rows=dataset.total or len(dataset),
         latent_dim=trained.graph.latent_dim,
         metrics=_metrics(trained, comparison),
         threshold=trained.calibration.threshold,
-        false_alarm_rate=config.false_alarm_rate,
+        false_alarm_rate=trained.config.false_alarm_rate,
         warnings=trained.warnings,
         decision=decision,
         seconds=time.monotonic() - started,
@@ -182,11 +212,11 @@ def train_model(
     config = settle(config, dataset.schema, rows=len(split.train))
     reporter.stage("Starting TensorFlow")
     from service.training.architecture import build_autoencoder, start_as_pca
-    from service.training.evaluate import calibrate, calibrate_points, evaluate, find_warnings, scale_splits
+    from service.training.evaluate import scale_splits
     from service.training.fit import fit, fit_refiner, is_refined, make_reproducible, use_devices
     from service.training.graph import build_graph, needs_float64
     from service.training.preprocessing import fit_preprocessing
-    from service.training.score import fit_score, takes_distances
+    from service.training.score import takes_distances
 
     device = use_devices()
     reporter.stage(f"Fitting {len(split.train)} rows on {device}")
@@ -223,18 +253,52 @@ def train_model(
     distances = takes_distances(dataset.schema, config)
     precise = needs_float64(autoencoder, validation.inputs, dataset.schema, distances=distances)
     graph = build_graph(dataset.schema, autoencoder, preprocessing, train=fitted.targets, precise=precise)
-    score = fit_score(graph.serving, (fitted, validation), dataset.schema, config)
-    graph = replace(graph, score=score)
+    measured = measure(
+        dataset,
+        config,
+        split=split,
+        graph=graph,
+        history=history,
+        splits=splits,
+        reporter=reporter,
+        latent_reason=reason,
+        device=device,
+    )
+    return replace(measured, denoises=config.corruption != "none")
 
+
+def measure(
+    dataset: Dataset,
+    config: TrainingConfig,
+    *,
+    split: Split,
+    graph: "ServingGraph",
+    history: "History",
+    splits: "dict[str, SplitRows]",
+    reporter: Reporter,
+    latent_reason: str | None = None,
+    device: str = "",
+) -> TrainedModel:
+    """Fit the score of a network, calibrate it and measure both. Writes nothing. Errors as of ``train``.
+
+    Args:
+        graph: around the network, whatever its score.
+        splits: as ``scale_splits`` gives them.
+    """
+    from service.training.evaluate import calibrate, calibrate_points, evaluate, find_warnings
+    from service.training.score import fit_score
+
+    scaled = (splits["train"].scaled, splits["validation"].scaled)
+    graph = replace(graph, score=fit_score(graph.serving, scaled, dataset.schema, config))
     reporter.stage("Calibrating and measuring")
     calibration = calibrate(graph, take_rows(dataset.rows, split.calibration), config)
     points = None
     if dataset.series is not None and dataset.blocks is not None:
         held_back = np.unique(dataset.blocks[split.calibration])
         points = calibrate_points(graph, [dataset.series.block(number) for number in held_back], config)
-    metrics = evaluate(graph, splits, history, calibration, config, latent_reason=reason, device=device)
+    metrics = evaluate(graph, splits, history, calibration, config, latent_reason=latent_reason, device=device)
     warnings = (*dataset.notes, *find_warnings(metrics, calibration, config, test_rows=len(split.test)))
-    reference = feature_reference(train_rows, dataset.schema)
+    reference = feature_reference(splits["train"].raw, dataset.schema)
     return TrainedModel(dataset, config, split, graph, history, calibration, points, metrics, reference, warnings)
 
 
@@ -263,12 +327,11 @@ def publish_model(
     with store.stage(model) as staging:
         reporter.stage("Exporting")
         sample = choose_sample(trained.graph, trained.calibration, test_rows)
-        denoises = trained.config.corruption != "none"
         specs = export(
             staging.path,
             trained.graph,
             trained.calibration,
-            denoises=denoises,
+            denoises=trained.denoises,
             sample=sample,
             points=trained.point_calibration,
         )
@@ -295,7 +358,8 @@ def publish_model(
         held_back = take_rows(dataset.rows, np.concatenate([split.test, split.calibration, split.validation]))
         evidence = gather(exported, held_back, test_rows=len(split.test))
         draw_plots(staging.path / PLOTS, evidence, trained.history, trained.calibration)
-        write_history(staging.path, trained.history)
+        if trained.history.train_loss:
+            write_history(staging.path, trained.history)
         draws = partial(decode, trained.graph) if image_shape(dataset.schema) is not None else None
         latents = (evidence.latents, evidence.latent_scores)
         write_latent_map(staging.path, *latents, dataset.schema, decode=draws, seed=trained.config.seed)
@@ -322,7 +386,8 @@ def _manifest(trained: TrainedModel, specs: dict[str, SignatureSpec], *, model: 
         signatures=specs,
         latent_dim=trained.graph.latent_dim,
         training={
-            **config.model_dump(mode="json"),
+            **config.model_dump(mode="json", include=None if trained.origin is None else OWN_SETTINGS),
+            **(trained.origin or {}),
             "score": trained.graph.score.name,
             **({"decimal_comma": True} if trained.dataset.decimal_comma else {}),
         },

@@ -112,6 +112,18 @@ def boiler(folder: Path) -> None:
     table.to_csv(folder / "boiler.csv", index=False)
 
 
+def pictures(folder: Path) -> None:
+    """``images.npy`` comes later; ``rows.npy`` and a model of such rows are there already."""
+    from tests.training.networks import classic
+
+    np.save(folder / "rows.npy", _pictures(200, 28, np.random.default_rng(2)))
+    classic().save(folder / "autoencoder.keras")
+
+
+def bring_names(_: Path) -> dict[str, Any]:
+    return {"images": _pictures(1000, 28, np.random.default_rng(3))}
+
+
 def readme_names(_: Path) -> dict[str, Any]:
     from sklearn.datasets import load_digits
 
@@ -139,6 +151,7 @@ def protocols_names(_: Path) -> dict[str, Any]:
 
 GIVEN = {
     "README.md": Given(("digits",), (payments,), readme_names),
+    "docs/bring-your-own.md": Given(files=(pictures, boiler, payments), names=bring_names),
     "docs/client.md": Given(("payments",), names=client_names),
     "docs/console.md": Given(("digits",)),
     "docs/how-to/data-scientist.md": Given(files=(payments,)),

@@ -71,6 +71,8 @@ def test_pages_that_take_something_for_granted_exist() -> None:
 @pytest.mark.tf
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl")
+# Keras copies TensorFlow variables in a way that NumPy 2 deprecates.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("page", FOLLOWED)
 def test_the_examples_work(page: str, commands: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """In order, as a reader comes to them; where the page shows what they print, they print that."""

@@ -1,0 +1,258 @@
+"""``autoencoder import``: a version of a model that was trained elsewhere, which answers as the model does."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from service.cli import app
+from service.errors import ConfigurationError, DataError
+from service.runtime.quiet import tf
+from service.schemas import INSTANCES, Column, InputSchema
+from service.scoring import reconstruction_error
+from service.settings import Settings
+from service.store import HISTORY, KERAS_MODEL, MODEL_CARD, REPORT, Store
+from service.training.data import Dataset, check_dataset, read_dataset
+from service.training.foreign import of_keras
+from service.training.imported import Wishes, calibrated, fit_rows, import_config, make_scaling
+from service.training.progress import Reporter
+from tests.live import LiveService, serve_live
+from tests.training import networks
+from tests.training.conftest import table_dataset
+from tests.training.networks import WIDTH, rows_of
+
+pytestmark = [
+    pytest.mark.tf,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+COUNT = 1000
+CLOSE = 1e-5
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output + str(result.exception)
+    return result.output
+
+
+def refused(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 1, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def classic(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """The classic script's model, fitted on bytes over 255 and imported as one reads about it, with its rows."""
+    folder = tmp_path_factory.mktemp("classic")
+    rows = (255 * rows_of((28, 28), COUNT)).astype(np.uint8)
+    np.save(folder / "rows.npy", rows)
+    model = networks.classic()
+    scaled = rows.reshape(COUNT, 784).astype("float32") / 255.0
+    model.fit(scaled, scaled, epochs=3, batch_size=50, verbose=0)
+    model.save(folder / "autoencoder.keras")
+    said = run(
+        "import", folder / "autoencoder.keras", "--rows", folder / "rows.npy", "--scale", "0-255", "--model", "classic",
+        "--store", folder / "store",
+    )  # fmt: skip
+    return SimpleNamespace(folder=folder, store=folder / "store", rows=rows, scaled=scaled, model=model, said=said)
+
+
+@pytest.fixture(scope="module")
+def service(classic: SimpleNamespace) -> Iterator[LiveService]:
+    with serve_live(Settings(store=classic.store, port=0)) as live:
+        yield live
+
+
+def test_an_imported_version_is_one_as_any_other(classic: SimpleNamespace) -> None:
+    """Calibrated, measured, in production, with card and report; the card says where it is from."""
+    manifest = Store(classic.store).manifest("classic", 1)
+    assert Store(classic.store).aliases("classic") == {"production": 1}
+    assert "Version 1 is in production now" in classic.said
+    assert (manifest.latent_dim, manifest.input.row_shape, manifest.calibration.rows) == (32, (784,), 400)
+    assert manifest.training["imported"] == "autoencoder.keras"
+    assert manifest.training["score"] == "reconstruction error"
+    assert abs(manifest.metrics["test_alarm_rate"] - manifest.calibration.false_alarm_rate) < 0.05
+    assert {MODEL_CARD, REPORT, KERAS_MODEL} <= set(manifest.digests)
+    assert HISTORY not in manifest.digests
+    card = Store(classic.store).read_file("classic", 1, MODEL_CARD)
+    assert card is not None
+    assert "trained elsewhere: autoencoder.keras, a Keras file" in card.decode()
+
+
+def test_every_protocol_answers_as_keras_does(classic: SimpleNamespace, service: LiveService) -> None:
+    """HTTP, TensorFlow Serving, Open Inference, a bare load, and the command that scores files."""
+    rows = classic.rows[:7].reshape(7, 784).astype(np.float32)
+    expected = 255 * classic.model.predict(classic.scaled[:7], verbose=0)
+    encoded = classic.model.layers[1](classic.scaled[:7]).numpy()
+    errors = reconstruction_error(classic.scaled[:7], expected / 255)
+    body = {"instances": rows.tolist()}
+
+    def close(found: Any, wanted: NDArray[Any], *, scale: float = 255.0) -> None:
+        np.testing.assert_allclose(np.asarray(found) / scale, wanted / scale, atol=CLOSE)
+
+    own = {path: service.post(f"/{path}", json=body).json() for path in ("encode", "reconstruct", "anomaly-score")}
+    close(own["reconstruct"]["reconstructions"], expected)
+    close(own["encode"]["latents"], encoded, scale=np.abs(encoded).max())
+    np.testing.assert_allclose(own["anomaly-score"]["scores"], errors, rtol=1e-4)
+    asked = {**body, "signature_name": "reconstruct"}
+    predicted = service.post("/v1/models/classic:predict", json=asked).json()["predictions"]
+    close([row["reconstruction"] for row in predicted], expected)
+    inputs = [{"name": "instances", "shape": [7, 784], "datatype": "FP32", "data": rows.ravel().tolist()}]
+    asked = {"inputs": inputs, "outputs": [{"name": "reconstruction"}]}
+    (inferred,) = service.post("/v2/models/classic/infer", json=asked).json()["outputs"]
+    close(np.reshape(inferred["data"], (7, 784)), expected)
+    bare = tf.saved_model.load(str(classic.store / "classic" / "1"))
+    close(bare.signatures["reconstruct"](instances=tf.constant(rows))["reconstruction"], expected)
+    file, out = (classic.folder / name for name in ("seven.parquet", "scored.parquet"))
+    pq.write_table(pa.table({"instances": pa.FixedSizeListArray.from_arrays(rows.ravel(), 784)}), file)
+    run("score", file, out, "--model", "classic", "--store", classic.store)
+    np.testing.assert_allclose(pq.read_table(out)["anomaly_score"], errors, rtol=1e-4)
+
+
+def test_the_folder_that_was_never_ready(classic: SimpleNamespace) -> None:
+    """What ``model.export("store/ae/1")`` leaves is imported by its name in the store, and the gate compares it."""
+    classic.model.export(classic.store / "ae" / "1", verbose=False)
+    listed = run("models", "list", "--store", classic.store)
+    assert "autoencoder import ae/1 --rows ROWS" in listed
+    run("import", "ae/1", "--rows", classic.folder / "rows.npy", "--scale", "0-255", "--store", classic.store)
+    assert Store(classic.store).versions("ae") == [2]
+    manifest = Store(classic.store).manifest("ae", 2)
+    assert (manifest.training["format"], manifest.latent_dim) == ("SavedModel", 32)
+    assert KERAS_MODEL not in manifest.digests
+
+
+def test_a_wrong_scale_is_warned_of(classic: SimpleNamespace) -> None:
+    """Rows of bytes, for a model that was trained on fractions."""
+    dataset = read_dataset(str(classic.folder / "rows.npy"))
+    foreign = of_keras(classic.model, "Keras model")
+    trained = calibrated(foreign, dataset, config=import_config(), wishes=Wishes(), name="raw", reporter=Reporter())
+    assert "was it trained on scaled rows? --scale standard, minmax or 0-255" in trained.warnings[0]
+
+
+def test_what_cannot_be_imported_is_one_sentence(classic: SimpleNamespace, tmp_path: Path) -> None:
+    """And publishes nothing."""
+    store, rows = classic.store, classic.folder / "rows.npy"
+    assert "is a version of this service already" in refused("import", "classic/1", "--rows", rows, "--store", store)
+    np.save(tmp_path / "narrow.npy", rows_of((5,)))
+    model = classic.folder / "autoencoder.keras"
+    said = refused("import", model, "--rows", tmp_path / "narrow.npy", "--store", store, "--model", "none")
+    assert "takes rows of shape (784,), and those given are of shape (5,)" in said
+    assert "Give MODEL, or --encoder and --decoder" in refused("import", "--rows", rows, "--encoder", model)
+    assert "none" not in Store(store).models()
+
+
+# --- rows and scales --------------------------------------------------------------------------------------------------
+
+
+def pictures(shape: tuple[int, ...]) -> Dataset:
+    rows = rows_of(shape)
+    return check_dataset(
+        Dataset({INSTANCES: rows}, InputSchema(kind="image", row_shape=shape, value_range=(0, 1)), "x", "")
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "kind"),
+    [
+        ((8, 8), (8, 8), "image"),
+        ((8, 8), (8, 8, 1), "image"),
+        ((8, 8), (1, 8, 8), "image"),
+        ((8, 8), (64,), "tabular"),
+        ((8, 8), (None, 8), "image"),
+        ((8, 8, 3), (3, 8, 8), "image"),
+        ((8, 8, 3), (8, None, None), "image"),
+    ],
+)
+def test_rows_are_brought_to_the_shape_of_the_model(given: Any, wanted: Any, kind: str) -> None:
+    """Where that is unambiguous; channels are moved, not mixed up."""
+    dataset = pictures(given)
+    fitted = fit_rows(dataset, wanted)
+    assert fitted.schema.kind == kind
+    shape = tuple(have or size for have, size in zip(wanted, given, strict=False)) if None in wanted else wanted
+    assert fitted.rows[INSTANCES].shape == (len(dataset), *shape)
+    if wanted == (3, 8, 8):
+        np.testing.assert_array_equal(fitted.rows[INSTANCES][:, 2], dataset.rows[INSTANCES][..., 2])
+
+
+def test_rows_with_gaps_are_left_out() -> None:
+    """A model of another program knows no missing values; columns keep their names."""
+    rows = rows_of((WIDTH,))
+    rows[3, 2] = np.nan
+    fitted = fit_rows(table_dataset(rows, may_be_missing=True), (WIDTH,))
+    assert len(fitted) == len(rows) - 1
+    assert "1 rows with missing values were left out" in fitted.notes[-1]
+    assert not any(column.may_be_missing for column in fitted.schema.columns)
+
+
+def test_columns_can_be_named() -> None:
+    """Of an array, in its order."""
+    dataset = check_dataset(Dataset({INSTANCES: rows_of((2,))}, InputSchema(kind="tabular", row_shape=(2,)), "x", ""))
+    fitted = fit_rows(dataset, (2,), names=("amount", "age"))
+    assert [column.name for column in fitted.schema.columns] == ["amount", "age"]
+    with pytest.raises(DataError, match=r"1 columns are named, and a row has shape \(2,\)"):
+        fit_rows(dataset, (2,), names=("amount",))
+
+
+def test_columns_of_labels_are_refused() -> None:
+    """By name."""
+    columns = (Column(name="country", type="categorical", categories=("DE", "FR")), Column(name="amount"))
+    schema = InputSchema(kind="tabular", row_shape=(1,), columns=columns)
+    rows = {INSTANCES: rows_of((1,)), "categories": np.array([[b"DE"], [b"FR"]] * 20, object)}
+    with pytest.raises(DataError, match="Column country holds no numbers"):
+        fit_rows(Dataset(rows, schema, "x", ""), (2,))
+
+
+def scalers() -> dict[str, Callable[[NDArray[Any]], Any]]:
+    from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
+
+    return {"standard": StandardScaler, "minmax": MinMaxScaler, "robust": RobustScaler}
+
+
+@pytest.mark.parametrize("name", ["standard", "minmax", "robust"])
+def test_fitted_scalers_are_taken_over(name: str, tmp_path: Path) -> None:
+    """Those of scikit-learn, and their numbers in a file; forth and back."""
+    rows = 100 * rows_of((WIDTH,)) - 30
+    schema = InputSchema(kind="tabular", row_shape=(WIDTH,))
+    scaler = scalers()[name]().fit(rows)  # type: ignore[call-arg]
+    files = {
+        "standard": lambda: {"mean": scaler.mean_.tolist(), "std": scaler.scale_.tolist()},
+        "minmax": lambda: {"min": scaler.data_min_.tolist(), "max": scaler.data_max_.tolist()},
+        "robust": lambda: {"center": scaler.center_.tolist(), "scale": scaler.scale_.tolist()},
+    }
+    (tmp_path / "scale.json").write_text(json.dumps(files[name]()))
+    far = np.concatenate([rows, 1e6 * rows])
+    for scale in (scaler, str(tmp_path / "scale.json"), *([name] if name != "robust" else [])):
+        scaling = make_scaling(scale, schema, rows, import_config())
+        scaled = scaling.scale(tf.constant(far)).values
+        np.testing.assert_allclose(scaled, scaler.transform(far), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(scaling.unscale(scaled), far, rtol=1e-5, atol=1e-4)
+
+
+def test_what_is_no_scale_is_refused(tmp_path: Path) -> None:
+    """In one sentence."""
+    from sklearn.preprocessing import QuantileTransformer
+
+    rows = rows_of((WIDTH,))
+    schema = InputSchema(kind="tabular", row_shape=(WIDTH,))
+    (tmp_path / "scale.json").write_text('{"mean": [1, 2], "std": [1, 1]}')
+    (tmp_path / "zero.json").write_text('{"mean": 0, "std": 0}')
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    for scale, sentence in (
+        ("tall", "--scale takes none, standard, minmax, 0-255 or a JSON file"),
+        (str(tmp_path / "scale.json"), "The scale has 2 values, and a row 6"),
+        (str(tmp_path / "zero.json"), "divides by numbers above 0"),
+        (str(tmp_path / "other.json"), 'with "mean" and "std", or "min" and "max"'),
+        (QuantileTransformer(n_quantiles=10).fit(rows), "does not scale each value by itself and linearly"),
+    ):
+        with pytest.raises(ConfigurationError, match=sentence):
+            make_scaling(scale, schema, rows, import_config())
