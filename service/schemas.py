@@ -44,6 +44,24 @@ class ColumnType(StrEnum):
     TIMESTAMP = "timestamp"
 
 
+class PointScale(Frozen):
+    """Units of the scores of single points of a series; ``service.scoring.point_scores`` says how they are used.
+
+    Attributes:
+        error: mean squared error of the steps of training windows, in scaled units.
+        typical: medians of the channels by slot of the day (slots, channels); a single slot: no daily cycle is known.
+        spread: by channel, the mean squared distance of training points from what is typical.
+        slot_points: points of one slot, which need not be whole.
+        span: points on either side over which scores are averaged.
+    """
+
+    error: float = Field(gt=0)
+    typical: tuple[tuple[float, ...], ...] = Field(min_length=1)
+    spread: tuple[float, ...]
+    slot_points: float = Field(gt=0)
+    span: int = Field(ge=1)
+
+
 class Column(Frozen):
     """One named column of a table, in the model's order."""
 

@@ -6,12 +6,18 @@ does so everywhere.
 """
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from service.errors import InvalidOption
+
+if TYPE_CHECKING:  # the client needs the rest of this module, and has no pydantic
+    from service.schemas import PointScale
+
+MOST_ERROR = 1e6
+"""Times its mean in training: more than this of one point adds nothing, and would drown its neighbours' share."""
 
 
 def reconstruction_error(rows: NDArray[Any], reconstructions: NDArray[Any]) -> NDArray[np.float32]:
@@ -28,19 +34,56 @@ def reconstruction_error(rows: NDArray[Any], reconstructions: NDArray[Any]) -> N
     return errors
 
 
-def point_scores(errors: NDArray[Any]) -> NDArray[np.float32]:
-    """Score of each point of a series: the mean of its errors in all the windows that it lies in.
+def point_scores(
+    errors: NDArray[Any], points: NDArray[Any], scale: "PointScale | None", *, first_slot: int | None = None
+) -> NDArray[np.float32]:
+    """Score of each point of a series.
+
+    The network's squared error, a mean over all the windows that a point lies in, and the squared distance from what is
+    typical of the time of day, each in units of its mean in training, are added. The sum is averaged over neighbouring
+    points, with weights that fall linearly to 0 at ``scale.span`` points away on either side: a disturbance lasts.
 
     Args:
         errors: (windows, window), of windows that begin one point after the other.
+        points: (points, channels), the readings of the windows, NaN where one is missing.
+        scale: None gives the network's error alone.
+        first_slot: the slot of the day that the first point lies in. None takes the one with which the points are
+            nearest to what is typical.
     """
     count, window = errors.shape
     total, covering = np.zeros(count + window - 1), np.zeros(count + window - 1)
     for step in range(window):
         total[step : step + count] += errors[:, step]
         covering[step : step + count] += 1
-    scores: NDArray[np.float32] = (total / covering).astype(np.float32)
-    return scores
+    scores = total / covering
+    if scale is not None:
+        scores = np.minimum(scores / scale.error, MOST_ERROR) + np.minimum(
+            _deviations(points, scale, first_slot), MOST_ERROR
+        )
+        scores = _moving_mean(_moving_mean(scores, scale.span), scale.span)
+    return scores.astype(np.float32)
+
+
+def _deviations(points: NDArray[Any], scale: "PointScale", first_slot: int | None) -> NDArray[np.float64]:
+    """Squared distance of each point from what is typical of its slot of the day, a mean over channels."""
+    typical, spread = np.array(scale.typical), np.sqrt(scale.spread)
+    slots = (np.arange(len(points)) / scale.slot_points).astype(np.int64)
+
+    def distances(first: int) -> Any:
+        return np.nan_to_num((points - typical[(slots + first) % len(typical)]) / spread, posinf=np.inf, neginf=-np.inf)
+
+    if first_slot is None:
+        first_slot = int(np.argmin([np.abs(distances(first)).sum() for first in range(len(typical))]))
+    deviations: NDArray[np.float64] = np.square(distances(first_slot)).mean(axis=1)
+    return deviations
+
+
+def _moving_mean(values: NDArray[np.float64], span: int) -> NDArray[np.float64]:
+    """The mean over ``span // 2`` values on either side, of as many as there are."""
+    at, sums = np.arange(len(values)), np.concatenate([[0.0], np.cumsum(values)])
+    first, end = np.maximum(at - span // 2, 0), np.minimum(at + span // 2 + 1, len(values))
+    means: NDArray[np.float64] = (sums[end] - sums[first]) / (end - first)
+    return means
 
 
 def conformal_p_values(scores: ArrayLike, calibration_scores: ArrayLike) -> NDArray[np.float32]:

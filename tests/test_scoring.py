@@ -6,12 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidOption
+from service.schemas import PointScale
 from service.scoring import (
     alarm_rate,
     conformal_p_values,
     conformal_threshold,
     discoveries,
     is_anomaly,
+    point_scores,
     reconstruction_error,
     rows_needed,
 )
@@ -38,6 +40,45 @@ def test_error_of_different_shapes_is_refused() -> None:
     """Broadcasting would hide a mistake."""
     with pytest.raises(ValueError, match="differ in shape"):
         reconstruction_error(np.zeros((2, 3)), np.zeros((2, 1)))
+
+
+def test_point_scores_are_means_over_the_windows_that_cover_a_point() -> None:
+    """Three windows of two points: the middle ones lie in two of them. Without units nothing else counts."""
+    errors = np.array([[1, 2], [4, 6], [8, 9]], np.float32)
+    np.testing.assert_allclose(point_scores(errors, np.zeros((4, 1)), None), [1, 3, 7, 9])
+
+
+def test_point_scores_by_hand() -> None:
+    """Errors and distances in their units, averaged with weights 1, 2, 3, 2, 1 of as many points as there are."""
+    errors = np.full((8, 2), 6.0)
+    points = np.zeros((9, 2))
+    points[4] = [4, np.nan]
+    scale = PointScale(error=3, typical=((0, 0),), spread=(4, 1), slot_points=9, span=3)
+    expected = 2 + (4 / 2) ** 2 / 2 * np.array([0, 0, 1, 2, 3, 2, 1, 0, 0]) / 9
+    np.testing.assert_allclose(point_scores(errors, points, scale), expected, rtol=1e-6)
+
+
+def test_points_are_compared_with_their_time_of_day() -> None:
+    """Four slots of two points; where a series begins is found from its values."""
+    typical = ((0,), (5,), (9,), (2,))
+    scale = PointScale(error=1, typical=typical, spread=(1,), slot_points=2, span=1)
+    points = np.repeat(np.roll([0, 5, 9, 2], -3), 2)[:, None].astype(float)
+    errors = np.zeros((7, 2))
+    assert point_scores(errors, points, scale).tolist() == [0] * 8
+    assert point_scores(errors, points, scale, first_slot=3).tolist() == [0] * 8
+    assert point_scores(errors, points, scale, first_slot=0)[:2].tolist() == [4, 4]
+
+
+def test_one_absurd_point_leaves_the_others_alone() -> None:
+    """Beyond its neighbours, scores are what they were to six digits."""
+    random = np.random.default_rng(0)
+    scale = PointScale(error=1, typical=((0,),), spread=(1,), slot_points=500, span=5)
+    errors, points = random.uniform(size=(499, 2)), random.normal(size=(500, 1))
+    before = point_scores(errors, points, scale)
+    errors[100], points[100] = 1e30, 1e30
+    after = point_scores(errors, points, scale)
+    np.testing.assert_allclose(np.delete(after, np.s_[90:112]), np.delete(before, np.s_[90:112]), rtol=1e-6)
+    assert after[100] > 1000
 
 
 def test_p_values_by_hand() -> None:

@@ -39,7 +39,12 @@ def series(*, data: Path, out: Path | None, options: tuple[str, ...]) -> None:
             lines.append(measure_series(found, Path(folder), options=options))
             click.echo(" ".join(_cells(lines[-1])), err=True)
     lines.append(mean_line(lines))
-    table = Table("series", "points", "window", "AUROC", "AUPR", "false alarms a day", "note")
+    titles = ("series", "points", "window", "AUROC", "AUPR", "false alarms a day")
+    table = Table(
+        *titles,
+        *(f"{name}, {each}" for name in ("hourly", "smoothed", "profile") for each in ("AUROC", "AUPR")),
+        "note",
+    )
     for line in lines:
         table.add_row(*_cells(line))
     Console().print(table)

@@ -183,9 +183,11 @@ async def run(
     once: dict[str, Any] = {}
     if ANOMALY_SCORE.name in signatures:
         once = loaded.own_flags
-        if options is not NO_OPTIONS:
-            judge = loaded.judge_points if options.series else loaded.judge
-            results, once = judge(results, options)
+        if options.series:
+            # A long series takes a while: its time of day is looked for.
+            results, once = await asyncio.to_thread(loaded.judge_points, results, call.rows, options)
+        elif options is not NO_OPTIONS:
+            results, once = loaded.judge(results, options)
     return codecs.Answer(
         operation=OPERATION_NAMED.get(signatures[0], ANOMALY_SCORE),
         schema=loaded.schema,

@@ -15,7 +15,7 @@ from service.codecs import Options
 from service.codecs.json_rows import decode_json
 from service.errors import InvalidVersion, OperationNotSupported, RequestError
 from service.runtime.signature import Signature
-from service.schemas import InputSchema, Results, Rows, row_count
+from service.schemas import INSTANCES, InputSchema, Results, Rows, row_count
 from service.scoring import (
     conformal_p_values,
     conformal_threshold,
@@ -156,15 +156,20 @@ class LoadedModel:
         """Results of ``anomaly_score`` with the caller's threshold or rate, or with the version's own."""
         return self._judge.as_chosen(results, options)
 
-    def judge_points(self, results: Results, options: Options) -> Judged:
-        """Results of ``anomaly_score`` for the points of a series, from results of ``point_errors``.
+    def judge_points(self, results: Results, rows: Rows, options: Options) -> Judged:
+        """Results of ``anomaly_score`` for the points of a series, from results of ``point_errors`` for ``rows``.
+
+        ``rows`` are all windows of the series, one point after the other.
 
         Raises:
             OperationNotSupported: this version was not trained on a series.
         """
         if self._point_judge is None:
             raise OperationNotSupported(f"Version {self.version} of model '{self.name}' was not trained on a series.")
-        judged = self._point_judge.judged(point_scores(results["error"]))
+        windows = rows[INSTANCES]
+        points = np.concatenate([windows[:, 0], windows[-1, 1:]])
+        scores = point_scores(results["error"], points, self.manifest.point_scale)
+        judged = self._point_judge.judged(scores)
         return self._point_judge.as_chosen(judged, options)
 
     def warm_up(self, sample: Rows) -> None:

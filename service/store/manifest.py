@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from service.errors import InvalidVersion
-from service.schemas import Frozen, InputSchema
+from service.schemas import Frozen, InputSchema, PointScale
 
 ASSETS = "assets.extra"
 MANIFEST = f"{ASSETS}/manifest.json"
@@ -125,6 +125,8 @@ class Manifest(Frozen):
     calibration: Calibration
     point_calibration: Calibration | None = None
     """Calibration of single points, for models of series."""
+    point_scale: PointScale | None = None
+    """Units of the scores of points; None in versions whose scores are plain squared errors."""
     reference: tuple[FeatureReference, ...] = ()
     """Distributions of the features in order, at most the first ``MAX_REFERENCE_FEATURES``."""
     digests: dict[str, str]

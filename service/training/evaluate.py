@@ -13,11 +13,12 @@ from service.runtime.quiet import tf
 from service.runtime.signature import in_batches
 from service.schemas import (
     INSTANCES,
+    PointScale,
     Rows,
     row_count,
     take_rows,
 )
-from service.scoring import alarm_rate, conformal_threshold, reconstruction_error, rows_needed
+from service.scoring import alarm_rate, conformal_threshold, point_scores, reconstruction_error, rows_needed
 from service.store import Calibration
 from service.training.architecture import principal_axes
 from service.training.compression import Compression, measure_compression
@@ -28,10 +29,10 @@ from service.training.gate import SIGNIFICANT, chance_of_alarms
 from service.training.graph import (
     ServingGraph,
     compile_for_rows,
-    compile_for_series,
     run_rows,
 )
 from service.training.preprocessing import Preprocessing, ScaledRows
+from service.training.series import Series, fit_point_scale
 from service.training.split import Split
 
 OVERFIT_RATIO = 1.5
@@ -39,6 +40,7 @@ MAX_LATENT_ROWS = 10_000
 PCA_BATCH_ROWS = 16_384
 FAR_OFF = 2.0
 """A false-alarm rate is far off when it is so many times the one that was asked for, or as small a part of it."""
+FEW_SPANS = 10
 PCA_RATIO = 1.01
 """A test error within this factor of PCA's is as good, and no better."""
 
@@ -180,7 +182,12 @@ def decode(graph: ServingGraph, latents: NDArray[np.float32]) -> NDArray[np.floa
 
 
 def find_warnings(
-    metrics: Metrics, calibration: Calibration, config: TrainingConfig, *, test_rows: int
+    metrics: Metrics,
+    calibration: Calibration,
+    config: TrainingConfig,
+    *,
+    test_rows: int,
+    points: tuple[Calibration, PointScale] | None = None,
 ) -> tuple[str, ...]:
     """What a user should look at before trusting the model, one sentence each."""
     own, pca = metrics.autoencoder, metrics.pca
@@ -209,6 +216,12 @@ def find_warnings(
         found.append(
             f"{calibration.rows} calibration rows cannot guarantee a false-alarm rate of {config.false_alarm_rate:g}; "
             f"{rows_needed(config.false_alarm_rate)} are needed."
+        )
+    if points is not None and points[0].rows < FEW_SPANS * points[1].span:
+        found.append(
+            f"The threshold of points rests on {points[0].rows} points, where scores are averaged over "
+            f"{points[1].span} on either side: that is {points[0].rows / points[1].span:.2g} independent stretches of "
+            "time. Where the level of the series moves, false alarms may be many; a longer series would help."
         )
     rate, nominal = metrics.test_alarm_rate, config.false_alarm_rate
     fewer, more = chance_of_alarms(
@@ -243,8 +256,10 @@ def calibrate(graph: ServingGraph, rows: Rows, config: TrainingConfig) -> Calibr
     return _calibration(score_rows(graph, rows), config)
 
 
-def calibrate_points(graph: ServingGraph, blocks: Sequence[NDArray[np.float32]], config: TrainingConfig) -> Calibration:
-    """Score the points of a series, and take the threshold: ``blocks`` (points, channels) that no fitted window is in.
+def calibrate_points(
+    graph: ServingGraph, series: Series, train_rows: Rows, config: TrainingConfig, *, held_back: Sequence[int]
+) -> tuple[Calibration, PointScale]:
+    """Units of the scores of points, and their calibration on the blocks held back, in which no fitted window is.
 
     Scores of neighbouring points resemble each other, so that the blocks tell less than their number of points
     promises: p-values hold on average over long series like them, not for each stretch. Points without a reading, whose
@@ -253,11 +268,19 @@ def calibrate_points(graph: ServingGraph, blocks: Sequence[NDArray[np.float32]],
     Raises:
         TrainingFailed: a score is not finite.
     """
-    function = compile_for_series(graph.point_scores, graph.schema)
-    scores = np.concatenate([function(tf.constant(block)).numpy()[~np.isnan(block).all(axis=1)] for block in blocks])
+    function = compile_for_rows(graph.point_errors, graph.schema)
+    scale = fit_point_scale(series, error=_mean(run_rows(function, train_rows)["error"]), held_back=held_back)
+    found = []
+    for number in held_back:
+        block = series.block(number)
+        windows = np.lib.stride_tricks.sliding_window_view(block, series.window, axis=0).transpose(0, 2, 1)
+        errors = run_rows(function, {INSTANCES: windows})["error"]
+        slot = int(series.blocks[number][0] / scale.slot_points) % len(scale.typical)
+        found.append(point_scores(errors, block, scale, first_slot=slot)[~np.isnan(block).all(axis=1)])
+    scores = np.concatenate(found)
     if len(scores) > MAX_CALIBRATION_ROWS:
         scores = np.random.default_rng([config.seed, 4]).choice(scores, MAX_CALIBRATION_ROWS, replace=False)
-    return _calibration(scores, config)
+    return _calibration(scores, config), scale
 
 
 def _calibration(scores: NDArray[np.float32], config: TrainingConfig) -> Calibration:

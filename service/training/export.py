@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from service.codecs.answers import label_text, time_text
 from service.runtime.quiet import tf
-from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, ColumnType, InputSchema, Rows, take_rows
+from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, ColumnType, InputSchema, PointScale, Rows, take_rows
 from service.store import GOLDEN_OUTPUTS, KERAS_MODEL, SAMPLE_REQUEST, Calibration, SignatureSpec, TensorSpec
 from service.store.directory import writing
 from service.training.graph import (
@@ -37,7 +37,7 @@ def export(
     *,
     denoises: bool,
     sample: Rows,
-    points: Calibration | None = None,
+    points: tuple[Calibration, PointScale] | None = None,
 ) -> dict[str, SignatureSpec]:
     """Write everything that a service loads into ``folder``; what the signatures take and give.
 
@@ -60,7 +60,7 @@ def export(
     module.weights = [variable.value for variable in graph.serving.variables]
     exported = {SERVING_DEFAULT: functions[ANOMALY_SCORE.name], **functions}
     if points is not None:
-        exported[SCORE_SERIES] = compile_for_series(graph.score_series(points), graph.schema)
+        exported[SCORE_SERIES] = compile_for_series(graph.score_series(*points), graph.schema)
     with writing(), warnings.catch_warnings():
         try:
             tf.saved_model.save(module, str(folder), exported)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from service.runtime.quiet import tf
 from service.runtime.signature import ROWS_PER_BATCH, in_batches
-from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, ColumnType, InputSchema, Rows, row_count
+from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, ColumnType, InputSchema, PointScale, Rows, row_count
+from service.scoring import MOST_ERROR
 from service.store import Calibration
 from service.training.architecture import Autoencoder, in_float64
 from service.training.preprocessing import Layout, Preprocessing
@@ -101,17 +102,19 @@ class ServingGraph:
         squares = squared_errors(passed)
         return {"error": tf.cast(tf.reduce_mean(squares, axis=-1), tf.float32)}
 
-    def point_scores(self, series: Any) -> Any:
+    def point_scores(self, series: Any, scale: PointScale) -> Any:
         """Score of each point of a series (points, channels), at least a window long: see ``service.scoring``."""
         window = self.schema.row_shape[0]
         windows = tf.signal.frame(series, window, 1, axis=0)
         errors = tf.cast(self.point_errors({INSTANCES: windows})["error"], tf.float64)
         total = tf.signal.overlap_and_add(errors, 1)
-        return tf.cast(total / tf.signal.overlap_and_add(tf.ones_like(errors), 1), tf.float32)
+        network = total / tf.signal.overlap_and_add(tf.ones_like(errors), 1) / scale.error
+        scores = tf.minimum(network, MOST_ERROR) + tf.minimum(_deviations(series, scale), MOST_ERROR)
+        return tf.cast(_moving_mean(_moving_mean(scores, scale.span), scale.span), tf.float32)
 
-    def score_series(self, calibration: Calibration) -> Callable[[Any], dict[str, Any]]:
+    def score_series(self, calibration: Calibration, scale: PointScale) -> Callable[[Any], dict[str, Any]]:
         """The signature's function: points of a whole series instead of rows."""
-        return lambda series: judge(self.point_scores(series), calibration)
+        return lambda series: judge(self.point_scores(series, scale), calibration)
 
     def _scale(self, rows: Rows) -> Scaled:
         return self.preprocessing.scale(rows, self.serving.network.output.dtype)
@@ -127,6 +130,28 @@ class ServingGraph:
 
     def _score_scaled(self, scaled: Scaled) -> Any:
         return self.score(self._run_scaled(scaled))
+
+
+def _deviations(series: Any, scale: PointScale) -> Any:
+    """``service.scoring`` in TensorFlow: squared distance of each point from what is typical of its time of day."""
+    typical, spread = np.array(scale.typical), np.sqrt(scale.spread)
+    points = tf.cast(series, tf.float64)
+    slots = tf.cast(tf.cast(tf.range(tf.shape(points)[0]), tf.float64) / scale.slot_points, tf.int32)
+
+    def distances(first: Any) -> Any:
+        found = (points - tf.gather(typical, (slots + first) % len(typical))) / spread
+        return tf.where(tf.math.is_nan(found), tf.zeros_like(found), found)
+
+    sums = tf.stack([tf.reduce_sum(tf.abs(distances(first))) for first in range(len(typical))])
+    return tf.reduce_mean(tf.square(distances(tf.argmin(sums, output_type=tf.int32))), axis=1)
+
+
+def _moving_mean(values: Any, span: int) -> Any:
+    """``service.scoring`` in TensorFlow."""
+    count = tf.shape(values)[0]
+    at, sums = tf.range(count), tf.concat([tf.zeros(1, values.dtype), tf.cumsum(values)], axis=0)
+    first, end = tf.maximum(at - span // 2, 0), tf.minimum(at + span // 2 + 1, count)
+    return (tf.gather(sums, end) - tf.gather(sums, first)) / tf.cast(end - first, values.dtype)
 
 
 def judge(score: Any, calibration: Calibration) -> dict[str, Any]:

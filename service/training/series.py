@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import DataError
-from service.schemas import MISSING_TIMESTAMP, InputSchema
+from service.schemas import MISSING_TIMESTAMP, InputSchema, PointScale
 from service.tables.files import find_files
 from service.tables.reading import TableFiles, read_columns
 from service.tables.selection import make_selection
@@ -38,6 +38,9 @@ FIRST_UNIX_S, LAST_UNIX_S = 978_307_200, 4_102_444_800
 SUNDAY = 3
 """Days since 1970-01-01, a Thursday."""
 HOUR_S, DAY_S, HALF_YEAR_S = 3_600, 86_400, 180 * 86_400
+HOURS = 24
+SMALLEST_PART = 1e-4
+"""Of the variance: the least unit of errors and distances of points, so that noise is not blown up."""
 UNITS = ((DAY_S, "d"), (HOUR_S, "h"), (60, "min"), (1, "s"), (0.001, "ms"))
 CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d(?:\.\d+)?))?")
 
@@ -68,6 +71,8 @@ class Series:
     """First point, and the one after the last, of each block. All of a block goes to one part of the split."""
     step: str = ""
     """How far points are apart, in words; empty where lines are evenly spaced."""
+    step_s: float | None = None
+    """The same in seconds, where the times are dates or Unix times."""
     notes: tuple[str, ...] = ()
     """What was made of the source, for the user to see; sentences."""
 
@@ -139,9 +144,10 @@ def read_series(
     if times is not None:
         _refuse_several(table, names, times.seconds)
     values = np.stack([_numbers(table, name) for name in names], axis=1)
-    notes, words = list(file.notes), ""
+    notes, words, step_s = list(file.notes), "", None
     if times is not None:
         values, found, merged, aside = _on_even_grid(values, times.seconds, step)
+        step_s = found if times.in_seconds else None
         words = duration(found) if times.in_seconds else f"{found:g}"
         notes += times.notes
         if aside > UNEVEN * found and step is None:
@@ -159,7 +165,7 @@ def read_series(
             f"A window of {window} steps does not fit {len(values)} points: from 2 to {longest} are possible."
         )
     narrow = values.astype(np.float32)
-    return Series(narrow, tuple(names), window, _blocks(len(values), window), words, tuple(notes))
+    return Series(narrow, tuple(names), window, _blocks(len(values), window), words, step_s, tuple(notes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +357,48 @@ def _through_clock_changes(times: NDArray[np.float64]) -> NDArray[np.float64]:
     put_back = (steps <= 0) & (np.abs(steps + HOUR_S - usual) <= usual / 2) & sunday
     far_apart = (np.diff(times[1:][put_back]) > HALF_YEAR_S).all()
     return times + HOUR_S * np.concatenate([[0], np.cumsum(put_back)]) if far_apart else times
+
+
+def fit_point_scale(series: Series, *, error: float, held_back: Sequence[int]) -> PointScale:
+    """Units of the scores of points, from all blocks but those held back.
+
+    With times, and where the series is a day long or longer, what is typical is the median of the hour of the day, and
+    scores are averaged over half a day on either side; else it is the median, and the average goes over a window. No
+    average goes over more than a quarter of the series.
+
+    Args:
+        error: mean squared error of the steps of training windows, in scaled units.
+    """
+    kept = np.setdiff1d(np.arange(len(series.blocks)), held_back)
+    at = np.concatenate([np.arange(*series.blocks[block]) for block in kept])
+    values = series.values[at].astype(np.float64)
+    values = np.where(np.isnan(values).all(axis=0), 0.0, values)
+    typical, slot_points, span = np.nanmedian(values, axis=0)[None], float(len(series.values)), series.window
+    if series.step_s is not None and series.step_s <= DAY_S / 2:
+        span = round(DAY_S / 2 / series.step_s)
+        if len(series.values) * series.step_s >= DAY_S:
+            slot_points = HOUR_S / series.step_s
+            hours = (at / slot_points).astype(int) % HOURS
+            typical = np.stack([_hourly_medians(channel, hours) for channel in values.T], axis=1)
+    distances = values - typical[(at / slot_points).astype(int) % len(typical)]
+    variance = np.nanvar(values, axis=0)
+    # A channel that never varies is measured by its level.
+    least = np.where(variance > 0, SMALLEST_PART * variance, np.square(1e-3 * typical[0]) + SMALLEST_PART**2)
+    return PointScale(
+        error=max(error, SMALLEST_PART),
+        typical=tuple(map(tuple, typical.tolist())),
+        spread=tuple(np.maximum(np.nanmean(np.square(distances), axis=0), least).tolist()),
+        slot_points=slot_points,
+        span=min(span, MAX_WINDOW, max(series.window, len(series.values) // 4)),
+    )
+
+
+def _hourly_medians(channel: NDArray[np.float64], hours: NDArray[np.intp]) -> NDArray[np.float64]:
+    """The median of each hour of the day; of an hour without a reading, between those of its neighbours."""
+    seen = np.unique(hours[~np.isnan(channel)])
+    medians = [np.nanmedian(channel[hours == hour]) for hour in seen]
+    by_hour: NDArray[np.float64] = np.interp(np.arange(HOURS), seen, medians, period=HOURS)
+    return by_hour
 
 
 def duration(seconds: float) -> str:

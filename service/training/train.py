@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from service.errors import ConfigurationError, TrainingFailed
 from service.runtime.drift import feature_reference
 from service.runtime.loaded_model import open_version
-from service.schemas import take_rows
+from service.schemas import PointScale, take_rows
 from service.store import (
     MODEL_CARD,
     MODEL_NAME_PATTERN,
@@ -76,7 +76,8 @@ class TrainedModel:
     graph: "ServingGraph"
     history: "History"
     calibration: Calibration
-    point_calibration: Calibration | None
+    points: tuple[Calibration, PointScale] | None
+    """Of a series: for the scores of its points."""
     metrics: "Metrics"
     reference: tuple[FeatureReference, ...]
     warnings: tuple[str, ...]
@@ -294,10 +295,10 @@ def measure(
     calibration = calibrate(graph, take_rows(dataset.rows, split.calibration), config)
     points = None
     if dataset.series is not None and dataset.blocks is not None:
-        held_back = np.unique(dataset.blocks[split.calibration])
-        points = calibrate_points(graph, [dataset.series.block(number) for number in held_back], config)
+        held_back = np.unique(dataset.blocks[split.calibration]).tolist()
+        points = calibrate_points(graph, dataset.series, splits["train"].raw, config, held_back=held_back)
     metrics = evaluate(graph, splits, history, calibration, config, latent_reason=latent_reason, device=device)
-    warnings = (*dataset.notes, *find_warnings(metrics, calibration, config, test_rows=len(split.test)))
+    warnings = (*dataset.notes, *find_warnings(metrics, calibration, config, test_rows=len(split.test), points=points))
     reference = feature_reference(splits["train"].raw, dataset.schema)
     return TrainedModel(dataset, config, split, graph, history, calibration, points, metrics, reference, warnings)
 
@@ -333,7 +334,7 @@ def publish_model(
             trained.calibration,
             denoises=trained.denoises,
             sample=sample,
-            points=trained.point_calibration,
+            points=trained.points,
         )
         blank = _manifest(trained, specs, model=model)
         exported = open_version(staging.path, blank)
@@ -401,7 +402,8 @@ def _manifest(trained: TrainedModel, specs: dict[str, SignatureSpec], *, model: 
         metrics=_metrics(trained, None),
         warnings=trained.warnings,
         calibration=trained.calibration,
-        point_calibration=trained.point_calibration,
+        point_calibration=trained.points and trained.points[0],
+        point_scale=trained.points and trained.points[1],
         reference=trained.reference,
         digests={},
     )

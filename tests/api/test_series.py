@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.scoring import conformal_p_values, point_scores
+from service.scoring import conformal_p_values
 from service.settings import Settings
 from service.store import Manifest, read_manifest
 from tests.conftest import PERIOD, readings
@@ -35,6 +35,8 @@ def test_schema_names_window_and_channels(manifest: Manifest) -> None:
     assert manifest.row_counts.calibration > 100
     assert manifest.point_calibration is not None
     assert manifest.point_calibration.rows > manifest.row_counts.calibration
+    assert manifest.point_scale is not None
+    assert (len(manifest.point_scale.typical), manifest.point_scale.span) == (24, 12)
 
 
 def test_windows_are_rows(service: LiveService) -> None:
@@ -120,7 +122,13 @@ def test_a_series_is_for_scoring_only(service: LiveService) -> None:
     assert answer.status_code == 422
 
 
-def test_point_scores_are_means_over_the_windows_that_cover_a_point() -> None:
-    """Three windows of two points: the middle ones lie in two of them."""
-    errors = np.array([[1, 2], [4, 6], [8, 9]], np.float32)
-    np.testing.assert_allclose(point_scores(errors), [1, 3, 7, 9])
+def test_the_wrong_time_of_day_is_strange(service: LiveService) -> None:
+    """Values that are usual at other hours, in a series that begins at any hour: where the day is turned, scores are
+    highest."""
+    values = readings(24 * 12 + 7, seed=11)[7:]
+    values[120:144] = values[120:144][::-1]
+    answer = service.post("/anomaly-score", json={"series": values.tolist()}).json()
+    scores = np.array(answer["scores"])
+    assert 120 <= scores.argmax() < 144
+    assert answer["is_anomaly"][132]
+    assert np.median(scores[125:140]) > 2 * np.median(np.delete(scores, np.s_[100:164]))

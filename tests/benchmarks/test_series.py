@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.cli import bench
-from benchmarks.series import read_labelled
+from benchmarks.series import false_alarms_per_day, read_labelled
 from service.errors import DataError
 
 
@@ -45,6 +45,16 @@ def test_points_are_told_apart(labelled: Path, tmp_path: Path) -> None:
     assert 0 <= float(lines["wave"]["false_alarms_per_day"]) < 60
     assert "nothing to learn" in lines["flat"]["note"]
     assert lines["mean"]["auroc"] == lines["wave"]["auroc"]
+    assert float(lines["wave"]["hourly_auroc"]) > 0.8
+
+
+def test_false_alarms_are_stretches(labelled: Path) -> None:
+    """However many points one has; a stretch that goes on in a labelled window is told."""
+    _, wave = read_labelled(labelled)
+    flags = np.zeros(3400, bool)
+    flags[[0, 1, 5, 6, 7]] = True
+    flags[2385:2395] = True  # its last five points are labelled
+    assert false_alarms_per_day(wave, flags) == pytest.approx(3 / (3399 * 300 / 86400))
 
 
 def test_labels_mark_their_points(labelled: Path) -> None:

@@ -1,5 +1,6 @@
 """Series: an even grid, a window that fits the period, blocks that keep splits apart, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from service.errors import ConfigurationError, DataError
 from service.training import load_config
 from service.training.data import read_dataset
-from service.training.series import Windows, read_series
+from service.training.series import Windows, fit_point_scale, read_series
 from service.training.split import split_rows
 
 
@@ -130,8 +131,50 @@ def test_points_without_a_reading_do_not_calibrate(tmp_path: Path) -> None:
 
     dataset = read_dataset(str(write(tmp_path / "a.csv", points=900)), drop=["note"], windows=Windows(length=10))
     config = load_config("auto", epochs=1)
-    graph = train_model(dataset, config, Reporter()).graph
+    trained = train_model(dataset, config, Reporter())
     assert dataset.series is not None
-    block = dataset.series.block(0).copy()
-    block[5:20] = np.nan
-    assert calibrate_points(graph, [block], config).rows == len(block) - 15
+    assert "independent stretches of time" in " ".join(trained.warnings)
+    values = dataset.series.values.copy()
+    values[5:20] = np.nan
+    calibration, scale = calibrate_points(
+        trained.graph, replace(dataset.series, values=values), dataset.rows, config, held_back=[0]
+    )
+    assert calibration.rows == len(dataset.series.block(0)) - 15
+    assert scale.error > 0
+
+
+def test_what_is_typical_is_so_by_the_hour(tmp_path: Path) -> None:
+    """Medians of the hours of the day, without those held back; scores are averaged over half a day on either side."""
+    series = read_series(write(tmp_path / "a.csv", points=1200, period=288), drop=["note"])
+    scale = fit_point_scale(series, error=0.5, held_back=[0, 1])
+    assert (len(scale.typical), scale.slot_points, scale.span, scale.error) == (24, 12, 144, 0.5)
+    hours = (np.arange(1200) // 12) % 24
+    kept = np.arange(1200) >= series.blocks[2][0]
+    expected = [np.median(series.values[kept & (hours == hour), 0]) for hour in range(24)]
+    np.testing.assert_allclose([value for (value,) in scale.typical], expected)
+    assert scale.spread[0] < 0.05 * series.values.var()
+
+
+def test_what_is_typical_without_a_day(tmp_path: Path) -> None:
+    """Less than a day, or no times: one median, and an average over no more than a quarter of the series."""
+    short = fit_point_scale(read_series(write(tmp_path / "a.csv"), drop=["note"]), error=0, held_back=[0])
+    assert (len(short.typical), short.span) == (1, 60)
+    np.savetxt(
+        tmp_path / "b.csv", np.random.default_rng(0).normal(size=(400, 2)), delimiter=",", header="a,b", comments=""
+    )
+    lines = read_series(tmp_path / "b.csv", window=8)
+    untimed = fit_point_scale(
+        replace(lines, values=lines.values * np.array([1, 0], np.float32)), error=0, held_back=[0]
+    )
+    assert (len(untimed.typical), untimed.span) == (1, 8)
+    assert untimed.spread[0] > 0.5
+    assert 0 < untimed.spread[1] < 1e-6
+
+
+def test_an_hour_without_a_reading_lies_between_its_neighbours(tmp_path: Path) -> None:
+    """Also across midnight."""
+    series = read_series(write(tmp_path / "a.csv", points=300, period=288), drop=["note"])
+    values = np.arange(300, dtype=np.float32)[:, None] // 12 % 24
+    values[276:288] = np.nan
+    scale = fit_point_scale(replace(series, values=values), error=0, held_back=[])
+    assert [value for (value,) in scale.typical] == [*range(23), 11]
