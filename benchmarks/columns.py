@@ -83,7 +83,8 @@ def _is_anomaly(file: Path, label: str, normal: str) -> NDArray[np.bool_]:
             if label not in table.column_names:
                 raise DataError(f"{file.name} has no column '{label}'.")
             values += map(str, table.column(label).to_pylist())
-    return np.array(values) != normal
+    is_anomaly: NDArray[np.bool_] = np.array(values) != normal
+    return is_anomaly
 
 
 def _run(command: str, *arguments: object) -> None:
