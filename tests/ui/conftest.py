@@ -53,8 +53,9 @@ def mixed_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServ
         yield live
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Chromium, for one module: as long as Playwright runs, no other test of the process can start an event loop."""
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
     if found is None:
         pytest.skip("install chromium")
