@@ -10,7 +10,8 @@ import math
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
-from typing import TypeVar
+from itertools import groupby
+from typing import TypeVar, cast
 
 import orjson
 
@@ -33,7 +34,7 @@ MAX_RATIO = 100
 """A compressed stream of any length is fine; one whose rows compress better than this is there to keep us busy."""
 
 T = TypeVar("T")
-Block = codecs.RowBlock | codecs.BadLine
+Block = codecs.RowBlock | list[codecs.BadLine]
 
 
 class NdjsonExchange:
@@ -113,7 +114,7 @@ class NdjsonExchange:
                     line_bytes = 0
                     yield block
         self._decompressor.finish()
-        for block in await self._in_thread(partial(_all, self._decoder.finish()), 0):
+        for block in await self._in_thread(partial(_grouped, self._decoder.finish()), 0):
             yield block
 
     def _decode_some(self, pieces: Iterator[bytes | memoryview]) -> tuple[int, list[Block], bool]:
@@ -122,7 +123,7 @@ class NdjsonExchange:
         while size < PIECE_BYTES and (piece := next(pieces, None)) is not None:
             taken.append(piece)
             size += len(piece)
-        return size, list(self._decoder.feed(b"".join(taken))), size >= PIECE_BYTES
+        return size, _grouped(self._decoder.feed(b"".join(taken))), size >= PIECE_BYTES
 
     async def _in_thread(self, work: Callable[[], T], size: int) -> T:
         """One step of the stream, within the timeout of a request."""
@@ -132,8 +133,8 @@ class NdjsonExchange:
     async def _lines(self, block: Block) -> bytes:
         """The answer's lines for a block, as many as it has rows."""
         request_id = self._exchange.request_id
-        if isinstance(block, codecs.BadLine):
-            return _error_line(block.error, request_id, block.row)
+        if isinstance(block, list):
+            return await self._in_thread(partial(_error_lines, block, request_id), 0)
         try:
             answer = await self._run(block)
         except RequestError as error:
@@ -166,9 +167,12 @@ class NdjsonExchange:
             self._started = True
             await self._exchange.start_stream(NDJSON.encode(), [*headers, *self._encoding_headers()])
         if self._compressor is not None and lines:
-            # Without a deadline: one compressor for the stream, which cannot be left in the middle of its work.
             compress = partial(self._compressor.feed, lines)
-            lines = await self._serving.threads.run(compress, size=len(lines), deadline=math.inf)
+            if len(lines) <= INLINE_BYTES:
+                lines = compress()
+            else:
+                # Without a deadline: one compressor for the stream, which cannot be left in the middle of its work.
+                lines = await self._serving.threads.run(compress, size=len(lines), deadline=math.inf)
         await self._exchange.send_part(lines)
 
     def _encoding_headers(self) -> Headers:
@@ -177,8 +181,19 @@ class NdjsonExchange:
         return [(b"content-encoding", self._encoding.encode()), (b"vary", b"accept-encoding")]
 
 
-def _all(blocks: Iterator[Block]) -> list[Block]:
-    return list(blocks)
+def _grouped(decoded: Iterator[codecs.RowBlock | codecs.BadLine]) -> list[Block]:
+    """Blocks of rows, and the bad lines between two of them together."""
+    blocks = list[Block]()
+    for kind, group in groupby(decoded, key=type):
+        if kind is codecs.BadLine:
+            blocks.append(cast("list[codecs.BadLine]", list(group)))
+        else:
+            blocks.extend(cast("Iterator[codecs.RowBlock]", group))
+    return blocks
+
+
+def _error_lines(bad_lines: list[codecs.BadLine], request_id: str) -> bytes:
+    return b"".join(_error_line(bad.error, request_id, bad.row) for bad in bad_lines)
 
 
 def _error_line(error: AutoencoderError, request_id: str, row: int | None = None) -> bytes:

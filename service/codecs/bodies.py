@@ -61,7 +61,7 @@ def decode(
         rows, table = decode_arrow(body, schema, limits=limits)
         return Decoded(rows, options, table if options.passthrough else None)
     if media_type in (PNG, JPEG):
-        return Decoded(decode_image(bytes(body), schema, media_type=media_type, limits=limits), options)
+        return Decoded(decode_image(body, schema, media_type=media_type, limits=limits), options)
     raise UnsupportedMediaType("This media type is not supported here.")
 
 

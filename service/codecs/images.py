@@ -27,7 +27,7 @@ def image_size(schema: InputSchema) -> tuple[int, int, int] | None:
 
 
 def decode_image(
-    body: bytes,
+    body: bytes | memoryview,
     schema: InputSchema,
     *,
     media_type: str,

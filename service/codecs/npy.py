@@ -5,6 +5,7 @@ what a header claims.
 """
 
 import math
+from ast import literal_eval
 from functools import lru_cache
 from io import BytesIO
 from tokenize import TokenError
@@ -75,6 +76,7 @@ def _parse_header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, memory order and dtype that a header says; callers send the same one again and again."""
     file = BytesIO(head)
     try:
+        literal_eval(head[8 + _LENGTH_BYTES[head[6]] :].decode("latin-1"))  # else numpy tries it as one of Python 2
         version, _ = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == 1 else np.lib.format.read_array_header_2_0
         shape, fortran_order, dtype = read(file, max_header_size=_MAX_HEADER_BYTES)

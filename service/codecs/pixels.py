@@ -88,7 +88,7 @@ class Picture:
         return colour
 
 
-def open_picture(content: bytes, formats: tuple[str, ...], max_pixels: int) -> Picture:
+def open_picture(content: bytes | memoryview, formats: tuple[str, ...], max_pixels: int) -> Picture:
     """Read the header of an image file.
 
     Of PNG and JPEG Pillow gets only what says something about pixels: its readers of metadata take seconds and
@@ -137,30 +137,30 @@ def _turns() -> dict[int, Any]:
     }
 
 
-def _without_metadata(content: bytes) -> tuple[bytes, int | None]:
+def _without_metadata(content: bytes | memoryview) -> tuple[bytes | memoryview, int | None]:
     """A PNG or JPEG without its metadata, and its orientation; other files as they are."""
-    if content.startswith(_PNG):
+    if content[: len(_PNG)] == _PNG:
         return _png_pixels(content)
-    if content.startswith(_JPEG):
+    if content[: len(_JPEG)] == _JPEG:
         return _jpeg_pixels(content)
     return content, None
 
 
-def _png_pixels(content: bytes) -> tuple[bytes, int]:
+def _png_pixels(content: bytes | memoryview) -> tuple[bytes, int]:
     view, at, kept, exif = memoryview(content), len(_PNG), [memoryview(_PNG)], b""
     for _ in range(_MAX_PARTS):
         kind, end = content[at + 4 : at + 8], at + 12 + int.from_bytes(content[at : at + 4])
         if kind in _PNG_PIXELS:
             kept.append(view[at:end])
         elif kind == b"eXIf":
-            exif = content[at + 8 : end - 4]
+            exif = bytes(view[at + 8 : end - 4])
         if kind == b"IEND" or end >= len(content):
             return b"".join(kept), _orientation(exif)
         at = end
     raise TooLarge(f"A PNG may have at most {_MAX_PARTS} chunks.")
 
 
-def _jpeg_pixels(content: bytes) -> tuple[bytes, int]:
+def _jpeg_pixels(content: bytes | memoryview) -> tuple[bytes, int]:
     view, at, kept, exif, scans = memoryview(content), len(_JPEG), [memoryview(_JPEG)], b"", 0
     for _ in range(_MAX_PARTS):
         if len(content) < at + 4 or content[at] != _FILL:
@@ -178,7 +178,7 @@ def _jpeg_pixels(content: bytes) -> tuple[bytes, int]:
             end = len(content) if found is None else found.start()
             kept.append(view[at:end])
         elif kind == _EXIF_SEGMENT:
-            exif = exif or content[at + 10 : end] if content[at + 4 : at + 10] == b"Exif\0\0" else exif
+            exif = exif or bytes(view[at + 10 : end]) if content[at + 4 : at + 10] == b"Exif\0\0" else exif
         elif kind in _COLOUR_SEGMENTS or not (kind in _APPLICATION or kind == _COMMENT):
             kept.append(view[at:end])
         at = end

@@ -37,6 +37,7 @@ from tests.codecs.samples import npy
 from tests.codecs.test_arrow import lists, stream
 from tests.compat.test_limits import GRPC_INFER, GRPC_PREDICT, infer_message, predict_message
 from tests.fakes import MODEL, publish_fake
+from tests.mutation import mutated
 
 CALLERS = 4
 OWN_DEADLINE_S = 10.0
@@ -49,7 +50,6 @@ MAX_FAULTS = 20
 CONTROL_CHANCE = 0.1
 """Share of requests that go as they are, which must be answered well."""
 IMAGE = (6, 5)
-MARKS = (b"\xff", b"\x00", b"\x7f", b"\x80", b"[", b"{", b'"', b"NaN", b"1e999", b"null", b"\n", b"-", b"\x1f\x8b")
 HEADERS: Mapping[str, tuple[str, ...]] = {
     "content-type": (JSON, NPY, ARROW, NDJSON, PNG, JPEG, "image/jpg", "text/plain", "", "application/json; charset=x"),
     "content-encoding": ("gzip", "deflate", "zstd", "identity", "br", "gzip, gzip"),
@@ -207,32 +207,6 @@ def seeds() -> list[Request]:
         ),
         Request("grpc health", "/grpc.health.v1.Health/Check", b"", is_grpc=True),
     ]
-
-
-def mutated(body: bytes, chance: random.Random) -> bytes:
-    """A body with a few bytes replaced, cut out, doubled, moved, or repeated many times."""
-    mutant = bytearray(body)
-    for _ in range(chance.choice((1, 1, 1, 2, 3, 6))):
-        at, size = chance.randrange(len(mutant) + 1), chance.choice((1, 1, 1, 2, 4, 8, 30))
-        kind = chance.randrange(8)
-        if kind == 0:
-            mutant[at : at + size] = chance.randbytes(size)
-        elif kind == 1:
-            del mutant[at : at + size]
-        elif kind == 2:
-            mutant[at:at] = mutant[at : at + size]
-        elif kind == 3:
-            mutant[at : at + size] = chance.choice(MARKS) * size
-        elif kind == 4 and len(mutant) < 2**14:
-            mutant[at:at] = mutant[at : at + size] * chance.choice((2, 10, 100, 1000))
-        elif kind == 5:
-            other = chance.randrange(len(mutant) + 1)
-            mutant[at:at] = mutant[other : other + size]
-        elif kind == 6:
-            del mutant[at:]
-        elif at < len(mutant):
-            mutant[at] ^= 1 << chance.randrange(8)
-    return bytes(mutant)
 
 
 def unpacked(request: Request) -> bytes | None:

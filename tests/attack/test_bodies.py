@@ -95,7 +95,6 @@ def test_images_of_millions_of_parts(bodies: Bodies, tmp_path: Path, kind: str) 
         answers = together(send)
     assert answers == {413}
     assert watch.processor_s < MAX_PROCESSOR_S
-    assert watch.served > 0
 
 
 def varint(number: int) -> bytes:
@@ -136,7 +135,6 @@ def test_messages_of_millions_of_fields(bodies: Bodies, name: str) -> None:
         answers = together(lambda: bodies.call(method, content))
     assert answers == {"RESOURCE_EXHAUSTED"}
     assert watch.processor_s < MAX_PROCESSOR_S
-    assert watch.served > 0
 
 
 def test_a_stream_of_lines_that_are_no_rows(bodies: Bodies) -> None:

@@ -20,6 +20,7 @@ from service.words import ANOMALY_SCORE, JPEG, PNG
 from tests.codecs.samples import IMAGE, MIXED, NUMBERS, SCHEMAS, SMALL, VECTOR, npy
 from tests.codecs.test_arrow import lists, stream
 from tests.codecs.test_compression import decompress
+from tests.mutation import mutated
 
 pytestmark = pytest.mark.timeout(60)  # a hang is a fault too
 
@@ -77,26 +78,6 @@ def _try(body: bytes, decode: Callable[[bytes], object]) -> None:
         decode(body)
 
 
-def _mutant(body: bytes, chance: random.Random) -> bytes:
-    """A body with a few bytes flipped, cut out, doubled, or replaced by what readers trip over."""
-    mutant = bytearray(body)
-    for _ in range(chance.randint(1, 4)):
-        at = chance.randrange(len(mutant) + 1)
-        size = chance.choice((1, 1, 1, 2, 4, 8, 30))
-        kind = chance.randrange(5)
-        if kind == 0:
-            mutant[at : at + size] = chance.randbytes(size)
-        elif kind == 1:
-            del mutant[at : at + size]
-        elif kind == 2:
-            mutant[at:at] = mutant[at : at + size]
-        elif kind == 3:
-            mutant[at : at + size] = chance.choice((b"\xff", b"\x00", b"\x7f", b"[", b"NaN", b"1e999")) * size
-        elif at < len(mutant):
-            mutant[at] ^= 1 << chance.randrange(8)
-    return bytes(mutant)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_good_bodies_are_good(name: str) -> None:
     """What is mutated below starts out right."""
@@ -110,7 +91,7 @@ def test_mutants_are_refused_or_read(name: str) -> None:
     body, decode = CASES[name]
     chance = random.Random(name)
     for _ in range(1500):
-        _try(_mutant(body, chance), decode)
+        _try(mutated(body, chance), decode)
 
 
 @pytest.mark.parametrize("name", CASES)

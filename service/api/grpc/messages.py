@@ -29,6 +29,7 @@ _FIELD_BYTES: Final = 128
 _MIN_FIELD_BYTES: Final = 2
 _MAX_DEPTH: Final = 100
 """As protobuf has it."""
+_COUNTED_BYTES: Final = 2**20
 _MAX_SPLIT_FIELDS: Final = 2**14
 _PACKED_BYTES: Final = {
     FieldDescriptor.CPPTYPE_INT32: 4,
@@ -91,7 +92,7 @@ def check_parsed_size(full_name: str, content: bytes | memoryview, most: int) ->
             size += _FIELD_BYTES
             cost = costs.get(tag)
             if type(cost) is int:
-                size += cost * int(np.count_nonzero(np.frombuffer(content, np.uint8, at - first, first) < 0x80))
+                size += cost * _varints(content, first, at)
             if size > most:
                 raise TooLarge(f"The message has more fields and values than fit into {most} bytes.")
             if type(cost) is str and at > first:
@@ -101,6 +102,13 @@ def check_parsed_size(full_name: str, content: bytes | memoryview, most: int) ->
                 raise MalformedInput(_NOT_A_MESSAGE)
         if at > end:
             raise MalformedInput(_NOT_A_MESSAGE)
+
+
+def _varints(content: bytes | memoryview, at: int, end: int) -> int:
+    """The number of packed values, a part after the other: an array of comparisons is as large as they are."""
+    values = np.frombuffer(content, np.uint8, end - at, at)
+    parts = (values[part : part + _COUNTED_BYTES] for part in range(0, len(values), _COUNTED_BYTES))
+    return sum(int(np.count_nonzero(part < 0x80)) for part in parts)
 
 
 @cache
