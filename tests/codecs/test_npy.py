@@ -63,8 +63,9 @@ HEADER = "{'descr': '%s', 'fortran_order': False, 'shape': (%s), }"
         _with_header(HEADER % ("|O", "1, 4"), bytes(32)), _with_header(HEADER % ("<c8", "1, 4"), bytes(32)),
         _with_header(HEADER % ("<M8[s]", "1, 4"), bytes(32)), _with_header(HEADER % ("<f4", "-1, 4"), bytes(16)),
         _with_header(HEADER % ("<f4", "1, 4"), bytes(15)), _with_header(HEADER % ("<f4", "1, 4"), bytes(17)),
-        _with_header(HEADER % ("<f4", "1 4"), bytes(16)), _with_header(HEADER % ("<f4", "1L, 4"), bytes(16)), _with_header("__import__('os').getpid()", bytes(16)),
+        _with_header(HEADER % ("<f4", "1 4"), bytes(16)), _with_header("__import__('os').getpid()", bytes(16)),
         _with_header("{'descr': '<f4', 'descr': '<f4', 'shape': (1, 4)}", bytes(16)),
+        _with_header(HEADER % ("<f4", "1L, 4"), bytes(16)),
         _with_header("[" * 2000, bytes(16)), npy(np.array([[1, None]], dtype=object), allow_pickle=True),
     ],
 )  # fmt: skip
