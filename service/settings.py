@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -36,9 +36,11 @@ KeyHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 def _listed(value: object) -> object:
     """``a,b`` from the environment as ``["a", "b"]``."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+T = TypeVar("T")
+Listed = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_listed)]
 
 
 def is_loopback(host: str) -> bool:
@@ -127,19 +129,17 @@ class Settings(BaseSettings):
     )
     drain_timeout_s: NonNegativeFloat = Field(20.0, description="Time for accepted requests after SIGTERM.")
 
-    key_hashes: Annotated[tuple[KeyHash, ...], NoDecode] = Field(
+    key_hashes: Listed[KeyHash] = Field(
         (), description="SHA-256 of the API keys that may use the operations; several for rotation."
     )
-    admin_key_hashes: Annotated[tuple[KeyHash, ...], NoDecode] = Field(
-        (), description="SHA-256 of the keys that may also change aliases."
-    )
+    admin_key_hashes: Listed[KeyHash] = Field((), description="SHA-256 of the keys that may also change aliases.")
     allow_anonymous: bool = Field(
         False, description="Serve without keys although the address is not loopback, where something else guards it."
     )
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    allowed_hosts: Listed[str] = Field(
         (), description="Host names that requests may name; unset: loopback names on loopback, elsewhere any."
     )
-    allowed_origins: Annotated[tuple[Origin, ...], NoDecode] = Field(
+    allowed_origins: Listed[Origin] = Field(
         (), description="Origins whose pages may call the service (CORS), `*` for any; unset: its own alone."
     )
 
@@ -173,12 +173,6 @@ class Settings(BaseSettings):
         file = os.environ.get(FILE_VARIABLE)
         toml = (TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ()
         return (init_settings, env_settings, *toml)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        lists = ("key_hashes", "admin_key_hashes", "allowed_hosts", "allowed_origins")
-        return {name: _listed(value) if name in lists else value for name, value in values.items()}
 
     @property
     def keys_required(self) -> bool:

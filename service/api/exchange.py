@@ -45,7 +45,7 @@ class CallerLeft(Exception):
 
 
 class Direct(Protocol):
-    """What a server may offer beside ``receive`` and ``send``, whose messages cost a copy, or half of an answer."""
+    """An extension of a server beside ``receive`` and ``send``, whose messages cost a copy, or half of an answer."""
 
     async def receive_into(self, memory: memoryview, hold: Callable[[int], None]) -> int:
         """Receive the rest of a body into ``memory``, which is of just its size; less came when the caller left.
@@ -61,7 +61,7 @@ class Direct(Protocol):
 
 
 class Reception:
-    """What all requests share: the bytes that they may hold at once, and one timer that looks after all of them.
+    """Limits shared by all requests: the bytes that they may hold at once, and one timer that looks after all of them.
 
     Held are bodies as they are received, the arrays of large ones, unfinished lines of streams, and answers that are
     not sent yet. A timer for each request would cost more than most of what a request does.
@@ -302,7 +302,7 @@ class Exchange:
         return message.get("body", b""), message.get("more_body", False)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """What is received of a body of any length, each chunk within the body timeout.
+        """Give the chunks of a body of any length, each chunk within the body timeout.
 
         Raises:
             DeadlineExceeded: nothing arrived in time.

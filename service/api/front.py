@@ -1,4 +1,4 @@
-"""What every request passes first: whose page sends it, and the fast way for operations."""
+"""The first look at every request: whose page sends it, and the fast way for operations."""
 
 from collections.abc import Sequence
 from functools import lru_cache, partial

@@ -1,4 +1,4 @@
-"""What the routes of the TensorFlow Serving and Open Inference protocols share.
+"""Parts that the routes of the TensorFlow Serving and Open Inference protocols share.
 
 They stand in front of FastAPI like the operation routes, and use the same keys, limits, queue, batcher and versions.
 Clients of these protocols send no content type, so bodies are read as they come, and every error is

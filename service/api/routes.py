@@ -60,7 +60,7 @@ class OperationRoutes:
         self._serving = serving
 
     def refusal(self, method: bytes, url: bytes, headers: Headers) -> Refusal | None:
-        """What a request is refused with before its task is made, when the queue is full; None for all others.
+        """The answer to a request that is refused before its task is made, as the queue is full; None for all others.
 
         The usual way to the same answer takes half as long again, and an overloaded service has to refuse most of the
         time.

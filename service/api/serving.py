@@ -1,4 +1,4 @@
-"""What all routes that run a model work with, whatever the protocol."""
+"""The parts that all routes that run a model share, whatever the protocol."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -37,7 +37,7 @@ def score_options(parameters: Mapping[str, Any], loaded: LoadedModel, signatures
 
 @dataclass(slots=True)
 class VersionStatistics:
-    """What one version did for callers of the Open Inference Protocol."""
+    """Counts and times of one version for callers of the Open Inference Protocol."""
 
     rows: int = 0
     runs: int = 0

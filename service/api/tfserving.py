@@ -224,7 +224,7 @@ def _signature_json(loaded: LoadedModel, key: str, name: str) -> dict[str, Any]:
 
 
 def tensor_name(signature: str, name: str) -> str:
-    """What stands for the name of a tensor in the graph, which the manifest does not know."""
+    """A stand-in for the name of a tensor in the graph, which the manifest does not know."""
     return f"{signature}_{name}:0"
 
 

@@ -77,9 +77,12 @@ def _show(client: Client, console: Console) -> None:
 
     images = load_digits().images[-ROWS:].astype(np.float32)
     random = np.random.default_rng(0)
+    mixed = images.reshape(len(images), -1).copy()
+    half = random.permutation(mixed.shape[1])[: mixed.shape[1] // 2]
+    mixed[:, half] = mixed[:, random.permutation(half)]
     kinds = {
         "ordinary digits": images,
-        "half of the pixels mixed up": _mixed_up(images, random),
+        "half of the pixels mixed up": mixed.reshape(images.shape),
         "light and dark swapped": 16 - images,
         "noise only": random.uniform(0, 16, images.shape).astype(np.float32),
     }
@@ -98,10 +101,6 @@ def _show(client: Client, console: Console) -> None:
         f"An anomaly is a score over {answer.threshold:.4f}, at most {answer.false_alarm_rate:.0%} "
         f"of ordinary digits by calibration. Model {answer.model}, version {answer.version}."
     )
-    _show_others(client, console, images, random)
-
-
-def _show_others(client: Client, console: Console, images: NDArray[np.float32], random: np.random.Generator) -> None:
     noisy = np.clip(images + random.normal(0, 3, images.shape), 0, 16).astype(np.float32)
     denoised = client.denoise(noisy).denoised
     reconstructed = client.reconstruct(images)
@@ -113,13 +112,6 @@ def _show_others(client: Client, console: Console, images: NDArray[np.float32], 
     )
     pictures = {"sent": images[0], "reconstruction": reconstructed.reconstructions[0], "noisy": noisy[0]}
     _draw(console, {**pictures, "denoised": denoised[0]})
-
-
-def _mixed_up(images: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
-    mixed = images.reshape(len(images), -1).copy()
-    half = random.permutation(mixed.shape[1])[: mixed.shape[1] // 2]
-    mixed[:, half] = mixed[:, random.permutation(half)]
-    return mixed.reshape(images.shape)
 
 
 def _error(one: NDArray[Any], other: NDArray[Any]) -> float:

@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +14,17 @@ STORE_VARIABLE = "AUTOENCODER_STORE"
 STORE_HELP = "Folder of the model store, or its URL: s3://bucket/prefix."
 
 store_option = click.option("--store", default="model_store", show_default=True, envvar=STORE_VARIABLE, help=STORE_HELP)
+
+
+def options(*chosen: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several decorators of click as one, in the order in which help lists them."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(chosen):
+            command = option(command)
+        return command
+
+    return add
 
 
 def fail(sentence: str) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import click
 
-from service.cli.options import STORE_VARIABLE, listed
+from service.cli.options import STORE_VARIABLE, listed, options
 
 FORMATS = click.Choice(["csv", "parquet", "arrow", "ndjson"])
 SECONDS_BETWEEN_LINES = 10.0
@@ -16,50 +16,42 @@ EXPLAINED_BATCH_ROWS = 64
 """An explained row takes as long as hundreds of others: small batches keep all cores busy."""
 
 
-def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of all four commands."""
-    options = [
-        click.argument("source", metavar="IN"),
-        click.argument("target", metavar="OUT"),
-        click.option("--store", default="model_store", show_default=True, envvar=STORE_VARIABLE, help="Model store."),
-        click.option("--url", help="Let the service at this address do it, instead of a model of the store."),
-        click.option("--key", envvar="AUTOENCODER_KEY", help="API key of that service."),
-        click.option("--model", help="Name of the model.  [default: the only one in the store]"),
-        click.option("--version", type=int, help="Version of the model.  [default: production, else the highest]"),
-        click.option("--alias", help="Use the version that this alias names."),
-        click.option("--columns", help="The file's columns that are the model's, in its order, as in amount,age."),
-        click.option("--format", "source_format", type=FORMATS, help="Format of IN.  [default: from its name]"),
-        click.option("--out-format", "target_format", type=FORMATS, help="Format of OUT.  [default: from its name]"),
-        click.option(
-            "--errors",
-            type=click.Choice(["raise", "null"]),
-            default="raise",
-            show_default=True,
-            help="A row that does not fit ends the run, or has empty results and a reason.",
-        ),
-        click.option("--prefix", default="", help="What the names of the result columns begin with."),
-        click.option("--resume", is_flag=True, help="Keep finished parts, and go on with those of an earlier run."),
-        click.option("--batch-rows", type=click.IntRange(1), default=32_768, show_default=True, help="Rows at a time."),
-        click.option(
-            "--threads", type=click.IntRange(1), help="Model calls at a time, a core each.  [default: all cores]"
-        ),
-        click.option(
-            "--part-rows",
-            type=click.IntRange(1),
-            default=1_000_000,
-            show_default=True,
-            help="Rows after which a part of a Parquet or Arrow file may end; a part is what --resume goes on from.",
-        ),
-        click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True),
-        click.option(
-            "--address", help="Ray cluster, as in ray.init.  [default: the one of this machine, else a new one]"
-        ),
-        click.option("--workers", type=click.IntRange(1), help="Ray workers.  [default: one a CPU of the cluster]"),
-        click.option("--quiet", is_flag=True, help="No progress."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+_options = options(
+    click.argument("source", metavar="IN"),
+    click.argument("target", metavar="OUT"),
+    click.option("--store", default="model_store", show_default=True, envvar=STORE_VARIABLE, help="Model store."),
+    click.option("--url", help="Let the service at this address do it, instead of a model of the store."),
+    click.option("--key", envvar="AUTOENCODER_KEY", help="API key of that service."),
+    click.option("--model", help="Name of the model.  [default: the only one in the store]"),
+    click.option("--version", type=int, help="Version of the model.  [default: production, else the highest]"),
+    click.option("--alias", help="Use the version that this alias names."),
+    click.option("--columns", help="The file's columns that are the model's, in its order, as in amount,age."),
+    click.option("--format", "source_format", type=FORMATS, help="Format of IN.  [default: from its name]"),
+    click.option("--out-format", "target_format", type=FORMATS, help="Format of OUT.  [default: from its name]"),
+    click.option(
+        "--errors",
+        type=click.Choice(["raise", "null"]),
+        default="raise",
+        show_default=True,
+        help="A row that does not fit ends the run, or has empty results and a reason.",
+    ),
+    click.option("--prefix", default="", help="What the names of the result columns begin with."),
+    click.option("--resume", is_flag=True, help="Keep finished parts, and go on with those of an earlier run."),
+    click.option("--batch-rows", type=click.IntRange(1), default=32_768, show_default=True, help="Rows at a time."),
+    click.option("--threads", type=click.IntRange(1), help="Model calls at a time, a core each.  [default: all cores]"),
+    click.option(
+        "--part-rows",
+        type=click.IntRange(1),
+        default=1_000_000,
+        show_default=True,
+        help="Rows after which a part of a Parquet or Arrow file may end; a part is what --resume goes on from.",
+    ),
+    click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True),
+    click.option("--address", help="Ray cluster, as in ray.init.  [default: the one of this machine, else a new one]"),
+    click.option("--workers", type=click.IntRange(1), help="Ray workers.  [default: one a CPU of the cluster]"),
+    click.option("--quiet", is_flag=True, help="No progress."),
+)
+"""Options of all four commands."""
 
 
 @click.command()
@@ -123,7 +115,7 @@ def _run(
     workers: int | None,
     quiet: bool,
     false_discovery_rate: float | None = None,
-    **options: Any,
+    **chosen: Any,
 ) -> None:
     from service.errors import ConfigurationError
     from service.pipelines.files import Job, run
@@ -131,7 +123,7 @@ def _run(
     from service.pipelines.scorer import Scorer
     from service.store import Store
 
-    options |= {"operation": operation, "columns": listed(columns)}
+    chosen |= {"operation": operation, "columns": listed(columns)}
     if model is None:
         names = [found.name for found in client_of(url, key).models()] if url else Store(store).models()
         if len(names) != 1:
@@ -143,7 +135,7 @@ def _run(
             )
         model = names[0]
     # Several calls at a time on a core each: cores that share one call are in each other's way.
-    scorer = RemoteScorer(url, model, key=key, **options) if url else Scorer(store, model, threads=1, **options)
+    scorer = RemoteScorer(url, model, key=key, **chosen) if url else Scorer(store, model, threads=1, **chosen)
     work: Any = None
     if engine == "ray":
         from service.pipelines.ray import ray_engine
@@ -154,7 +146,7 @@ def _run(
         target,
         source_format=source_format,
         target_format=target_format,
-        batch_rows=batch_rows if options.get("explain") is None else min(batch_rows, EXPLAINED_BATCH_ROWS),
+        batch_rows=batch_rows if chosen.get("explain") is None else min(batch_rows, EXPLAINED_BATCH_ROWS),
         threads=threads or 0,
         resume=resume,
         part_rows=part_rows,

@@ -3,119 +3,107 @@
 import math
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from service.cli.options import has_version, listed, store_option
+from service.cli.options import has_version, listed, options, store_option
+
+training_options = options(
+    click.option("--filters", help="Filters of the convolutions, each halving the image, as in 32,64."),
+    click.option(
+        "--hidden", help="Widths of the encoder's dense layers before the latent, as in 256,128; '' for none."
+    ),
+    click.option("--latent", "latent_dim", help="Width of the latent, narrower than a row; auto: from the rows."),
+    click.option(
+        "--linear-path/--no-linear-path", default=None, help="A path past the hidden layers that starts as PCA."
+    ),
+    click.option("--activation", help="Of the hidden layers: relu, gelu, tanh, …"),
+    click.option("--output-activation", type=click.Choice(["auto", "linear", "sigmoid"])),
+    click.option("--loss", type=click.Choice(["mean_squared_error", "binary_crossentropy", "huber"])),
+    click.option("--epochs", type=int),
+    click.option("--batch-size", type=int),
+    click.option("--learning-rate", type=float),
+    click.option("--schedule", type=click.Choice(["constant", "cosine"]), help="Of the learning rate."),
+    click.option("--patience", type=int, help="Epochs without a better validation error before training stops."),
+    click.option(
+        "--noise",
+        "corruption",
+        type=click.Choice(["none", "gaussian", "masking", "salt_and_pepper"]),
+        help="Corrupt the inputs in training, so that the model learns to denoise.",
+    ),
+    click.option("--noise-level", "corruption_level", type=float, help="Standard deviation, or share of values."),
+    click.option("--dropout", type=float),
+    click.option("--weight-decay", type=float),
+    click.option("--score", type=click.Choice(["auto", "ensemble", "reconstruction"]), help="The anomaly score."),
+    click.option("--trim", type=float, help="Share of training rows that may be anomalies; 0 if none is."),
+    click.option("--false-alarm-rate", type=float, help="Share of normal rows that may be called anomalies."),
+    click.option("--max-rows", type=int, help="Train on a random sample of at most N rows."),
+    click.option("--seed", type=int),
+)
+"""One option for each field of ``TrainingConfig``; not given means: as the preset says."""
 
 
-def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """One option for each field of ``TrainingConfig``; not given means: as the preset says."""
-    options = [
-        click.option("--filters", help="Filters of the convolutions, each halving the image, as in 32,64."),
-        click.option(
-            "--hidden", help="Widths of the encoder's dense layers before the latent, as in 256,128; '' for none."
-        ),
-        click.option("--latent", "latent_dim", help="Width of the latent, narrower than a row; auto: from the rows."),
-        click.option(
-            "--linear-path/--no-linear-path", default=None, help="A path past the hidden layers that starts as PCA."
-        ),
-        click.option("--activation", help="Of the hidden layers: relu, gelu, tanh, …"),
-        click.option("--output-activation", type=click.Choice(["auto", "linear", "sigmoid"])),
-        click.option("--loss", type=click.Choice(["mean_squared_error", "binary_crossentropy", "huber"])),
-        click.option("--epochs", type=int),
-        click.option("--batch-size", type=int),
-        click.option("--learning-rate", type=float),
-        click.option("--schedule", type=click.Choice(["constant", "cosine"]), help="Of the learning rate."),
-        click.option("--patience", type=int, help="Epochs without a better validation error before training stops."),
-        click.option(
-            "--noise",
-            "corruption",
-            type=click.Choice(["none", "gaussian", "masking", "salt_and_pepper"]),
-            help="Corrupt the inputs in training, so that the model learns to denoise.",
-        ),
-        click.option("--noise-level", "corruption_level", type=float, help="Standard deviation, or share of values."),
-        click.option("--dropout", type=float),
-        click.option("--weight-decay", type=float),
-        click.option("--score", type=click.Choice(["auto", "ensemble", "reconstruction"]), help="The anomaly score."),
-        click.option("--trim", type=float, help="Share of training rows that may be anomalies; 0 if none is."),
-        click.option("--false-alarm-rate", type=float, help="Share of normal rows that may be called anomalies."),
-        click.option("--max-rows", type=int, help="Train on a random sample of at most N rows."),
-        click.option("--seed", type=int),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+source_options = options(
+    click.option("--columns", help="Use these columns only, as in amount,age."),
+    click.option("--drop", help="Leave these columns out."),
+    click.option("--where", multiple=True, help="Train on these rows only: label=normal, port!=0; repeatable."),
+    click.option(
+        "--schema",
+        "schema_file",
+        type=click.Path(path_type=Path),
+        help="JSON or TOML file that says what columns are: see docs/tables.md.",
+    ),
+    click.option(
+        "--kind",
+        type=click.Choice(["timeseries"]),
+        help="Take SOURCE for a series: a reading a line, oldest first.",
+    ),
+    click.option("--timestamp", help="Column of times of a series.  [default: the first there is]"),
+    click.option("--window", type=int, help="Steps of a window of a series.  [default: its period]"),
+    click.option("--step", help="Time from one point of a series to the next, as in 10min.  [default: the usual one]"),
+    click.option("--stride", type=click.IntRange(1), default=1, help="Steps between windows in training."),
+    click.option("--resize", help="Bring images to this height and width, as in 64x64."),
+)
+"""Options that choose the rows of SOURCE; see ``source_arguments``."""
 
 
-def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that choose the rows of SOURCE; see ``source_arguments``."""
-    options = [
-        click.option("--columns", help="Use these columns only, as in amount,age."),
-        click.option("--drop", help="Leave these columns out."),
-        click.option("--where", multiple=True, help="Train on these rows only: label=normal, port!=0; repeatable."),
-        click.option(
-            "--schema",
-            "schema_file",
-            type=click.Path(path_type=Path),
-            help="JSON or TOML file that says what columns are: see docs/tables.md.",
-        ),
-        click.option(
-            "--kind",
-            type=click.Choice(["timeseries"]),
-            help="Take SOURCE for a series: a reading a line, oldest first.",
-        ),
-        click.option("--timestamp", help="Column of times of a series.  [default: the first there is]"),
-        click.option("--window", type=int, help="Steps of a window of a series.  [default: its period]"),
-        click.option(
-            "--step", help="Time from one point of a series to the next, as in 10min.  [default: the usual one]"
-        ),
-        click.option("--stride", type=click.IntRange(1), default=1, help="Steps between windows in training."),
-        click.option("--resize", help="Bring images to this height and width, as in 64x64."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def promotion_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of the quality gate."""
-    promote = click.option(
+promotion_options = options(
+    click.option(
         "--promote",
         "promotion",
         type=click.Choice(["auto", "always", "never"]),
         default="auto",
         show_default=True,
         help="Whether 'production' names the new version; auto: where it is not worse than the one there.",
-    )
-    labels = "Column that is 1 for anomalies; for that comparison only, never for training."
-    return promote(click.option("--labels", help=labels)(command))
+    ),
+    click.option("--labels", help="Column that is 1 for anomalies; for that comparison only, never for training."),
+)
+"""Options of the quality gate."""
 
 
-def source_arguments(source: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of ``read_dataset``; takes the options of ``source_options`` out of ``options``."""
+def source_arguments(source: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``read_dataset``; takes the options of ``source_options`` out of ``given``."""
     from service.errors import ConfigurationError
     from service.training.series import Windows, seconds_of
 
     kind, timestamp, window, stride, step = (
-        options.pop(name) for name in ("kind", "timestamp", "window", "stride", "step")
+        given.pop(name) for name in ("kind", "timestamp", "window", "stride", "step")
     )
     # Any option of a series says that the source is one.
     is_series = (kind, timestamp, window, stride, step) != (None, None, None, 1, None)
-    resize = options.pop("resize")
+    resize = given.pop("resize")
     size = re.fullmatch(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})", (resize or "").strip().lower(), re.ASCII)
     if resize is not None and size is None:
         raise ConfigurationError("--resize takes a height and a width of at most 9999 pixels, as in 64x64.")
-    columns, drop = (listed(options.pop(name)) for name in ("columns", "drop"))
+    columns, drop = (listed(given.pop(name)) for name in ("columns", "drop"))
     return {
         "source": source,
         "columns": columns,
         "drop": drop,
-        "where": options.pop("where"),
-        "schema_file": options.pop("schema_file"),
+        "where": given.pop("where"),
+        "schema_file": given.pop("schema_file"),
         "resize": (int(size[1]), int(size[2])) if size else None,
         "windows": Windows(timestamp, window, stride, seconds_of(step) if step else None) if is_series else None,
     }
@@ -306,7 +294,7 @@ def tune(
     dataset = read_dataset(**rows, max_rows=config.max_rows, seed=config.seed)
     click.echo("Searching", err=True)
 
-    def told(trial: Any) -> None:
+    def show(trial: Any) -> None:
         error = "stopped early" if trial.error is None else f"error {trial.error:.5g}"
         best = "" if math.isnan(trial.best_error) else f"  best {trial.best_error:.5g}"
         click.echo(f"trial {trial.number}/{trials}  {error}{best}  {trial.seconds:.0f} s", err=True)
@@ -322,7 +310,7 @@ def tune(
         fixed=fixed,
         trials=trials,
         time_budget_s=time_budget_s,
-        told=told,
+        on_trial=show,
         run=run,
     )
     table = Table("", "as given", "found", title=f"{tuned.trials} trials, {tuned.stopped} stopped early")

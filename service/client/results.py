@@ -269,7 +269,7 @@ def result_of(kind: type[R], answers: Sequence[PartAnswer], rows: Rows, *, passt
     """The result object of the answers to all parts of ``rows``."""
     answer = merge(answers)
     named = {
-        name: rows.alike(values) if name in ROW_RESULTS else tuple(values) if name == CONTRIBUTIONS else values
+        name: rows.in_form(values) if name in ROW_RESULTS else tuple(values) if name == CONTRIBUTIONS else values
         for name, values in answer.arrays.items()
     }
     return kind(model=answer.model, version=answer.version, rows=rows, passthrough=passthrough, **named, **answer.once)

@@ -8,7 +8,7 @@ import io
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -54,7 +54,7 @@ class Rows(ABC):
     def encode(self, options: Options) -> Body: ...
 
     @abstractmethod
-    def alike(self, found: Any) -> Any:
+    def in_form(self, found: Any) -> Any:
         """Rows of an answer (array, records or ``pyarrow.Table``) in the form of these rows."""
 
     def named_columns(self) -> dict[str, Any] | None:
@@ -144,7 +144,7 @@ class ArrayRows(Rows):
         np.lib.format.write_array(content, np.ascontiguousarray(values), allow_pickle=False)
         return Body(NPY, content.getvalue(), _query(options))
 
-    def alike(self, found: Any) -> Any:
+    def in_form(self, found: Any) -> Any:
         return found if isinstance(found, np.ndarray) else _stacked(found)
 
 
@@ -168,7 +168,7 @@ class ListRows(Rows):
     def encode(self, options: Options) -> Body:
         return Body(JSON, _json({"instances": self.values, **options}), {})
 
-    def alike(self, found: Any) -> Any:
+    def in_form(self, found: Any) -> Any:
         if isinstance(found, np.ndarray):
             return found
         if not all(isinstance(row, Mapping) for row in self.values):
@@ -213,7 +213,7 @@ class ColumnRows(Rows):
         inputs = {name: _listed(values) for name, values in self.columns.items()}
         return Body(JSON, _json({"inputs": inputs, **options}), {})
 
-    def alike(self, found: Any) -> Any:
+    def in_form(self, found: Any) -> Any:
         return found if isinstance(found, np.ndarray) else _columns_of(found)
 
     def named_columns(self) -> dict[str, Any] | None:
@@ -252,7 +252,7 @@ class TableRows(Rows):
     def encode(self, options: Options) -> Body:
         return _arrow_body(self.table, options)
 
-    def alike(self, found: Any) -> Any:
+    def in_form(self, found: Any) -> Any:
         if isinstance(found, np.ndarray):
             return found
         table = _arrow().Table.from_pylist(found) if isinstance(found, list) else found
@@ -323,7 +323,7 @@ def _listed(values: Any) -> list[Any]:
 
 def _json(value: Any) -> bytes:
     content = orjson.dumps(value, option=_JSON_OPTIONS, default=_plain)
-    if b"null" in content and any(map(math.isinf, _floats(value))):
+    if b"null" in content:
         # orjson writes infinity as null, a missing value. As the largest float64 it is refused, with its row named.
         content = orjson.dumps(_finite(value), option=_JSON_OPTIONS, default=_plain)
     return content
@@ -350,15 +350,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "__float__"):
         return float(value)
     raise TypeError(f"JSON cannot carry a {type(value).__name__}.")
-
-
-def _floats(value: Any) -> Iterator[float]:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, float | np.floating):
-        yield float(value)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _floats(inner)

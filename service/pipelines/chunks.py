@@ -57,6 +57,8 @@ def read_chunks(
     Raises:
         DataError: the file is damaged; the sentence names it.
     """
+    import pyarrow as pa
+
     wanted = columns or tuple(column.name for column in schema.columns)
     targets = dict(zip(wanted, schema.columns, strict=True)) if len(wanted) == len(schema.columns) else {}
     if not schema.columns:
@@ -71,19 +73,13 @@ def read_chunks(
             chunk = Chunk(part, 0, table, table)
         chunk.first_row = first_row
         first_row += chunk.rows
-        yield _with_partition(chunk)
-
-
-def _with_partition(chunk: Chunk) -> Chunk:
-    import pyarrow as pa
-
-    for name, value in chunk.part.partition:
-        if name not in chunk.kept.column_names:
-            column = pa.array([value] * chunk.rows, type=pa.int64() if isinstance(value, int) else pa.string())
-            same = chunk.columns is chunk.kept
-            chunk.kept = chunk.kept.append_column(name, column)
-            chunk.columns = chunk.kept if same else chunk.columns.append_column(name, column)
-    return chunk
+        for name, value in part.partition:
+            if name not in chunk.kept.column_names:
+                column = pa.array([value] * chunk.rows, type=pa.int64() if isinstance(value, int) else pa.string())
+                same = chunk.columns is chunk.kept
+                chunk.kept = chunk.kept.append_column(name, column)
+                chunk.columns = chunk.kept if same else chunk.columns.append_column(name, column)
+        yield chunk
 
 
 def _of_text(
@@ -117,7 +113,11 @@ def _of_json(part: Part, values: Mapping[str, list[Any]], lines: list[bytes], ta
     columns, kept = {}, {}
     for name in names:
         given = values.get(name, [])
-        columns[name] = kept[name] = _plain_column(given)
+        try:
+            columns[name] = kept[name] = pa.array(given)
+        except (pa.ArrowException, OverflowError):  # what has no one type is kept as JSON text
+            texts = [None if value is None else orjson.dumps(value).decode() for value in given]
+            columns[name] = kept[name] = pa.array(texts)
         if name in targets:
             columns[name] = arrow_column(given, targets[name], problems)
             kept[name] = _exact(columns[name], kept[name])
@@ -141,13 +141,3 @@ def _exact(values: Any, given: Any) -> Any:
         except pa.ArrowInvalid:
             continue
     return values
-
-
-def _plain_column(values: list[Any]) -> Any:
-    """Any JSON values as Arrow; what has no one type is kept as JSON text."""
-    import pyarrow as pa
-
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, OverflowError):
-        return pa.array([None if value is None else orjson.dumps(value).decode() for value in values])

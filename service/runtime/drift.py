@@ -181,27 +181,31 @@ class _Bins:
         self.rows /= 2
 
     def drifts(self) -> list[Drift]:
-        return [
-            _drift(reference, self._counts[at, : len(reference.edges) + 1], float(self._counts[at, -1]))
-            for at, reference in enumerate(self._references)
-        ]
-
-
-def _drift(reference: FeatureReference, counts: NDArray[np.float64], missing: float) -> Drift:
-    present = counts.sum()
-    total = present + missing
-    live_missing = missing / total if total else 0.0
-    psi: float | None = None
-    distance: float | None = None
-    if total >= MIN_ROWS:
-        psi = distance = 0.0
-        if present:
-            expected = np.maximum(np.asarray(reference.shares), SMOOTHING)
-            live = np.maximum(counts / present, SMOOTHING)
-            psi = float(np.sum((live - expected) * np.log(live / expected)))
-            distances = np.abs(np.cumsum(counts / present) - np.cumsum(reference.shares))
-            distance = float(distances[:-1].max(initial=0.0))
-    return Drift(name=reference.name, psi=psi, ks=distance, missing=live_missing, reference_missing=reference.missing)
+        found = []
+        for reference, counted in zip(self._references, self._counts, strict=True):
+            counts, missing = counted[: len(reference.edges) + 1], float(counted[-1])
+            present = counts.sum()
+            total = present + missing
+            psi: float | None = None
+            distance: float | None = None
+            if total >= MIN_ROWS:
+                psi = distance = 0.0
+                if present:
+                    expected = np.maximum(np.asarray(reference.shares), SMOOTHING)
+                    live = np.maximum(counts / present, SMOOTHING)
+                    psi = float(np.sum((live - expected) * np.log(live / expected)))
+                    distances = np.abs(np.cumsum(counts / present) - np.cumsum(reference.shares))
+                    distance = float(distances[:-1].max(initial=0.0))
+            found.append(
+                Drift(
+                    name=reference.name,
+                    psi=psi,
+                    ks=distance,
+                    missing=missing / total if total else 0.0,
+                    reference_missing=reference.missing,
+                )
+            )
+        return found
 
 
 def feature_reference(rows: Rows, schema: InputSchema) -> tuple[FeatureReference, ...]:

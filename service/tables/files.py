@@ -173,7 +173,7 @@ def plan_parts(
     part_rows: int = PART_ROWS,
     part_bytes: int = PART_BYTES,
 ) -> list[Part]:
-    """The parts of all files, in order: of about so many rows, or of text so many bytes.
+    """The parts of all files, in order: of about ``part_rows`` rows, or of text ``part_bytes``.
 
     Raises:
         DataError: a file cannot be read.
@@ -310,7 +310,7 @@ def _last_row_end(block: bytes, *, odd: bool) -> int:
 
 
 def read_batches(part: Part, *, batch_rows: int, columns: Sequence[str] | None = None) -> Iterator[tuple[Any, Any]]:
-    """Tables of at most so many rows, each with its dialect (CSV) or its lines (NDJSON), else None. One at least.
+    """Tables of at most ``batch_rows`` rows, one at least, each with its dialect (CSV), its lines (NDJSON) or None.
 
     Cells of a CSV file are text, with blanks that stand around unquoted ones taken away, and nothing is missing yet.
 
@@ -514,7 +514,18 @@ def _read_ndjson(part: Part, batch_rows: int, columns: Sequence[str] | None) -> 
     first, count = 0, 0
     for lines in _lines(stream, batch_rows):
         count += 1
-        rows = _parsed_lines(part, first, lines)
+        try:
+            rows = orjson.loads(b"[" + b",".join(lines) + b"]")
+        except orjson.JSONDecodeError:
+            rows = []
+        if len(rows) != len(lines) or not {dict, list}.issuperset(map(type, rows)):
+            rows = []
+            for at, line in enumerate(lines):
+                with suppress(orjson.JSONDecodeError):
+                    rows.append(orjson.loads(line))
+                if len(rows) == at or type(rows[-1]) not in (dict, list):
+                    raise DataError(f"row {row_number(part, first + at)} is not a JSON object or array.")
+        rows = [row if type(row) is dict else {INSTANCES: row} for row in rows]
         names = columns if columns is not None else list(dict.fromkeys(name for row in rows for name in row))
         yield {name: [row.get(name) for row in rows] for name in names}, [line.strip() for line in lines]
         first += len(lines)
@@ -523,7 +534,7 @@ def _read_ndjson(part: Part, batch_rows: int, columns: Sequence[str] | None) -> 
 
 
 def _lines(stream: Any, batch_rows: int) -> Iterator[list[bytes]]:
-    """Lines that are not blank, so many at a time; the last may be without its end."""
+    """Lines that are not blank, ``batch_rows`` at a time; the last may be without its end."""
     rest, lines = b"", []
     while block := stream.read(BLOCK_BYTES):
         *whole, rest = (rest + block).split(b"\n")
@@ -534,21 +545,6 @@ def _lines(stream: Any, batch_rows: int) -> Iterator[list[bytes]]:
     lines += [rest] if rest.strip() else []
     if lines:
         yield lines
-
-
-def _parsed_lines(part: Part, first_row: int, lines: list[bytes]) -> list[dict[str, Any]]:
-    try:
-        rows = orjson.loads(b"[" + b",".join(lines) + b"]")
-    except orjson.JSONDecodeError:
-        rows = []
-    if len(rows) != len(lines) or not {dict, list}.issuperset(map(type, rows)):
-        rows = []
-        for at, line in enumerate(lines):
-            with suppress(orjson.JSONDecodeError):
-                rows.append(orjson.loads(line))
-            if len(rows) == at or type(rows[-1]) not in (dict, list):
-                raise DataError(f"row {row_number(part, first_row + at)} is not a JSON object or array.")
-    return [row if type(row) is dict else {INSTANCES: row} for row in rows]
 
 
 def row_number(part: Part, row: int) -> int:

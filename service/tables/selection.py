@@ -59,7 +59,8 @@ class Selection:
         """
         for name in (*self.columns, *self.drop, *self.choices, *(condition.column for condition in self.where)):
             if name not in names:
-                raise DataError(f'There is no column "{name}"; the columns are {_some(names)}.')
+                known = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+                raise DataError(f'There is no column "{name}"; the columns are {known}.')
         selected = [name for name in (self.columns or names) if name not in set(self.drop)]
         if len(set(selected)) < len(selected):
             raise DataError("A column is asked for twice.")
@@ -80,15 +81,14 @@ def make_selection(
     Raises:
         DataError: a condition or the file is not understood.
     """
+    conditions = []
+    for text in where:
+        found = CONDITION.fullmatch(text.strip())
+        if found is None:
+            raise DataError("A condition on rows is COLUMN=VALUE or COLUMN!=VALUE.")
+        conditions.append(Condition(found["column"], found["value"].strip(), equal=not found["unequal"]))
     choices = {} if schema is None else _read_choices(schema)
-    return Selection(tuple(columns), tuple(drop), tuple(map(_condition, where)), choices)
-
-
-def _condition(text: str) -> Condition:
-    found = CONDITION.fullmatch(text.strip())
-    if found is None:
-        raise DataError("A condition on rows is COLUMN=VALUE or COLUMN!=VALUE.")
-    return Condition(found["column"], found["value"].strip(), equal=not found["unequal"])
+    return Selection(tuple(columns), tuple(drop), tuple(conditions), choices)
 
 
 def _read_choices(path: Path) -> dict[str, ColumnChoice]:
@@ -104,7 +104,3 @@ def _read_choices(path: Path) -> dict[str, ColumnChoice]:
         raise DataError(f"The schema file {path.name} is not valid at {place}: {first['msg']}.") from error
     except ValueError as error:
         raise DataError(f"The schema file {path.name} is neither JSON nor TOML (.toml).") from error
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")

@@ -7,9 +7,9 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, Final, Self
 
 import orjson
 
@@ -38,13 +38,19 @@ class Sink:
         """Append rows with their results; ``lines``: the rows as they stood in an NDJSON file."""
         check_no_clash(table.column_names, results.column_names)
         if self._kind == NDJSON:
-            self._file.write(b"".join(_json_lines(table, results, lines)))
+            objects = list[bytes]()
+            for line, result in zip(lines if lines is not None else _objects(table), _objects(results), strict=True):
+                start = (line if line.startswith(b"{") else b'{"instances":' + line + b"}")[:-1].rstrip()
+                objects.append(start + (b"," if start != b"{" else b"") + result[1:] + b"\n")
+            self._file.write(b"".join(objects))
             return
         for name in results.column_names:
             table = table.append_column(name, results[name])
         self.write_table(table)
 
     def write_table(self, table: Any) -> None:
+        import pyarrow as pa
+
         if self._kind == CSV:
             self._file.write(_csv_bytes(_flat(table), self._delimiter, header=self._header))
             self._header = False
@@ -53,7 +59,15 @@ class Sink:
             self._schema = table.schema
             self._writer = _open(self._file, self._kind, table.schema)
         elif table.schema != self._schema:
-            table = _same_types(table, self._schema)
+            for name, column, field in zip(table.column_names, table.columns, self._schema, strict=True):
+                try:
+                    column.cast(field.type)
+                except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                    raise DataError(
+                        f'Column "{name}" has another type than in the rows before, and would lose values: write CSV '
+                        "or NDJSON."
+                    ) from error
+            table = table.cast(self._schema)
         if self._kind == ARROW:
             self._writer.write_table(table)
             return
@@ -78,19 +92,6 @@ class Sink:
         if kind is None:
             self._write_waiting()
         self._writer.close()
-
-
-def _same_types(table: Any, schema: Any) -> Any:
-    import pyarrow as pa
-
-    for name, column, field in zip(table.column_names, table.columns, schema, strict=True):
-        try:
-            column.cast(field.type)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise DataError(
-                f'Column "{name}" has another type than in the rows before, and would lose values: write CSV or NDJSON.'
-            ) from error
-    return table.cast(schema)
 
 
 def _open(file: Any, kind: str, schema: Any) -> Any:
@@ -145,13 +146,6 @@ def _flat(table: Any) -> Any:
     return pa.Table.from_arrays([column for _, column in columns], names=[name for name, _ in columns])
 
 
-def _json_lines(table: Any, results: Any, lines: Sequence[bytes] | None) -> Iterator[bytes]:
-    kept = lines if lines is not None else _objects(table)
-    for line, result in zip(kept, _objects(results), strict=True):
-        start = (line if line.startswith(b"{") else b'{"instances":' + line + b"}")[:-1].rstrip()
-        yield start + (b"," if start != b"{" else b"") + result[1:] + b"\n"
-
-
 def _objects(table: Any) -> list[bytes]:
     keys = [orjson.dumps(name) + b":" for name in table.column_names]
     return interleave(keys, [_json_cells(table[name]) for name in table.column_names])
@@ -191,33 +185,26 @@ def whole_file(path: str, *, as_it_is: bool = False) -> Iterator[Any]:
 
 @contextmanager
 def _held_file(target: Path, compressed_as: str) -> Iterator[Any]:
+    import pyarrow as pa
+
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-        _remove_unless_held(left)
+        # Of a run that was killed; one that lives holds its own.
+        with suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     with temporary.open("xb") as held:  # a compressed stream closes the file that it writes to, so there are two
         fcntl.flock(held, fcntl.LOCK_EX)
         try:
-            with temporary.open("wb") as file, _compressing(file, compressed_as) as stream:
-                yield stream
+            with temporary.open("wb") as file:
+                codec = compression_of(compressed_as)
+                with file if codec is None else pa.CompressedOutputStream(pa.PythonFile(file), codec) as stream:
+                    yield stream
             os.fsync(held.fileno())
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def _remove_unless_held(temporary: Path) -> None:
-    """Remove what a run that was killed left; the flock of one that lives keeps its own."""
-    with suppress(OSError), temporary.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        temporary.unlink()
-
-
-def _compressing(file: BinaryIO, path: str) -> AbstractContextManager[Any]:
-    import pyarrow as pa
-
-    codec = compression_of(path)
-    return nullcontext(file) if codec is None else pa.CompressedOutputStream(pa.PythonFile(file), codec)
 
 
 def join_files(parts: Sequence[Path], path: str, kind: str) -> None:

@@ -42,7 +42,7 @@ class Autoencoder:
         return [*self.network.variables, *(self.refiner.variables if self.refiner else ())]
 
     def denoise(self, rows: Any, reconstructions: Any) -> Any:
-        """What the rows (rows, *row_shape) were without noise; both in scaled units."""
+        """The rows (rows, *row_shape) without noise; both in scaled units."""
         return reconstructions if self.refiner is None else self.refiner([rows, reconstructions], training=False)
 
 

@@ -1,4 +1,4 @@
-"""What an image model is worth as a codec: bytes of its latents and their quality, against PNG and JPEG.
+"""The worth of an image model as a codec: bytes of its latents and their quality, against PNG and JPEG.
 
 All sizes are of whole files, since that is what somebody would store; what of a JPEG are headers is told as well, as in
 small images they are most of it. Nobody can read a latent without the decoder, so its size is told too.

@@ -189,7 +189,7 @@ def find_warnings(
     test_rows: int,
     points: tuple[Calibration, PointScale] | None = None,
 ) -> tuple[str, ...]:
-    """What a user should look at before trusting the model, one sentence each."""
+    """Sentences about what a user should look at before trusting the model."""
     own, pca = metrics.autoencoder, metrics.pca
     found = []
     is_fitted_here = bool(metrics.epochs)

@@ -66,7 +66,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What the gate measured. ``worse`` says why the candidate is not to be promoted; empty: it may be."""
+    """The measures of the gate. ``worse`` says why the candidate is not to be promoted; empty: it may be."""
 
     production: int
     """Version that the candidate was compared with."""
@@ -117,6 +117,9 @@ def compare(
     rate, old_rate = (
         alarm_rate(scores[normal], version.threshold) for scores, version in zip((new, old), versions, strict=True)
     )
+    from scipy.stats import spearmanr
+
+    constant = count < 3 or np.ptp(new) == 0 or np.ptp(old) == 0  # one version gives all rows the same score
     comparison = Comparison(
         production=production.version,
         rows=count,
@@ -124,7 +127,7 @@ def compare(
         error=Pair(float(error.mean()), float(old_error.mean())),
         alarm_rate=Pair(rate, old_rate),
         nominal=Pair(candidate.false_alarm_rate, production.false_alarm_rate),
-        rank_correlation=_rank_correlation(new, old),
+        rank_correlation=None if constant else float(spearmanr(new, old).statistic),
         flags_differ=float(np.mean(is_anomaly(new, candidate.threshold) != is_anomaly(old, production.threshold))),
     )
     if labels is not None and 0 < labels.sum() < count:
@@ -228,18 +231,9 @@ def chance_of_alarms(alarms: int, rows: int, *, nominal: float, calibration_rows
     return float(chances.cdf(alarms)), float(chances.sf(alarms - 1))
 
 
-def _rank_correlation(new: NDArray[np.float32], old: NDArray[np.float32]) -> float | None:
-    """Spearman's; None where one version gives all rows the same score."""
-    if len(new) < 3 or np.ptp(new) == 0 or np.ptp(old) == 0:
-        return None
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(new, old).statistic)
-
-
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What became of a published version."""
+    """Whether a published version was promoted, and the sentence that says why."""
 
     promoted: bool
     sentence: str

@@ -1,4 +1,4 @@
-"""What is exported: raw rows in, results in raw units out, with preprocessing, score and calibration inside.
+"""The exported graph: raw rows in, results in raw units out, with preprocessing, score and calibration inside.
 
 Calibration scores, golden outputs and the SavedModel all come from here. Tables are computed in float64 but for wide
 ones with clear errors: a row of few columns may be reconstructed so well that in float32 its error would be rounding,
@@ -267,7 +267,7 @@ def compile_for_series(function: Callable[[Any], Any], schema: InputSchema) -> A
 
 
 def run_rows(function: Any, rows: Rows) -> Any:
-    """What a compiled function of raw rows returns for any number of them, batch by batch, in arrays."""
+    """The results of a compiled function of raw rows for any number of them, batch by batch, as arrays."""
     return in_batches(
         lambda part: function(**{name: tf.constant(array[part]) for name, array in rows.items()}), row_count(rows)
     )

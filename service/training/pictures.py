@@ -1,8 +1,6 @@
 """Images from a folder of image files, its subfolders included: one file is one row."""
 
-import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +45,8 @@ def read_pictures(
     Raises:
         DataError: there are none, one cannot be read or is too large, or their sizes differ; names the file.
     """
-    found = sorted(_files(folder))
+    # Files that begin with a dot belong to file managers, not to the user.
+    found = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
     paths = [path for path in found if path.suffix.lower() in SUFFIXES]
     if not paths:
         raise DataError(f"The folder {folder.name} holds no images ({', '.join(FORMATS)}).")
@@ -81,12 +80,6 @@ def resized(images: Array, size: tuple[int, int]) -> NDArray[np.uint8]:
     flat = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
     done = [np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.LANCZOS)) for image in flat]
     return np.stack(done).reshape(len(images), *size, *images.shape[3:])
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder):
-        # Files that begin with a dot belong to file managers, not to the user.
-        yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
 def _left_out(paths: list[Path], folder: Path) -> tuple[str, ...]:

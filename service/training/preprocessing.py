@@ -96,7 +96,7 @@ def plain_layout(schema: InputSchema) -> Layout:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What training saw of one column."""
+    """The labels of one column in training."""
 
     labels: tuple[bytes, ...]
     """Distinct, the most frequent first, not empty."""
@@ -198,7 +198,7 @@ class LabelLookup:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """What training saw of one column."""
+    """The times of one column in training."""
 
     latest: int
     """Later times count as this one: a row is not strange for coming after the training."""

@@ -80,6 +80,9 @@ def summary(result: TrainingResult) -> RenderableType:
 def model_card(manifest: Manifest) -> str:
     """The model card, in Markdown. Leaves the version's number out: that is given after the files are complete."""
     warnings = [f"- **Warning:** {plain(warning)}" for warning in manifest.warnings]
+    calibration = manifest.calibration
+    far = "value ranges" if manifest.input.kind == "image" else "standard deviations"
+    settings = [(plain(name), plain(str(value))) for name, value in manifest.training.items()]
     sections = [
         f"# Model {manifest.model}",
         _what(manifest),
@@ -90,11 +93,27 @@ def model_card(manifest: Manifest) -> str:
         *([f"![Losses]({LOSSES})"] if manifest.metrics["epochs"] else []),
         f"![Reconstructions]({RECONSTRUCTIONS})",
         *_codec(manifest.metrics),
-        "## Scores and false alarms\n\n" + _calibration(manifest),
+        "## Scores and false alarms",
+        f"The threshold {calibration.threshold:.6g} was taken from the scores of {calibration.rows:,} calibration rows "
+        f"for a false-alarm rate of {calibration.false_alarm_rate:.2%}. "
+        f"Of the test rows {manifest.metrics['test_alarm_rate']:.2%} were over it. "
+        "p-values are conformal: a normal row gets one of at most *a* with a probability of at most *a*.",
         f"![Scores]({SCORES})",
-        "## Limits\n\n" + _limits(manifest),
-        "## How to call it\n\n" + _call(manifest),
-        "## How it was made\n\n" + _training(manifest),
+        "## Limits",
+        "- All training rows were taken for normal. What was common there does not look anomalous.\n"
+        "- The false-alarm rate holds for rows from the same source as the training rows; when the source changes, "
+        "train again.\n"
+        "- A p-value says how unusual a row is, not that something is wrong with it, nor how bad that would be.\n"
+        f"- Values farther than ten {far} out count by their logarithm.",
+        "## How to call it",
+        "A valid request body is in `sample_request.json`:",
+        f"```\ncurl -s localhost:8000/models/{manifest.model}/anomaly-score -H 'content-type: application/json' "
+        "-d @sample_request.json\n```",
+        f"Signatures of the SavedModel: {', '.join(f'`{name}`' for name in manifest.signatures)}; "
+        "`serving_default` is `anomaly_score`. They take raw values: scaling and gaps are handled inside.",
+        "## How it was made",
+        _table(("Setting", "Value"), settings),
+        f"Made with {', '.join(f'{name} {version}' for name, version in manifest.libraries.items())}.",
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -255,42 +274,3 @@ def _codec(metrics: dict[str, Any]) -> Iterator[str]:
         f"latent is read by the decoder, which takes {measured['decoder_bytes'] / 1e6:.2f} MB, once. Scale and offset "
         "of the int8 latents are in the manifest, under `metrics.compression.quantisation`."
     )
-
-
-def _calibration(manifest: Manifest) -> str:
-    calibration = manifest.calibration
-    return (
-        f"The threshold {calibration.threshold:.6g} was taken from the scores of {calibration.rows:,} calibration rows "
-        f"for a false-alarm rate of {calibration.false_alarm_rate:.2%}. "
-        f"Of the test rows {manifest.metrics['test_alarm_rate']:.2%} were over it. "
-        "p-values are conformal: a normal row gets one of at most *a* with a probability of at most *a*."
-    )
-
-
-def _limits(manifest: Manifest) -> str:
-    far = "value ranges" if manifest.input.kind == "image" else "standard deviations"
-    return (
-        "- All training rows were taken for normal. What was common there does not look anomalous.\n"
-        "- The false-alarm rate holds for rows from the same source as the training rows; when the source changes, "
-        "train again.\n"
-        "- A p-value says how unusual a row is, not that something is wrong with it, nor how bad that would be.\n"
-        f"- Values farther than ten {far} out count by their logarithm."
-    )
-
-
-def _call(manifest: Manifest) -> str:
-    return (
-        "A valid request body is in `sample_request.json`:\n\n```\n"
-        f"curl -s localhost:8000/models/{manifest.model}/anomaly-score -H 'content-type: application/json' "
-        "-d @sample_request.json\n```\n\n"
-        f"Signatures of the SavedModel: {', '.join(f'`{name}`' for name in manifest.signatures)}; "
-        "`serving_default` is `anomaly_score`. They take raw values: scaling and gaps are handled inside."
-    )
-
-
-def _training(manifest: Manifest) -> str:
-    settings = _table(
-        ("Setting", "Value"), [(plain(name), plain(str(value))) for name, value in manifest.training.items()]
-    )
-    libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
-    return f"{settings}\n\nMade with {libraries}."

@@ -1,4 +1,4 @@
-"""What an anomaly score is made of: distances from training rows, fitted once and constant in the graph.
+"""The parts of an anomaly score: distances from training rows, fitted once and constant in the graph.
 
 All arithmetic but that of ``Directions`` is in float64, whatever the network computes in: a distance is a small
 difference of large numbers.

@@ -82,7 +82,7 @@ class Order:
 
     trials: int | None
     seconds_left: Callable[[], float]
-    told: Callable[[int, float | None], None]
+    ended: Callable[[int, float | None], None]
     """To be called after each trial, in the thread that searches, as ``Study.tell``."""
 
     def is_done(self, started: int) -> bool:
@@ -177,7 +177,8 @@ class Objective:
 
         rebuilt = in_batches(lambda part: network(self._seen[part], training=False), len(self._seen))
         squares = np.where(self._present, np.square(rebuilt - np.nan_to_num(self._targets)), 0.0)
-        return float(np.mean([_mean(squares, part & self._present) for part in (self._hidden, ~self._hidden)]))
+        parts = [squares[part & self._present] for part in (self._hidden, ~self._hidden)]
+        return float(np.mean([part.mean() if len(part) else 0.0 for part in parts]))
 
 
 def tune(
@@ -187,14 +188,14 @@ def tune(
     fixed: Collection[str] = (),
     trials: int | None = 50,
     time_budget_s: float | None = None,
-    told: Callable[[Trial], None] = lambda _trial: None,
+    on_trial: Callable[[Trial], None] = lambda _trial: None,
     run: Runner | None = None,
 ) -> Tuned:
     """Search until ``trials`` have ended, or the time is over, whichever is first.
 
     Args:
         fixed: fields of ``config`` that stay as they are.
-        told: is called with each trial that has ended, by the thread that searches.
+        on_trial: is called with each trial that has ended, by the thread that searches.
         run: where the trials run, as ``ray_trials`` gives it; None: one by one in this process.
 
     Raises:
@@ -208,7 +209,7 @@ def tune(
         nonlocal best
         error = None if error is None or math.isnan(error) else error
         best = best if error is None else min(best, error)
-        told(Trial(number + 1, error, best if math.isfinite(best) else math.nan, time.monotonic() - began))
+        on_trial(Trial(number + 1, error, best if math.isfinite(best) else math.nan, time.monotonic() - began))
 
     limit_s = math.inf if time_budget_s is None else time_budget_s
     order = Order(trials, lambda: limit_s - (time.monotonic() - began), ended)
@@ -235,7 +236,7 @@ def run_here(search: "Search", order: Order) -> Summary:
         number, parameters = study.ask()
         error = search.error_of(parameters, partial(study.falls_behind, number), seconds_left=order.seconds_left())
         study.tell(number, error)
-        order.told(number, error)
+        order.ended(number, error)
     return study.summary()
 
 
@@ -383,10 +384,6 @@ class _Judge(Reporter):
             raise _Stopped
 
 
-def _mean(values: NDArray[Any], where: NDArray[np.bool_]) -> float:
-    return float(values[where].mean()) if where.any() else 0.0
-
-
 def import_optuna() -> Any:
     """The module ``optuna``.
 
@@ -464,7 +461,7 @@ def run_on_cluster(ray: Any, search: Search, order: Order, *, at_a_time: int) ->
         (ended,), _ = ray.wait(list(running))
         number, error = running.pop(ended), ray.get(ended)
         ray.get(study.tell.remote(number, error))
-        order.told(number, error)
+        order.ended(number, error)
 
 
 def _run_trial(shared: SharedSearch, number: int, parameters: dict[str, Any], seconds_left: float) -> float | None:

@@ -48,7 +48,9 @@ def test_a_node_is_killed(cluster: Any) -> None:
     doomed = cluster.add_node(**NODE)
     listener, found = Listener(), list[Tuned]()
     run = ray_trials(workers=2)
-    thread = threading.Thread(target=lambda: found.append(tune(dataset, given, trials=6, told=listener.trial, run=run)))
+    thread = threading.Thread(
+        target=lambda: found.append(tune(dataset, given, trials=6, on_trial=listener.trial, run=run))
+    )
     thread.start()
     await_true(lambda: bool(processes_of(doomed, "_run_trial")), "the node does not take part")
     cluster.remove_node(doomed, allow_graceful=False)

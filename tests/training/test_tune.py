@@ -65,7 +65,7 @@ def test_finds_better_options_than_bad_ones() -> None:
     listener = Listener()
     given = load_config("dense", **START)
     tuned = tune(
-        table_dataset(table_rows(700, seed=0)), given, fixed=("epochs", "hidden"), trials=7, told=listener.trial
+        table_dataset(table_rows(700, seed=0)), given, fixed=("epochs", "hidden"), trials=7, on_trial=listener.trial
     )
     assert tuned.error < 0.8 * tuned.first_error
     assert tuned.trials == len(listener.trials) == 7

@@ -1,4 +1,4 @@
-"""What every gRPC method passes: key, room, a bounded message, a deadline, and errors as status codes."""
+"""The frame of every gRPC method: key, room, a bounded message, a deadline, and errors as status codes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
