@@ -14,8 +14,7 @@ from service.api.access import Access, Role
 from service.errors import InvalidVersion, ModelNotFound, NotReady, StoreError, VersionNotFound
 from service.runtime import ModelManager, ModelStatus, Target, VersionState, VersionStatus
 from service.runtime.drift import DriftReport
-from service.runtime.shadow import ShadowReport
-from service.runtime.traffic import LiveTraffic
+from service.runtime.traffic import LiveTraffic, ShadowReport
 from service.schemas import InputSchema
 from service.store import (
     HISTORY,

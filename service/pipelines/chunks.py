@@ -9,10 +9,9 @@ import orjson
 
 from service.errors import RowProblem
 from service.schemas import INSTANCES, Column, ColumnType, InputSchema
-from service.tables.dialect import Dialect
+from service.tables.dialect import Dialect, present, typed_cells
 from service.tables.files import CSV, NDJSON, Part, read_batches
 from service.tables.frames import arrow_column
-from service.tables.values import present, typed_cells
 
 EXACT_BELOW = 2**53
 """Integers that float64 holds exactly."""

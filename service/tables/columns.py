@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from service.codecs.rows import EARLIEST_MS, LATEST_MS, SECONDS_BELOW
 from service.errors import DataError
 from service.schemas import MISSING_TIMESTAMP, Array, Column, ColumnType
-from service.tables.values import GROUP_MARKS, read_numbers, read_times, time_of
+from service.tables.dialect import GROUP_MARKS, read_numbers, read_times, time_of
 
 MAX_LABELS = 100_000
 """A column with more different texts is none of labels."""

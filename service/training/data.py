@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 from service.errors import DataError
 from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, Array, InputSchema, Rows, row_count
 from service.tables.files import IDX, NPY, NPZ, TABLES, find_files, kind_of
-from service.tables.reading import MAX_SAMPLE_BYTES, Progress, TableFiles, read_table
-from service.tables.selection import Selection, make_selection
-from service.training.arrays import check_array, load_digits, read_idx, read_npy, read_npz
-from service.training.pictures import read_pictures, resized
+from service.tables.reading import MAX_SAMPLE_BYTES, Progress, Selection, TableFiles, make_selection, read_table
+from service.training.arrays import check_array, load_digits, read_idx, read_npy, read_npz, read_pictures, resized
 from service.training.series import Series, Windows, read_series
 
 DIGITS = "digits"

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from service.errors import DataError
 from service.schemas import MISSING_TIMESTAMP, InputSchema, PointScale
+from service.tables.dialect import read_times
 from service.tables.files import find_files
-from service.tables.reading import TableFiles, read_columns
-from service.tables.selection import make_selection
-from service.tables.values import read_times
+from service.tables.reading import TableFiles, make_selection, read_columns
 
 MIN_WINDOW = 4
 MAX_WINDOW = 512

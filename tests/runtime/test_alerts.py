@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.runtime.alerts import MAX_ALERTS, MAX_ALERTS_OF_A_BATCH, Alert, Alerts
+from service.runtime.traffic import MAX_ALERTS, MAX_ALERTS_OF_A_BATCH, Alert, Alerts
 from service.schemas import INSTANCES, Results, Rows
 from service.store import Store
 from tests.fakes import RAISES, load_fake, publish_fake

@@ -12,8 +12,7 @@ import pytest
 
 from service.store import Store
 from service.store.buckets import Bucket
-from service.store.cache import VersionCache
-from service.store.objects import ObjectDirectory
+from service.store.objects import ObjectDirectory, VersionCache
 
 ROOT = Path(__file__).parents[2]
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}

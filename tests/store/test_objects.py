@@ -27,8 +27,7 @@ from service.errors import (
 from service.settings import Settings
 from service.store import MANIFEST, Store
 from service.store.buckets import Bucket, LostRace
-from service.store.cache import VersionCache
-from service.store.objects import ObjectDirectory
+from service.store.objects import ObjectDirectory, VersionCache
 from service.store.store import directory_at
 from tests.fakes import load_fake, publish_fake
 from tests.live import serve_live
@@ -424,8 +423,8 @@ def test_train_into_a_bucket_and_serve_from_it(s3: str, monkeypatch: pytest.Monk
 
 def test_cache_variables_of_the_page_exist() -> None:
     """The cache variables that docs/stores.md shows are those of the code."""
-    from service.store import cache
+    from service.store import objects
 
     page = (ROOT / "docs/stores.md").read_text(encoding="utf-8")
-    assert f"`{cache.CACHE_VARIABLE}`" in page
-    assert f"| `{cache.SIZE_VARIABLE}` | `{cache.DEFAULT_BYTES}` |" in page
+    assert f"`{objects.CACHE_VARIABLE}`" in page
+    assert f"| `{objects.SIZE_VARIABLE}` | `{objects.DEFAULT_BYTES}` |" in page

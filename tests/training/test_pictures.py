@@ -11,8 +11,8 @@ from PIL import ExifTags, Image
 from service.codecs import decode_image
 from service.errors import DataError
 from service.schemas import INSTANCES
+from service.training.arrays import read_pictures
 from service.training.data import read_dataset
-from service.training.pictures import read_pictures
 from service.words import JPEG, PNG
 
 
