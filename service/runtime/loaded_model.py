@@ -61,7 +61,7 @@ class Judge:
 
     @property
     def own_flags(self) -> dict[str, Any]:
-        """What an answer says once of flags that nobody chose otherwise."""
+        """The fields that an answer has once, for flags of the version's own choice."""
         return {"threshold": self.threshold, "false_alarm_rate": self.false_alarm_rate}
 
     @classmethod

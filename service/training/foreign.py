@@ -207,7 +207,7 @@ def named_outputs(outputs: Any) -> dict[str, Any]:
 
 
 def latent_of(outputs: Any) -> Any:
-    """What an encoder gives; of a variational one, which gives mean, log-variance and a sample, the mean."""
+    """The latent of an encoder; of a variational one, which gives mean, log-variance and a sample, the mean."""
     named = named_outputs(outputs)
     return next((value for name, value in named.items() if "mean" in name.lower()), next(iter(named.values())))
 

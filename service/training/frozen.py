@@ -299,7 +299,7 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What ``Autoencoder`` has Keras models for: a part of a frozen graph, from one form of a row to others."""
+    """A part of a frozen graph, from one form of a row to others, in place of a Keras model of ``Autoencoder``."""
 
     graph: FrozenGraph
     source: str

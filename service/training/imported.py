@@ -252,7 +252,7 @@ def _by_value(values: Any, row_shape: tuple[int, ...]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the user says of a model that was trained elsewhere."""
+    """The user's choices for a model that was trained elsewhere."""
 
     layer: str | None = None
     """Layer that gives the latent; None: found."""
@@ -297,7 +297,7 @@ def import_model(
 
 
 def import_config(**overrides: Any) -> TrainingConfig:
-    """What of a configuration holds without training; an override of ``None`` keeps the default.
+    """The part of a configuration that holds without training; an override of ``None`` keeps the default.
 
     Nothing is fitted but scales and references, so that more of the rows calibrate.
     """
