@@ -127,7 +127,7 @@ def check_replica(manager: ModelManager) -> None:
 
 
 class Reports:
-    """An actor that keeps what each replica said last."""
+    """An actor that keeps the last exposition of each replica."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -121,7 +121,7 @@ class GuardedServer(uvicorn.Server):
             self._reaper.cancel()
 
     def _close_half_sent(self) -> None:
-        """Headers that are not complete by now hold the stop up for nobody."""
+        """Close connections whose headers are not complete by now."""
         for connection in list(self.server_state.connections):
             if (
                 isinstance(connection, GuardedProtocol)
@@ -236,8 +236,8 @@ class Worker:
         self._started_at = self._clock()
         self._start_again_at: float | None = None
 
-    def attend(self) -> None:
-        """Look after the process. Call this now and then."""
+    def check(self) -> None:
+        """Start the process again where it has ended. Call this now and then."""
         if self._start_again_at is not None:
             if self._clock() >= self._start_again_at:
                 self._begin()
@@ -253,7 +253,7 @@ class Worker:
         if pid is not None:
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
         self._start_again_at = now + wait_s
-        self.attend()
+        self.check()
 
     def terminate(self) -> None:
         self._process.terminate()
@@ -280,7 +280,7 @@ def run_workers(count: int, sock: socket.socket, serve: Callable[[socket.socket]
         workers = [Worker(start) for _ in range(count)]
         while not stop.wait(CHECK_INTERVAL_S):
             for worker in workers:
-                worker.attend()
+                worker.check()
         for worker in workers:
             worker.terminate()
         for worker in workers:

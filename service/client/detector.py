@@ -22,7 +22,7 @@ class RemoteDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         url: address of the service.
-        model, version, alias: who answers; as of ``Client.anomaly_score``.
+        model, version, alias: the version that answers, as in ``Client.anomaly_score``.
         threshold, false_alarm_rate: instead of the version's own; at most one of these three.
         false_discovery_rate: ``predict`` flags rows so that of all that it flags in a call at most this share is normal
             in expectation. ``threshold_`` and ``decision_function`` stay with the version's own threshold.

@@ -30,13 +30,13 @@ from service.tables.writing import Sink, join_files, whole_file
 RUN_FILE: Final = "_run.json"
 BATCH_ROWS: Final = 32_768
 AHEAD: Final = 2
-"""Batches that are read and wait, beside those that are worked on."""
+"""Batches that wait to be scored, beside those that are being scored."""
 
 
 Progress: TypeAlias = Callable[[int, int | None], None]
-"""Is told, by the thread that writes, how many rows are done, of how many where the files say so."""
+"""Called by the thread that writes: rows done, and all rows where the files say how many there are."""
 Advance: TypeAlias = Callable[[int], object]
-"""Is told how many more rows are done."""
+"""Called with the number of rows done since the last call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Job:
     resume: bool = False
     part_rows: int = 1_000_000
     false_discovery_rate: float | None = None
-    """Of the rows that are flagged in all files, the share that may be normal; the input is then read twice."""
+    """Share of the flagged rows of all files that may be normal; the input is then read twice."""
 
     @property
     def to_folder(self) -> bool:

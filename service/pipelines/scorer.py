@@ -264,7 +264,7 @@ def _blank_row(schema: InputSchema) -> Rows:
 
 
 def _in_words(error: InvalidRows) -> InvalidRows:
-    """The same with its first problem in the sentence: elsewhere nobody but the sentence may be seen."""
+    """The same error with its first problem in the sentence: elsewhere the sentence alone may be shown."""
     if not error.problems:
         return error
     first = error.problems[0]

@@ -1,1 +1,1 @@
-"""Tables of every kind: files and frames, read, typed, chosen from and written, for training and scoring alike."""
+"""Tables of every kind: files and frames, read, typed, chosen from and written, for training and scoring."""

@@ -15,11 +15,11 @@ from service.schemas import MISSING_TIMESTAMP, Array, Column, ColumnType
 from service.tables.dialect import GROUP_MARKS, read_numbers, read_times, time_of
 
 MAX_LABELS = 100_000
-"""A column with more different texts is none of labels."""
+"""A column with more different texts is not one of labels."""
 FREE_TEXT_SHARE = 0.5
-"""Nor is one where so many of the rows have a text of their own, ..."""
+"""Nor is one where this share of the rows have a text of their own, ..."""
 FEW_LABELS = 20
-"""... unless there are as few as these."""
+"""... unless there are at most this many texts."""
 LABELS_SHOWN = 100
 LOOKED_AT = 100
 

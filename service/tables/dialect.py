@@ -249,7 +249,7 @@ def _read_dialect(path: str, size: int, changed: int) -> Dialect:
 
 
 def sniff(start: bytes, *, whole: bool = False) -> Dialect:
-    """The dialect by the first bytes of a CSV file; ``whole``: they are all. Errors as of ``dialect_of``."""
+    """The dialect by the first bytes of a CSV file; ``whole``: they are all. Raises as ``dialect_of``."""
     encoding = "utf-16" if start.startswith(UTF16_MARKS) else "utf-8-sig"
     # A cut through a character at the end of the excerpt is not the file's fault.
     text = start.decode(encoding, errors="replace")

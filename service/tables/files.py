@@ -1,4 +1,4 @@
-"""Files of rows: which there are, of which kind, in which parts they are worked on, and their rows as Arrow.
+"""Files of rows: which there are, of which kind, in which parts they are scored, and their rows as Arrow.
 
 A part is the unit of resuming and of sending to another machine: some row groups of a Parquet file, some batches of an
 Arrow file, a range of bytes of a CSV or NDJSON file that begins and ends between rows. What cannot be cut (compressed

@@ -330,7 +330,7 @@ def _from_json(values: list[Any], *, as_text: bool) -> Any:
 
 
 MAX_SAMPLE_BYTES = 512 * 2**20
-"""Of the rows that are kept."""
+"""Size of the rows that are kept."""
 MIN_SAMPLE_ROWS = 1_000
 AS_TEXT = (ColumnType.CATEGORICAL, ColumnType.TIMESTAMP)
 """Columns that are called these may look like numbers in a text file."""
@@ -341,7 +341,7 @@ INPUTS = {
 }
 
 Progress = Callable[[int, int | None], None]
-"""Is told how many rows were read so far, of how many where that is known."""
+"""Called with the rows read so far, and all rows where their number is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,7 +428,7 @@ def read_columns(file: TableFiles, selection: Selection, *, keep: str | None = N
     """All rows that fulfil the conditions as a ``pyarrow.Table``: the columns of the selection, and ``keep``.
 
     Raises:
-        DataError: as of ``read_table``.
+        DataError: as in ``read_table``.
     """
     import pyarrow as pa
 

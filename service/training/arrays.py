@@ -143,7 +143,7 @@ SUFFIXES = {
 """Endings of the files that are read, and Pillow's name of their format."""
 FORMATS = tuple(dict.fromkeys(SUFFIXES.values()))
 MAX_PIXELS = 2**24
-"""Of one file: what claims more is not decoded, as a few kilobytes may claim gigabytes."""
+"""Most pixels of one file: a few kilobytes may claim gigabytes, so one that claims more is not decoded."""
 MAX_NAMED = 3
 """Files of each ending that a note names."""
 EIGHT_BIT = (0.0, 255.0)

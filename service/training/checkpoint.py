@@ -20,7 +20,7 @@ from service.store.directory import fsync_path, write_durably
 CHECKPOINT = "fit.npz"
 TEMPORARY = ".fit.npz.new"
 FOLDER = ".checkpoint"
-"""Of a model, in the store, unless another folder is named. No version: a version's name is a number."""
+"""Folder of a model's checkpoint in the store, unless another is named. It cannot be a version: those are numbers."""
 
 Arrays = list[NDArray[Any]]
 

@@ -46,7 +46,7 @@ class TrainingConfig(Frozen):
     network: Literal["dense", "conv"] = "dense"
     """conv: strided convolutions over the pixels of an image or the steps of a window, before the dense layers."""
     filters: Widths | None = None
-    """Of the convolutions (conv), each halving the grid. None: see ``conv_filters``."""
+    """Filters of the convolutions (conv), each halving the grid. None: see ``conv_filters``."""
     hidden: Widths | None = None
     """Widths of the encoder's dense layers before the latent; the decoder mirrors them. None: see ``hidden_widths``."""
     linear_path: bool = True
@@ -88,7 +88,7 @@ class TrainingConfig(Frozen):
     split: SplitShares | None = None
     """None: 60/10/15/15 %, with at most 2,500 validation, 5,000 calibration and 5,000 test rows."""
     max_rows: int | None = Field(default=None, ge=10)
-    """Use a random sample of so many rows when there are more."""
+    """Use a random sample of this many rows when there are more."""
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="after")

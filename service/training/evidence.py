@@ -39,7 +39,7 @@ MAX_POINTS = 10_000
 MAX_TSNE_POINTS = 1_000
 MIN_TSNE_POINTS = 50
 MAX_COMPONENTS = 16
-"""Of the principal directions that are kept; t-SNE and the placing of other rows use no more."""
+"""Most principal directions that are kept; t-SNE and the placing of other rows use no more."""
 DIRECTIONS = 6
 STEPS = 13
 LIMIT_SD = 3.0
@@ -116,7 +116,7 @@ class Evidence:
     scores: NDArray[np.float32]
     p_values: NDArray[np.float32]
     latents: NDArray[np.float32]
-    """Of the test rows, then of the other rows that were not fitted."""
+    """Latents of the test rows, then of the other rows that were not fitted."""
     latent_scores: NDArray[np.float32]
     """Anomaly scores of the same rows."""
 

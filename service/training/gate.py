@@ -39,15 +39,15 @@ Promotion = Literal["auto", "always", "never"]
 ERROR_TOLERANCE = 0.05
 """The error may be greater by this share."""
 LABEL_TOLERANCE = 0.02
-"""AUROC and AUPR may be less by so much."""
+"""AUROC and AUPR may be less by this much."""
 MIN_RANK_CORRELATION = 0.3
 MIN_STABILITY_ROWS = 100
 """With fewer rows a rank correlation says too little to hold a version back."""
 STANDARD_ERRORS = 2.0
-"""A difference in error counts when it is so many of its standard errors."""
+"""A difference in error counts when it is larger than this many of its standard errors."""
 SIGNIFICANT = 0.01
 FAR = 10.0
-"""A value that is missed by more spreads than this counts as if by so many: one wild value must not decide."""
+"""Spreads at which the distance of a value is cut: one wild value must not decide."""
 COLUMNS_NAMED = 5
 _RECONSTRUCTIONS = {
     INSTANCES: "reconstruction",
@@ -222,7 +222,7 @@ def spreads(actual: NDArray[np.float64], *, rounding: float = 0.0) -> NDArray[np
 
 
 def chance_of_alarms(alarms: int, rows: int, *, nominal: float, calibration_rows: int) -> tuple[float, float]:
-    """The probabilities of no more and of no fewer alarms on so many rows like those that calibrated the threshold."""
+    """The probabilities of no more and of no fewer alarms on ``rows`` rows like those that calibrated the threshold."""
     from scipy.stats import betabinom
 
     rank = min(calibration_rows, int(np.ceil((calibration_rows + 1) * (1 - nominal) - 1e-9)))

@@ -26,11 +26,11 @@ class Epoch:
     train_loss: float
     validation_loss: float
     learning_rate: float = math.nan
-    """Of its last step."""
+    """Learning rate of its last step."""
 
 
 class Reporter:
-    """Is told of a run by the thread that trains, and says nothing. It may raise KeyboardInterrupt to stop the run."""
+    """Called by the thread that trains; shows nothing. A subclass may raise KeyboardInterrupt to stop the run."""
 
     def stage(self, name: str) -> None:
         """A step of the recipe begins."""

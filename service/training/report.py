@@ -53,7 +53,7 @@ class TrainingResult:
     seconds: float
     """From reading the rows to the published version."""
     decision: Decision | None = None
-    """Whether it is in production now; None where nobody asked."""
+    """Whether it is in production now; None where that was not asked."""
 
 
 def summary(result: TrainingResult) -> RenderableType:

@@ -66,10 +66,10 @@ class Tuned:
     """The fields that were searched, with their best values; ``corruption_level`` only where there is noise."""
     error: float
     first_error: float
-    """Of the configuration as it was given."""
+    """Error of the configuration as it was given."""
     trials: int
     stopped: int
-    """Of the trials, those that were stopped early or diverged."""
+    """Trials that were stopped early or diverged."""
 
 
 FallsBehind: TypeAlias = Callable[[int, float], bool]
@@ -98,7 +98,7 @@ class Summary:
     """Parameters; None when no trial has ended well."""
     best_error: float
     first_error: float
-    """Of trial 0."""
+    """Error of trial 0."""
     trials: int
     stopped: int
 

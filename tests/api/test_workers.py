@@ -50,15 +50,15 @@ def test_a_worker_that_never_stays_is_started_ever_more_seldom() -> None:
     worker = Worker(start, clock=lambda: now)
     while now < 200:
         now += 0.5
-        worker.attend()
+        worker.check()
     waits = [later - earlier for earlier, later in itertools.pairwise(starts)]
     assert waits[:4] == [0.5, 1.5, 2.5, 4.5]  # until it is seen that it ended, and then the wait
     assert max(waits) == MAX_WAIT_S + 0.5
     now += 2 * MAX_WAIT_S
-    worker.attend()  # starts it
+    worker.check()  # starts it
     now += STEADY_S
     before = len(starts)
-    worker.attend()
+    worker.check()
     assert len(starts) == before + 1
 
 
