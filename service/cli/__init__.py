@@ -9,7 +9,7 @@ import click
 
 from service import __version__
 from service.cli import import_, score, top, train
-from service.cli.options import STORE_HELP, fail, has_version, store_option
+from service.cli.options import STORE_HELP, engine_options, fail, has_version, store_option
 
 WIDE = 100
 """Columns of a terminal from which on tables have borders."""
@@ -64,8 +64,7 @@ for command in (score.score, score.encode, score.denoise, score.reconstruct):
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [default: 8000]")
 @click.option("--workers", type=int, help="Server processes.  [default: 1]")
 @click.option("--log-format", type=click.Choice(["json", "console"]))
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
-@click.option("--address", help="Ray cluster, as in ray.init.  [default: the one of this machine, else a new one]")
+@engine_options
 @click.option("--min-replicas", type=click.IntRange(1), help="Ray: least number of replicas.  [default: 1]")
 @click.option("--max-replicas", type=click.IntRange(1), help="Ray: most replicas.  [default: as --min-replicas]")
 @click.option(

@@ -27,6 +27,13 @@ def options(*chosen: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return add
 
 
+engine_options = options(
+    click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True),
+    click.option("--address", help="Ray cluster, as in ray.init.  [default: the one of this machine, else a new one]"),
+)
+"""Where the work is done."""
+
+
 def fail(sentence: str) -> NoReturn:
     """End with one sentence and exit code 1."""
     click.echo(f"autoencoder: {sentence}", err=True)

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import click
 
-from service.cli.options import STORE_VARIABLE, listed, options
+from service.cli.options import STORE_VARIABLE, engine_options, listed, options
 
 FORMATS = click.Choice(["csv", "parquet", "arrow", "ndjson"])
 SECONDS_BETWEEN_LINES = 10.0
@@ -46,8 +46,7 @@ _options = options(
         show_default=True,
         help="Rows after which a part of a Parquet or Arrow file may end; a part is what --resume goes on from.",
     ),
-    click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True),
-    click.option("--address", help="Ray cluster, as in ray.init.  [default: the one of this machine, else a new one]"),
+    engine_options,
     click.option("--workers", type=click.IntRange(1), help="Ray workers.  [default: one a CPU of the cluster]"),
     click.option("--quiet", is_flag=True, help="No progress."),
 )

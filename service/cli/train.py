@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from service.cli.options import has_version, listed, options, store_option
+from service.cli.options import engine_options, has_version, listed, options, store_option
 
 training_options = options(
     click.option("--filters", help="Filters of the convolutions, each halving the image, as in 32,64."),
@@ -252,8 +252,7 @@ OPTION_OF = {"latent_dim": "--latent", "corruption": "--noise", "corruption_leve
 @click.option("--time-budget-s", type=click.FloatRange(min=1), help="Seconds after which the search ends.")
 @click.option("--train", "trains", is_flag=True, help="Train with what was found, and publish.")
 @click.option("--model", default=None, help="With --train: name of the model in the store.  [default: from the source]")
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
-@click.option("--address", help="Ray cluster, as in ray.init.  [default: the one of this machine, else a new one]")
+@engine_options
 @click.option(
     "--workers", type=click.IntRange(1), help="Ray: trials at a time.  [default: one for each CPU of the cluster]"
 )
