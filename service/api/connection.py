@@ -33,6 +33,7 @@ from service.api.exchange import (
     request_id,
 )
 from service.api.routes import Refusal
+from service.api.serving import Serving
 from service.errors import QueueFull, Unavailable
 
 COPIED_BYTES = 64 * 2**10
@@ -81,10 +82,8 @@ class GuardedProtocol(HttpToolsProtocol):
     """Where answers that are not sent yet are counted."""
     draining = False
 
-    @staticmethod
-    def is_full() -> bool:
-        """Whether the application refuses for load."""
-        return False
+    service: Serving | None = None
+    """The service of the application, where that is ours: it may be full."""
 
     @staticmethod
     def refusal(_method: bytes, _url: bytes, _headers: Headers) -> Refusal | None:
@@ -215,7 +214,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._bytes_without_body = 0
         if self._is_beyond and self.url not in _PROBES:
             self.app = _refuse_connection
-        if self.is_full() and self._refuse_at_once():
+        if self.service is not None and self.service.batcher.is_full and self._refuse_at_once():
             return
         scope: Any = self.scope
         scope["extensions"] = self._extensions

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from service import codecs
+from service.api.access import Role
 from service.api.errors import log_failure
 from service.api.exchange import CallerLeft, Exchange, Header
 from service.api.serving import INLINE_BYTES, LEFT, MIN_COMPRESSED_BYTES, Serving
@@ -104,7 +105,9 @@ class Lifecycle:
         if self.serving.tracing.enabled:
             self._span = self.serving.tracing.request(self._operation, self._headers)
             self._span.__enter__()
-        self.serving.admit(self._headers)
+        if self.serving.access.hashes:
+            self.serving.access.check(self._headers, Role.CALLER)
+        self.serving.batcher.check_room()
 
     async def stage(self, stage: Stage, work: Callable[[], T], size: int) -> T:
         """Make rows of bytes, or bytes of results: ``size`` bytes, off the event loop where they are many.

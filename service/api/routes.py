@@ -13,6 +13,7 @@ import numpy as np
 from starlette.types import Receive, Scope, Send
 
 from service import codecs
+from service.api.access import Role
 from service.api.errors import PROBLEM_TYPE, problem, problem_body
 from service.api.exchange import Exchange, Headers, answer_headers, request_id
 from service.api.lifecycle import Call, Lifecycle, Reply, model_headers, run, serve
@@ -72,7 +73,8 @@ class OperationRoutes:
             return None
         named = dict(headers)
         try:
-            self._serving.admit(named)
+            self._serving.access.check(named, Role.CALLER)
+            self._serving.batcher.check_room()
         except QueueFull as error:
             given = request_id(named)
             token = request_id_of_context.set(given)

@@ -136,7 +136,7 @@ def server_config(app: FastAPI | str, settings: Settings, **more: Any) -> uvicor
     if isinstance(app, AutoencoderApp):
         service = app.state.service
         own["refusal"] = staticmethod(app.refusal)
-        own["is_full"] = staticmethod(lambda: service.batcher.is_full)
+        own["service"] = service
         own["reception"] = service.reception
     protocol = type("Protocol", (GuardedProtocol,), own)
     return uvicorn.Config(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from service import codecs
-from service.api.access import Access, Role
+from service.api.access import Access
 from service.api.exchange import Reception
 from service.api.signatures import Statistics
 from service.batching import Batcher
@@ -97,17 +97,6 @@ class Serving:
     @property
     def not_ready_reason(self) -> str | None:
         return "The service is stopping." if self.draining else self.manager.not_ready_reason
-
-    def admit(self, headers: dict[bytes, bytes]) -> None:
-        """Refuse who may not ask, and everybody while there is no room.
-
-        Raises:
-            Unauthorized, Forbidden: as ``Access.check`` says.
-            QueueFull, Draining: as the batcher says.
-        """
-        if self.access.hashes:
-            self.access.check(headers, Role.CALLER)
-        self.batcher.check_room()
 
     async def decompressed(
         self, body: bytes | memoryview, encoding: str, most: int, *, deadline: float, hold: Callable[[int], None]

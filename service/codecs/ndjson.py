@@ -13,8 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from service.codecs.json_numbers import decode_numbers_fast
-from service.codecs.json_rows import decode_instances, parse_json
+from service.codecs.json_rows import decode_instances, decode_numbers_fast, parse_json
 from service.codecs.rows import Limits
 from service.errors import InvalidRows, MalformedInput, RequestError, TooLarge
 from service.schemas import INSTANCES, InputSchema, Rows

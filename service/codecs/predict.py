@@ -1,6 +1,6 @@
 """Bodies of TensorFlow Serving's REST ``predict``: rows or columns of input tensors in JSON.
 
-A body of plain numbers takes the fast path of ``json_numbers``; every other one is looked at value by value.
+A body of plain numbers takes the fast path of ``json_rows``; every other one is looked at value by value.
 """
 
 import base64
@@ -12,8 +12,7 @@ from typing import Any, Final
 import orjson
 
 from service.codecs.answers import each_json, interleave
-from service.codecs.json_numbers import decode_numbers_fast
-from service.codecs.json_rows import decode_instances
+from service.codecs.json_rows import decode_instances, decode_numbers_fast
 from service.codecs.rows import Limits
 from service.codecs.tensors import (
     BYTES,

@@ -11,8 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service.codecs import Limits, decode_json
-from service.codecs.json_numbers import PIECE_BYTES, decode_numbers_fast
-from service.codecs.json_rows import decode_json_exactly
+from service.codecs.json_rows import PIECE_BYTES, decode_json_exactly, decode_numbers_fast
 from service.errors import MAX_ROW_PROBLEMS, InvalidOption, InvalidRows, MalformedInput, RequestError, TooLarge
 from service.schemas import MISSING_TIMESTAMP, InputSchema, Rows
 from service.words import ANOMALY_SCORE, ENCODE, Operation
