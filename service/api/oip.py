@@ -175,17 +175,18 @@ async def infer(
     """
     started, known = time.perf_counter(), loaded.outputs
     try:
-        for wanted in body.outputs:
-            if wanted.name not in known:
-                raise InvalidRows([], f"unexpected inference output '{shown(wanted.name)}' for model '{loaded.name}'")
-        if len({wanted.name for wanted in body.outputs}) < len(body.outputs):
-            raise InvalidRows([], f"an output of model '{loaded.name}' is requested twice")
-        outputs = body.outputs or tuple(
-            WantedOutput(name, body.all_binary)
-            for name, (signature, _) in known.items()
-            if signature == ANOMALY_SCORE.name
-        )
-        signatures = tuple(dict.fromkeys(known[wanted.name][0] for wanted in outputs))
+        if body.outputs:
+            for wanted in body.outputs:
+                if wanted.name not in known:
+                    name = shown(wanted.name)
+                    raise InvalidRows([], f"unexpected inference output '{name}' for model '{loaded.name}'")
+            if len({wanted.name for wanted in body.outputs}) < len(body.outputs):
+                raise InvalidRows([], f"an output of model '{loaded.name}' is requested twice")
+            outputs = body.outputs
+            signatures = tuple(dict.fromkeys(known[wanted.name][0] for wanted in outputs))
+        else:
+            signatures = (ANOMALY_SCORE.name,)
+            outputs = tuple([WantedOutput(name, body.all_binary) for name in known if known[name][0] in signatures])
         options = score_options(body.parameters, loaded, signatures) if body.parameters else NO_OPTIONS
         timeout = body.parameters.get(TIMEOUT, 0)
         if type(timeout) is not int or timeout < 0:
@@ -236,7 +237,8 @@ class OIPRoutes(ProtocolRoutes):
             if found is None:
                 continue
             if route.method == method:
-                self._serving.access.check(exchange.headers, route.role)
+                if route.role is not Role.ANYONE:
+                    self._serving.access.check(exchange.headers, route.role)
                 return await route.answering(self, exchange, found)
             allowed.append(route.method)
         if allowed:

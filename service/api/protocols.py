@@ -90,6 +90,8 @@ class ProtocolRoutes(ABC):
     async def body(self, exchange: Exchange, limit: int, most: int, deadline: float = math.inf) -> bytes:
         """The whole body, decompressed: at most ``limit`` bytes as it comes, ``most`` in the end."""
         body = await exchange.body(limit, deadline)
+        if b"content-encoding" not in exchange.headers:
+            return body
         encoding = exchange.content_encoding
         return bytes(await self._serving.decompressed(body, encoding, most, deadline=deadline, hold=exchange.hold))
 

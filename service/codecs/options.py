@@ -46,6 +46,8 @@ def options_from_query(
     Raises:
         InvalidOption: an unknown name, a wrong value, or an option that this operation does not have.
     """
+    if not query:
+        return NO_OPTIONS
     values: dict[str, Any] = {}
     for name, text in query.items():
         if name in FLAG_OPTIONS:
