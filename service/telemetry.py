@@ -6,6 +6,7 @@ Label sets are bounded: operations, stages and reasons are fixed lists, models a
 import logging
 import os
 import sys
+import threading
 from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
@@ -50,13 +51,10 @@ class _Values(Histogram):
     """A histogram that takes many values at once: one by one, they cost more than all else that is counted."""
 
     def observe_all(self, values: list[float]) -> None:
-        """Count the values that a list holds now, and take them out of it. Others may append to it meanwhile."""
-        taken = values[:]
-        del values[: len(taken)]
-        for at, count in enumerate(np.bincount(np.searchsorted(self._upper_bounds, taken)).tolist()):
+        for at, count in enumerate(np.bincount(np.searchsorted(self._upper_bounds, values)).tolist()):
             if count:
                 self._buckets[at].inc(count)
-        self._sum.inc(sum(taken))
+        self._sum.inc(sum(values))
 
 
 class Telemetry:
@@ -143,6 +141,7 @@ class Telemetry:
         self._finished: dict[tuple[str, str, int], list[float]] = {}
         self._took: dict[Stage, list[float]] = {"decode": [], "queue": [], "model": [], "encode": []}
         self._batches: list[float] = []
+        self._flushing = threading.Lock()
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -152,13 +151,15 @@ class Telemetry:
 
     def flush(self) -> None:
         """Count what was appended since the last time. May be called on any thread."""
-        for (operation, model, status), seconds in list(self._finished.items()):
-            if seconds:
-                self._requests.labels(operation, model, status).inc(len(seconds))
-                self._request_seconds.labels(operation).observe_all(seconds)
-        for stage, seconds in self._took.items():
-            self._stage_seconds.labels(stage).observe_all(seconds)
-        self._batch_rows.observe_all(self._batches)
+        with self._flushing:
+            for (operation, model, status), appended in list(self._finished.items()):
+                seconds = _taken(appended)
+                if seconds:
+                    self._requests.labels(operation, model, status).inc(len(seconds))
+                    self._request_seconds.labels(operation).observe_all(seconds)
+            for stage, appended in self._took.items():
+                self._stage_seconds.labels(stage).observe_all(_taken(appended))
+            self._batch_rows.observe_all(_taken(self._batches))
 
     def request_finished(self, operation: str, model: str, status: int, seconds: float) -> None:
         finished = self._finished.get((operation, model, status))
@@ -232,6 +233,13 @@ class Telemetry:
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return registry
+
+
+def _taken(values: list[float]) -> list[float]:
+    """What a list holds now, taken out of it, while others may append."""
+    taken = values[:]
+    del values[: len(taken)]
+    return taken
 
 
 _NO_SPAN: AbstractContextManager[None] = nullcontext()
