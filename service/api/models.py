@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -146,11 +147,20 @@ def model_routes(manager: ModelManager, traffic: LiveTraffic) -> APIRouter:
     async def show_model(model: ModelName) -> ModelDetail:
         status = manager.model(model)
         shown = status.default_version or (status.versions[-1].version if status.versions else None)
-        detail = None if shown is None else await asyncio.to_thread(_detail_or_none, manager, status, shown)
+
+        def read() -> tuple[VersionDetail | None, dict[str, int]]:
+            detail, earlier = None, dict[str, int]()
+            with suppress(InvalidVersion, VersionNotFound):
+                detail = None if shown is None else _detail(manager, status, shown)
+            with suppress(StoreError, ModelNotFound):  # what is loaded goes on being shown
+                earlier = manager.store.earlier(status.name)
+            return detail, earlier
+
+        detail, earlier = await asyncio.to_thread(read)
         return ModelDetail(
             **_summary(status),
             serving=dict(status.serving),
-            earlier=await asyncio.to_thread(_earlier, manager, status.name),
+            earlier=earlier,
             version=detail,
             shadow=traffic.shadow(status.name),
         )
@@ -242,21 +252,6 @@ def _summary(model: ModelStatus) -> dict[str, Any]:
 
 def _state(status: VersionStatus) -> Mapping[str, Any]:
     return {"version": status.version, "state": status.state, "reason": status.reason}
-
-
-def _detail_or_none(manager: ModelManager, model: ModelStatus, version: int) -> VersionDetail | None:
-    try:
-        return _detail(manager, model, version)
-    except (InvalidVersion, VersionNotFound):
-        return None
-
-
-def _earlier(manager: ModelManager, model: str) -> dict[str, int]:
-    """Blocks. Nothing while the store cannot be read: what is loaded goes on being shown."""
-    try:
-        return manager.store.earlier(model)
-    except (StoreError, ModelNotFound):
-        return {}
 
 
 def manifest_of(manager: ModelManager, model: str, version: int) -> Manifest:

@@ -85,7 +85,8 @@ class VersionCache:
         target = self._home / model / f"{version}-{hashlib.sha256(manifest).hexdigest()[:16]}"
         with _local_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(target.parent / f".{target.name}{_LOCK}"):
+            with (target.parent / f".{target.name}{_LOCK}").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # one process downloads, the others wait for it
                 if not target.is_dir():
                     self._fill(target, manifest, download)
                 os.utime(target)
@@ -139,17 +140,6 @@ def _local_errors() -> Iterator[None]:
         raise StoreError(
             f"The local cache of the store cannot be used: {error.strerror}; name another with {CACHE_VARIABLE}."
         ) from error
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process downloads, the others wait for it; the lock ends with its process."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 # --- the store --------------------------------------------------------------------------------------------------------

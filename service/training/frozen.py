@@ -298,7 +298,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class GraphPart:
     """A part of a frozen graph, from one form of a row to others, in place of a Keras model of ``Autoencoder``."""
 
     graph: FrozenGraph
@@ -367,9 +367,9 @@ def cut(graph: FrozenGraph, latent: Candidate, row_shape: tuple[int, ...], *, ke
     """
     source, width = (graph.source, row_shape, graph.dtype), (latent.width,)
     return Autoencoder(
-        network=Part(graph, *source, (graph.target,), (row_shape,), keras=keras),
-        encoder=Part(graph, *source, (latent.tensor,), (width,)),
-        decoder=Part(
+        network=GraphPart(graph, *source, (graph.target,), (row_shape,), keras=keras),
+        encoder=GraphPart(graph, *source, (latent.tensor,), (width,)),
+        decoder=GraphPart(
             graph,
             latent.tensor,
             latent.shape,
@@ -378,7 +378,7 @@ def cut(graph: FrozenGraph, latent: Candidate, row_shape: tuple[int, ...], *, ke
             (row_shape,),
             _forms(graph, latent, row_shape),
         ),
-        whole=Part(graph, *source, (latent.tensor, graph.target), (width, row_shape)),
+        whole=GraphPart(graph, *source, (latent.tensor, graph.target), (width, row_shape)),
         latent_dim=latent.width,
     )
 
