@@ -49,6 +49,7 @@ def app() -> None:
 app.add_command(train.train)
 app.add_command(train.tune)
 app.add_command(import_.import_)
+app.add_command(import_.recalibrate)
 app.add_command(top.top)
 for command in (score.score, score.encode, score.denoise, score.reconstruct):
     app.add_command(command)

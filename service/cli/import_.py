@@ -1,4 +1,4 @@
-"""``autoencoder import``: from a model that was trained elsewhere to a published version."""
+"""``autoencoder import`` and ``recalibrate``: versions of models that are not trained here, or not trained again."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from service.cli.options import store_option
-from service.cli.train import model_name, promotion_options, source_arguments, source_options
+from service.cli.train import model_name, promote_option, promotion_options, source_arguments, source_options
 
 
 @click.command("import")
@@ -86,6 +86,37 @@ def import_(
             promotion=promotion,
             labels=labels,
             reporter=reporter,
+        )
+    Console().print(summary(result))
+
+
+@click.command()
+@click.argument("model")
+@click.argument("version", type=int, required=False)
+@click.option("--rows", "source", required=True, help="Recent ordinary rows: any SOURCE that `train` takes.")
+@store_option
+@click.option("--false-alarm-rate", type=float, help="Share of normal rows that may be called anomalies.")
+@click.option("--max-rows", type=int, help="Use a random sample of at most N rows.  [default: 50000]")
+@click.option("--seed", type=int)
+@source_options
+@promote_option
+def recalibrate(*, model: str, version: int | None, source: str, store: str, promotion: Any, **options: Any) -> None:
+    """Publish MODEL anew with the same networks, and a threshold, p-values and drift reference from other rows.
+
+    VERSION: the one that is calibrated anew; by default that in production. Nothing is trained.
+    """
+    from rich.console import Console
+
+    from service.training.imported import import_config
+    from service.training.progress import terminal_reporter
+    from service.training.recalibrate import recalibrate
+    from service.training.report import summary
+
+    own = {name: options.pop(name) for name in ("false_alarm_rate", "max_rows", "seed")}
+    config, rows = import_config(**own), source_arguments(source, options)
+    with terminal_reporter() as reporter:
+        result = recalibrate(
+            config, source=rows, store=store, model=model, version=version, promotion=promotion, reporter=reporter
         )
     Console().print(summary(result))
 

@@ -69,15 +69,16 @@ source_options = options(
 """Options that choose the rows of SOURCE; see ``source_arguments``."""
 
 
+promote_option = click.option(
+    "--promote",
+    "promotion",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Whether 'production' names the new version; auto: where it is not worse than the one there.",
+)
 promotion_options = options(
-    click.option(
-        "--promote",
-        "promotion",
-        type=click.Choice(["auto", "always", "never"]),
-        default="auto",
-        show_default=True,
-        help="Whether 'production' names the new version; auto: where it is not worse than the one there.",
-    ),
+    promote_option,
     click.option("--labels", help="Column that is 1 for anomalies; for that comparison only, never for training."),
 )
 """Options of the quality gate."""

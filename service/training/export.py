@@ -56,8 +56,7 @@ def export(
         for signature, outputs in golden.items()
     }
     module = tf.Module()
-    module.lookup = None if graph.preprocessing.lookup is None else graph.preprocessing.lookup.table
-    module.weights = [variable.value for variable in graph.serving.variables]
+    module.tracked = graph.tracked
     exported = {SERVING_DEFAULT: functions[ANOMALY_SCORE.name], **functions}
     if points is not None:
         exported[SCORE_SERIES] = compile_for_series(graph.score_series(*points), graph.schema)
@@ -69,7 +68,7 @@ def export(
         (folder / KERAS_MODEL).parent.mkdir(exist_ok=True)
         # Keras copies TensorFlow variables in a way that NumPy 2 deprecates.
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-        graph.trained.network.save(folder / KERAS_MODEL)
+        graph.save_network(folder / KERAS_MODEL)
         _write_json(folder / SAMPLE_REQUEST, request_body(sample, graph.schema))
         _write_json(folder / GOLDEN_OUTPUTS, answers)
     return {

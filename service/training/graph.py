@@ -7,6 +7,7 @@ which is another one in each batch. So are small images whose score is one of di
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,16 @@ class ServingGraph:
     @property
     def layout(self) -> Layout:
         return self.preprocessing.layout
+
+    @property
+    def tracked(self) -> list[Any]:
+        """What a SavedModel of the graph must keep: weights, and the table of labels."""
+        lookup = self.preprocessing.lookup
+        return [*(each.value for each in self.serving.variables), *([] if lookup is None else [lookup.table])]
+
+    def save_network(self, path: Path) -> None:
+        """Write the Keras file, for fine-tuning and for other tools."""
+        self.trained.network.save(path)
 
     def run(self, rows: Rows) -> Passed:
         return self._run_scaled(self._scale(rows))

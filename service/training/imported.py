@@ -4,6 +4,7 @@ What is published is a graph of our own (``frozen``), whatever the model was mad
 """
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,13 +17,14 @@ from numpy.typing import NDArray
 from service.errors import ConfigurationError, DataError
 from service.runtime.quiet import tf
 from service.schemas import INSTANCES, Column, InputSchema, take_rows
+from service.store import Store
 from service.tables.files import TABLES, find_files, kind_of
 from service.training.architecture import Autoencoder
 from service.training.config import SplitShares, TrainingConfig, load_config
 from service.training.data import DIGITS, Dataset, check_dataset, read_dataset
 from service.training.evaluate import scale_splits
 from service.training.fit import History, make_reproducible
-from service.training.foreign import Foreign, called, first_line, joined, latent_of, named_outputs, open_model
+from service.training.foreign import Foreign, called, first_line, joined, latent_of, named_outputs, of_keras, open_model
 from service.training.frozen import FrozenGraph, cut, find_cuts, find_latent, freeze
 from service.training.gate import Promotion
 from service.training.graph import build_graph
@@ -302,7 +304,8 @@ def import_config(**overrides: Any) -> TrainingConfig:
     Nothing is fitted but scales and references, so that more of the rows calibrate.
     """
     split = SplitShares(train=0.35, validation=0.05, calibration=0.4, test=0.2)
-    return load_config("dense", **{"score": "reconstruction", "split": split, "max_rows": MAX_ROWS, **overrides})
+    chosen = {name: value for name, value in overrides.items() if value is not None}
+    return load_config("dense", **{"score": "reconstruction", "split": split, "max_rows": MAX_ROWS, **chosen})
 
 
 def open_parts(paths: Mapping[str, Path], *, trust: bool = False) -> Foreign:
@@ -401,3 +404,48 @@ def _is_its_halves(model: Foreign, row_shape: tuple[int, ...]) -> bool:
         return bool(np.allclose(whole, halves, rtol=1e-4, atol=1e-5))
     except Exception:  # noqa: BLE001 - whatever it is, the whole model is asked then
         return False
+
+
+def publish(
+    network: Any,
+    rows: Any,
+    wishes: Wishes,
+    config: TrainingConfig,
+    *,
+    store: Path | str,
+    model: str,
+    promotion: Promotion | None,
+) -> TrainingResult:
+    """A model in memory, or its file, as the next version of ``model``; see ``service.publish``."""
+    reporter = Reporter()
+    if isinstance(network, str | Path):
+        foreign, name = open_model(Path(network)), Path(network).name
+    elif isinstance(network, tuple):
+        encoder, decoder = (of_keras(each, "Keras model") for each in network)
+        foreign, name = joined(encoder, decoder), f"{network[0].name} and {network[1].name}"
+    else:
+        foreign, name = of_keras(network, "Keras model"), str(network.name)
+    Store(store).create()
+    with tempfile.TemporaryDirectory() as folder:
+        read = reader_of(foreign, {"source": _file_of(rows, Path(folder)), "columns": wishes.names}, config, reporter)
+        return import_model(
+            foreign, config, wishes, name=name, rows=read, store=store, model=model, promotion=promotion
+        )
+
+
+def _file_of(rows: Any, folder: Path) -> str:
+    """The name of a file of rows: theirs, or one that arrays and tables are written to."""
+    if isinstance(rows, str | Path):
+        return str(rows)
+    if hasattr(rows, "columns") or hasattr(rows, "column_names"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        is_pandas = hasattr(rows, "iloc")
+        table = (
+            pa.Table.from_pandas(rows, preserve_index=False) if is_pandas else getattr(rows, "to_arrow", lambda: rows)()
+        )
+        pq.write_table(table, folder / "rows.parquet")
+        return str(folder / "rows.parquet")
+    np.save(folder / "rows.npy", np.asarray(rows))
+    return str(folder / "rows.npy")

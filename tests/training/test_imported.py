@@ -1,20 +1,25 @@
 """``autoencoder import``: a version of a model that was trained elsewhere, which answers as the model does."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
+from sklearn.preprocessing import StandardScaler
 
+from service import publish
 from service.cli import app
 from service.errors import ConfigurationError, DataError
+from service.runtime.loaded_model import open_version
 from service.runtime.quiet import tf
 from service.schemas import INSTANCES, Column, InputSchema
 from service.scoring import reconstruction_error
@@ -24,6 +29,7 @@ from service.training.data import Dataset, check_dataset, read_dataset
 from service.training.foreign import of_keras
 from service.training.imported import Wishes, calibrated, fit_rows, import_config, make_scaling
 from service.training.progress import Reporter
+from tests.conftest import COLUMNS, table_rows, write_csv
 from tests.live import LiveService, serve_live
 from tests.training import networks
 from tests.training.conftest import table_dataset
@@ -149,6 +155,43 @@ def test_what_cannot_be_imported_is_one_sentence(classic: SimpleNamespace, tmp_p
     assert "takes rows of shape (784,), and those given are of shape (5,)" in said
     assert "Give MODEL, or --encoder and --decoder" in refused("import", "--rows", rows, "--encoder", model)
     assert "none" not in Store(store).models()
+
+
+def test_a_notebook_publishes_a_model(classic: SimpleNamespace, tmp_path: Path) -> None:
+    """From memory, with a table and a fitted scaler; columns keep their names."""
+    table = pd.DataFrame(table_rows(300, seed=0), columns=list(COLUMNS))
+    scaler = StandardScaler().fit(table.to_numpy())
+    model = networks.nested()
+    result = publish(model, table, store=tmp_path, model="payments", scale=scaler, false_alarm_rate=0.05)
+    assert (result.version, result.latent_dim) == (1, 2)
+    manifest = Store(tmp_path).manifest("payments", 1)
+    assert [column.name for column in manifest.input.columns] == list(COLUMNS)
+    assert (manifest.training["scale"], manifest.calibration.false_alarm_rate) == ("StandardScaler", 0.05)
+    version = open_version(Store(tmp_path).path("payments", 1), manifest)
+    rows = table.to_numpy()[:9]
+    expected = scaler.inverse_transform(model.predict(scaler.transform(rows), verbose=0))
+    np.testing.assert_allclose(version.run("reconstruct", {INSTANCES: rows})["reconstruction"], expected, rtol=1e-4)
+
+
+def test_a_version_is_recalibrated(trained_store: Path, tmp_path: Path) -> None:
+    """The same networks and scores, a threshold and a reference of other rows; the gate compares it."""
+    store = shutil.copytree(trained_store, tmp_path / "store")
+    rows = table_rows(800, seed=7)
+    csv = write_csv(tmp_path / "recent.csv", rows)
+    said = run("recalibrate", "payments", "--rows", csv, "--store", store, "--false-alarm-rate", 0.02)
+    assert "Version 2 is in production now: it is not worse than version 1." in said
+    opened = Store(store)
+    versions = [open_version(opened.path("payments", number), opened.manifest("payments", number)) for number in (1, 2)]
+    old, new = (version.run("anomaly_score", {INSTANCES: rows[:50]}) for version in versions)
+    np.testing.assert_allclose(new["score"], old["score"], rtol=1e-5)
+    first, second = (version.manifest for version in versions)
+    assert (second.calibration.rows, second.calibration.false_alarm_rate) == (320, 0.02)
+    assert second.reference != first.reference
+    assert (second.training["recalibrated"], second.source) == ("version 1", "recent.csv")
+    assert {MODEL_CARD, REPORT, KERAS_MODEL, HISTORY} <= set(second.digests)
+    assert set(second.signatures) == set(first.signatures)
+    np.save(tmp_path / "narrow.npy", rows_of((5,)))
+    assert refused("recalibrate", "payments", "--rows", tmp_path / "narrow.npy", "--store", store)
 
 
 # --- rows and scales --------------------------------------------------------------------------------------------------
