@@ -122,7 +122,7 @@ SPLINTERS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @example(name="vector", near=0, offset=0, splinter="", cut=0)
 @example(name="image", near=PIECE_BYTES, offset=0, splinter="7", cut=0)
 @given(
@@ -392,7 +392,7 @@ def outcome(body: bytes, schema: InputSchema, operation: Operation, *, exactly: 
         return type(error), str(error), getattr(error, "problems", None)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     rows=st.lists(ROW, max_size=4),
     options=OPTIONS,
