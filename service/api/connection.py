@@ -163,8 +163,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.waiting_since is None:
             self.waiting_since = time.monotonic()
-        elif not self.in_headers:
-            self.waiting_since = time.monotonic()  # a body is measured from its last bytes
+        elif not (self.in_headers or self._is_refused or self.cycle.response_complete):
+            # A body is measured from its last bytes; one that is read past, from the answer.
+            self.waiting_since = time.monotonic()
         self._bytes_without_body += len(data)
         try:
             self._parse(data)
@@ -448,9 +449,9 @@ class _BodyReceiver(asyncio.BufferedProtocol):
         return self._memory[len(self._memory) - self._left :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._protocol.waiting_since = time.monotonic()
         self._left -= nbytes
         if self._memory is not None:
+            self._protocol.waiting_since = time.monotonic()
             try:
                 self._hold(nbytes)
             except QueueFull as error:

@@ -22,6 +22,11 @@ MAX_BODY_BYTES = 64 * 2**10
 _OWN_SITES: Final = (b"same-origin", b"none")
 """What ``Sec-Fetch-Site`` says of our own pages, and of what people do themselves."""
 
+_CHANGES: Final = ("/rollback", "/load", "/unload")
+"""Ends of the paths that change something with POST. ``PUT`` and ``DELETE`` no page sends without asking first."""
+_FORM_TYPES: Final = (b"application/x-www-form-urlencoded", b"multipart/form-data", b"text/plain")
+"""What the pages of any origin can send without asking first, in browsers that do not even say whose page it is."""
+
 
 class AutoencoderApp(FastAPI):
     """FastAPI, with the operation routes in front of its request machinery, which costs more than the model does."""
@@ -73,6 +78,9 @@ class AutoencoderApp(FastAPI):
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if await self._operation_routes.answer(scope, receive, send):
             return
+        if scope["method"] == "POST" and scope["path"].endswith(_CHANGES) and _is_form(dict(scope["headers"])):
+            await self._refuse(scope, send, 403, "What changes something is no form: send it as application/json.")
+            return
         for routes in self._protocol_routes:
             if await routes.answer(scope, receive, send):
                 return
@@ -117,6 +125,10 @@ def _serves(names: frozenset[str] | None, host: bytes) -> bool:
     given = host.decode("latin-1").lower()
     name = given[1:].partition("]")[0] if given.startswith("[") else given.partition(":")[0]
     return is_loopback(name) if names is None else name in names
+
+
+def _is_form(headers: dict[bytes, bytes]) -> bool:
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower() in _FORM_TYPES
 
 
 def _is_link(headers: dict[bytes, bytes]) -> bool:

@@ -111,6 +111,15 @@ def test_a_set_list_takes_the_place_of_loopback_names(fake_store: Path, serve: S
     assert "AUTOENCODER_ALLOWED_HOSTS" in assert_problem(refused, 400)["detail"]
 
 
+@pytest.mark.parametrize("form", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "Text/Plain"])
+def test_forms_change_nothing(service: LiveService, form: str) -> None:
+    """Old browsers send them for any page, without a word of whose it is."""
+    for path in (f"{ALIAS}/rollback", "/v2/repository/models/pumps/load", "/v2/repository/models/pumps/unload"):
+        assert_refused(service.http.post(path, content=b"{}", headers={"Content-Type": form}), 403, path)
+    assert production(service) == 2
+    assert service.http.post("/v2/repository/models/pumps/load", content=b"{}").status_code == 200
+
+
 # --- origins ------------------------------------------------------------------------------------------------------
 
 

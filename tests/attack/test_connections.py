@@ -9,7 +9,8 @@ import pytest
 
 from tests.api.raw import RawConnection, connect, head
 from tests.api.samples import assert_problem
-from tests.attack.conftest import ROW, Target, attacked
+from tests.attack.conftest import CALLER_TIMEOUT_S, ROW, Target, attacked
+from tests.attack.test_memory import flood
 
 MOST = 64
 PROBES = ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready")
@@ -86,3 +87,24 @@ def test_a_caller_who_ends_its_sending_side_has_left(target: Target) -> None:
                 connection.sock.shutdown(1)
                 while connection.sock.recv(1000):
                     pass
+
+
+def slowly(piece: bytes) -> Iterator[bytes]:
+    """A piece again and again, for longer than any answer takes."""
+    ends = time.monotonic() + CALLER_TIMEOUT_S
+    while time.monotonic() < ends:
+        yield piece
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(("path", "size"), [("/models/none/encode", 1000), ("/encode", 1000), ("/encode", 2 * 2**20)])
+def test_a_body_that_is_read_past_does_not_trickle_for_ever(
+    attack: Callable[..., Target], path: str, size: int
+) -> None:
+    """Behind an answer that came before it, and behind one for a body that was late."""
+    target = attack(body_timeout_s=1.0)
+    with connect(target.url) as connection:
+        begun = head(path, Content_Type="application/x-npy", Content_Length=str(size), X_Timeout_Ms="200")
+        connection.send(begun + b"\x93NUMPY")
+        assert connection.answer().status_code in (404, 504)
+        assert flood(connection, slowly(b"x"))
