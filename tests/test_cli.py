@@ -275,6 +275,7 @@ def answers(port: int) -> bool:
         return caller.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_no_process_of_the_demo_outlives_it(tmp_path: Path, number: signal.Signals) -> None:
     """Its server gives the port back."""

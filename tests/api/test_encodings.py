@@ -532,6 +532,7 @@ def test_small_answers_are_sent_as_they_are(fake_service: LiveService) -> None:
     assert "content-encoding" not in response.headers
 
 
+@pytest.mark.tf
 def test_a_false_discovery_rate_in_every_encoding(service: LiveService) -> None:
     """In the query, over all rows of the body; what belongs to all rows is in Arrow's metadata."""
     rows = np.concatenate([payments(40), payments(10) + np.float32(10_000)])

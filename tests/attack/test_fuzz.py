@@ -15,6 +15,7 @@ SEED = 20_250_101
 MIB = 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_mutated_requests_are_refused_or_answered(tmp_path: Path) -> None:
     """In every encoding and protocol; `make fuzz MINUTES=60` is the same for longer."""

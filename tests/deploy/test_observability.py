@@ -158,6 +158,7 @@ def eventually(client: httpx2.Client, expression: str) -> list[dict[str, Any]]:
     raise AssertionError(f"No result for {expression}")
 
 
+@pytest.mark.slow
 @needs_prometheus
 def test_real_prometheus_answers_every_panel(tmp_path: Path) -> None:
     """Prometheus scrapes the exposition, takes the rules, and has an answer to each expression of the dashboard."""

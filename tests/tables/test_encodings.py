@@ -109,6 +109,7 @@ def write_all(folder: Path, table: Sequence[dict[str, Any]], forms: Sequence[dic
 bounded = settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate], derandomize=True)
 
 
+@pytest.mark.slow
 @bounded
 @given(SEEDS, dialects(), dialects())
 def test_training_and_scoring_read_the_same_rows(seed: int, one: dict[str, Any], other: dict[str, Any]) -> None:
