@@ -236,7 +236,7 @@ class Telemetry:
 
 
 def _taken(values: list[float]) -> list[float]:
-    """What a list holds now, taken out of it, while others may append."""
+    """Take the present items out of a list, while others may append."""
     taken = values[:]
     del values[: len(taken)]
     return taken

@@ -58,7 +58,7 @@ class ServingGraph:
 
     @property
     def tracked(self) -> list[Any]:
-        """What a SavedModel of the graph must keep: weights, and the table of labels."""
+        """The parts that a SavedModel of the graph must keep: weights, and the table of labels."""
         lookup = self.preprocessing.lookup
         return [*(each.value for each in self.serving.variables), *([] if lookup is None else [lookup.table])]
 

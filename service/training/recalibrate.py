@@ -41,7 +41,7 @@ from service.words import ANOMALY_SCORE, DENOISE, ENCODE, EXPLAIN, POINT_ERRORS,
 
 
 class KeptGraph:
-    """What a published version computes, as ``ServingGraph`` has it: calibrated and exported in the same way."""
+    """The graph of a published version, as a ``ServingGraph``: calibrated and exported in the same way."""
 
     anomaly_score = ServingGraph.anomaly_score
     point_scores = ServingGraph.point_scores
