@@ -30,6 +30,8 @@ BLOCKS_AHEAD = 2
 
 PIECE_BYTES = 256 * 2**10
 """Bytes of lines that are decoded in one go."""
+FEW_LINES = 8
+"""Bad lines that are answered on the event loop: a thread costs more than the work."""
 MAX_RATIO = 100
 """A compressed stream of any length is fine; one whose rows compress better than this is there to keep us busy."""
 
@@ -134,7 +136,8 @@ class NdjsonExchange:
         """The answer's lines for a block, as many as it has rows."""
         request_id = self._exchange.request_id
         if isinstance(block, list):
-            return await self._in_thread(partial(_error_lines, block, request_id), 0)
+            lines = partial(_error_lines, block, request_id)
+            return lines() if len(block) <= FEW_LINES else await self._in_thread(lines, 0)
         try:
             answer = await self._run(block)
         except RequestError as error:
