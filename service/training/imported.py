@@ -5,6 +5,7 @@ What is published is a graph of our own (``frozen``), whatever the model was mad
 
 import json
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -229,10 +230,13 @@ def _of_file(path: Path) -> tuple[Any, Any]:
 def _of_scaler(scaler: Any, features: int) -> tuple[Any, Any]:
     """Centre and spread of a scaler that maps each value by itself and linearly, found by asking it."""
     try:
-        start, one, two = (
-            np.asarray(scaler.transform(np.full((1, features), value, np.float64)), np.float64)[0]
-            for value in (0, 1, 2)
-        )
+        with warnings.catch_warnings():
+            # One that was fitted on a table misses the names of its columns.
+            warnings.filterwarnings("ignore", ".*feature names", UserWarning)
+            start, one, two = (
+                np.asarray(scaler.transform(np.full((1, features), value, np.float64)), np.float64)[0]
+                for value in (0, 1, 2)
+            )
     except Exception as error:
         raise ConfigurationError(f"The scaler does not take rows of {features} values: {first_line(error)}") from error
     slope = one - start
