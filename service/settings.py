@@ -86,7 +86,9 @@ class Settings(BaseSettings):
         2, description="Newest versions of each model that stay loaded beside those that aliases name."
     )
     max_loaded_bytes: PositiveInt = Field(
-        1024 * 2**20, description="Size on disk of all versions that may be loaded at once."
+        2048 * 2**20,
+        description="Memory that all versions loaded at once may take, estimated from their files: 15 MiB each, 12 "
+        "times the size of `saved_model.pb`, and the weights.",
     )
     failed_retry_s: PositiveFloat = Field(60.0, description="Wait before a version that failed to load is tried again.")
 

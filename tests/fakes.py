@@ -157,8 +157,7 @@ class Gate:
 
 
 def load_fake(path: Path, *, before: Callable[[], None] = lambda: None) -> LoadedModel:
-    """A loader for ``create_app`` and ``ModelManager``; its versions are as large as their files."""
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    """A loader for ``create_app`` and ``ModelManager``."""
     manifest = read_manifest(path)
     signatures = {name: FakeSignature(name, manifest, before) for name in manifest.signatures}
-    return LoadedModel(manifest, signatures, size_bytes=size)
+    return LoadedModel(manifest, signatures)

@@ -96,14 +96,11 @@ class Judge:
 class LoadedModel:
     """A version whose signatures can be called. Safe to call from several threads; nothing changes after warm-up."""
 
-    def __init__(
-        self, manifest: Manifest, signatures: Mapping[str, Callable[[Rows], Results]], *, size_bytes: int
-    ) -> None:
+    def __init__(self, manifest: Manifest, signatures: Mapping[str, Callable[[Rows], Results]]) -> None:
         self.manifest = manifest
         self.name = manifest.model
         self.version = manifest.version
         self.schema: InputSchema = manifest.input
-        self.size_bytes = size_bytes
         self._judge = Judge.of(manifest.calibration)
         self.own_flags = self._judge.own_flags
         self.calibration_scores = self._judge.scores
@@ -219,8 +216,7 @@ def open_version(version_dir: Path, manifest: Manifest) -> LoadedModel:
     Raises:
         InvalidVersion: it cannot be loaded, or lacks a signature of the manifest.
     """
-    size = sum(file.stat().st_size for file in version_dir.rglob("*") if file.is_file())
-    return LoadedModel(manifest, _load_signatures(version_dir, manifest), size_bytes=size)
+    return LoadedModel(manifest, _load_signatures(version_dir, manifest))
 
 
 def sample_rows(version_dir: Path, schema: InputSchema) -> Rows:

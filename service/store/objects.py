@@ -203,8 +203,8 @@ class ObjectDirectory:
         found = self._bucket.read(relative)
         return None if found is None else found.content
 
-    def size_bytes(self, folder: str) -> int:
-        return sum(self._bucket.sizes(folder).values())
+    def file_sizes(self, folder: str) -> dict[str, int]:
+        return self._bucket.sizes(folder)
 
     def version_path(self, model: str, version: int) -> Path:
         """A checked copy of a version on this machine."""

@@ -107,9 +107,9 @@ class Store:
         with self._still_there(model, resolved):
             return self._directory.version_path(model, resolved)
 
-    def size_bytes(self, model: str, version: int) -> int:
-        """Size of all files of a version, in bytes."""
-        return self._directory.size_bytes(f"{model}/{self.resolve(model, version=version)}")
+    def file_sizes(self, model: str, version: int) -> dict[str, int]:
+        """Bytes of every file of a version, by its path within the version."""
+        return self._directory.file_sizes(f"{model}/{self.resolve(model, version=version)}")
 
     def read_file(self, model: str, version: int, path: str) -> bytes | None:
         """One file of a version, None when it has no such file."""

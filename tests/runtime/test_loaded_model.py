@@ -235,12 +235,6 @@ def test_the_sample_request_is_a_request(trained_store: Path) -> None:
         assert 1 <= len(rows[INSTANCES]) <= 64
 
 
-def test_a_version_knows_its_size(loaded: LoadedModel, trained_store: Path) -> None:
-    """Bytes on disk, for the memory bound."""
-    files = (trained_store / "digits" / "1").rglob("*")
-    assert loaded.size_bytes == sum(file.stat().st_size for file in files if file.is_file())
-
-
 def test_loading_in_a_thread_leaves_no_thread_behind(trained_store: Path) -> None:
     """As the store's watcher does, time and again."""
     before = threading.active_count()
@@ -289,7 +283,7 @@ def test_how_many_rows_are_quick_is_timed(trained_store: Path, row_s: float, lea
         return {"latent": rows[INSTANCES]}
 
     manifest = read_manifest(trained_store / "payments" / "1")
-    loaded = LoadedModel(manifest, {"encode": encode}, size_bytes=0)
+    loaded = LoadedModel(manifest, {"encode": encode})
     assert loaded.inline_rows["encode"] == 0
     loaded.warm_up({INSTANCES: np.zeros((2, 3), np.float32)})
     assert least <= loaded.inline_rows["encode"] <= most

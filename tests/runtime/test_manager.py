@@ -22,10 +22,14 @@ from service.errors import (
 )
 from service.runtime import ModelManager, ModelStatus, Target, VersionState
 from service.runtime.loaded_model import LoadedModel
-from service.runtime.manager import LOADED_AT_ONCE
+from service.runtime.manager import LOADED_AT_ONCE, memory_bytes
+from service.settings import Settings
 from service.store import ALIASES, Store
 from service.words import PRODUCTION
 from tests.fakes import MODEL, Gate, load_fake, publish_fake
+
+GRAPH_BYTES = 1_000_000
+SMALL = memory_bytes({"saved_model.pb": GRAPH_BYTES})
 
 
 class Loader:
@@ -438,16 +442,16 @@ def test_a_model_without_a_version_is_not_ready(manager: ModelManager, store: St
 
 def test_no_more_is_loaded_than_memory_allows(store: Store, loader: Loader) -> None:
     """Defaults first, then what aliases name, then the newest; never over the bound."""
-    publish(store, 4, size_bytes=100_000)
+    publish(store, 4, size_bytes=GRAPH_BYTES)
     store.set_alias(MODEL, "old", 1)
-    manager = ModelManager(store, load=loader, keep_versions=4, max_loaded_bytes=250_000)
+    manager = ModelManager(store, load=loader, keep_versions=4, max_loaded_bytes=2 * SMALL + SMALL // 2)
     manager.refresh()
     assert states(manager) == {1: "available", 2: "retired", 3: "retired", 4: "available"}
 
 
 def test_the_default_version_is_loaded_however_large(store: Store, loader: Loader) -> None:
     """A bound that nothing fits into would serve nothing."""
-    publish(store, 2, size_bytes=100_000)
+    publish(store, 2, size_bytes=GRAPH_BYTES)
     manager = ModelManager(store, load=loader, max_loaded_bytes=10)
     manager.refresh()
     assert states(manager) == {1: "retired", 2: "available"}
@@ -456,10 +460,35 @@ def test_the_default_version_is_loaded_however_large(store: Store, loader: Loade
 def test_every_default_goes_before_any_second_version(store: Store, loader: Loader) -> None:
     """Two models, room for two versions: one of each."""
     for model in ("pumps", "valves"):
-        publish(store, 2, model=model, size_bytes=100_000)
-    manager = ModelManager(store, load=loader, max_loaded_bytes=250_000)
+        publish(store, 2, model=model, size_bytes=GRAPH_BYTES)
+    manager = ModelManager(store, load=loader, max_loaded_bytes=2 * SMALL + SMALL // 2)
     manager.refresh()
     assert states(manager, "pumps") == states(manager, "valves") == {1: "retired", 2: "available"}
+
+
+def test_memory_is_estimated_from_graph_and_weights() -> None:
+    """Every version takes some, a graph several times its file, weights their own; reports and the Keras file none."""
+    small = {"saved_model.pb": 800_000, "variables/variables.data-00000-of-00001": 3_000}
+    assert 20 * 2**20 < memory_bytes(small) < 40 * 2**20
+    grown = {**small, "saved_model.pb": 1_800_000}
+    assert memory_bytes(grown) - memory_bytes(small) >= 5_000_000
+    heavy = {**small, "variables/variables.data-00000-of-00001": 100_003_000}
+    assert memory_bytes(heavy) - memory_bytes(small) == 100_000_000
+    assert memory_bytes({**small, "assets.extra/model.keras": 10**9}) == memory_bytes(small)
+
+
+def test_the_bound_is_of_memory_and_not_of_files(store: Store, loader: Loader) -> None:
+    """Four versions of a few kilobytes of files each; there is memory for two."""
+    publish(store, 4, size_bytes=1_000)
+    manager = ModelManager(store, load=loader, keep_versions=4, max_loaded_bytes=40 * 2**20)
+    manager.refresh()
+    assert states(manager) == {1: "retired", 2: "retired", 3: "available", 4: "available"}
+
+
+def test_sixty_small_models_fit_by_default() -> None:
+    """And take no more than half of a container of 4 GiB."""
+    limit = Settings.model_fields["max_loaded_bytes"].default
+    assert 60 * SMALL <= limit <= 2 * 2**30
 
 
 # --- many at once -----------------------------------------------------------------------------------------------------

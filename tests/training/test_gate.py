@@ -51,7 +51,7 @@ def version(
             ),
         }
     )
-    return LoadedModel(manifest, {"reconstruct": reconstruct, "anomaly_score": anomaly_score}, size_bytes=0)
+    return LoadedModel(manifest, {"reconstruct": reconstruct, "anomaly_score": anomaly_score})
 
 
 def gate(candidate: LoadedModel, production: LoadedModel, *, labels: NDArray[np.bool_] | None = None) -> Comparison:
