@@ -47,7 +47,7 @@ bench: setup ## Measure a running service: make bench ARGS="--help".
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 test: setup clients ## Install what the tests need and run them all (minutes; ARGS goes to pytest).
-	@$(BIN)/python -m pytest --all -n 2 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest --all -n 3 --dist worksteal $(ARGS)
 
 check: lint ## Static checks and the quick tests, which need no TensorFlow: make check ARGS=tests/codecs runs those of one room.
 	@$(BIN)/python -m pytest -q -m "not tf" -n 2 --dist worksteal $(ARGS)

@@ -23,7 +23,7 @@ from service.schemas import INSTANCES, Array
 from service.words import ANOMALY_SCORE
 
 MODEL: Final = "bench"
-TRAINING_ROWS: Final = 20_000
+TRAINING_ROWS: Final = 5_000
 CAUSES: Final = 5
 GROUP_ROWS: Final = 250_000
 FEW_ROWS: Final = 1000

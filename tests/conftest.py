@@ -27,7 +27,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the slow tests out, unless all are wanted."""
+    """Leave the slow tests out, unless all are wanted.
+
+    Clusters side by side starve each other: their tests come first, and so go to one worker.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("cluster") is None)
     if config.getoption("--all"):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]

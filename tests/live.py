@@ -15,7 +15,7 @@ from service.api.server import GuardedServer, server_config
 from service.runtime.loaded_model import LoadedModel, load_version
 from service.settings import Settings
 
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 240
 
 
 @dataclass(frozen=True)

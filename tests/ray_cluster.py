@@ -35,7 +35,7 @@ def processes_of(node: Any, name: str) -> list[psutil.Process]:
     return [child for child in psutil.Process(raylet.process.pid).children() if name in " ".join(_words(child))]
 
 
-def await_true(is_so: Callable[[], bool], what: str, *, timeout_s: float = 120) -> None:
+def await_true(is_so: Callable[[], bool], what: str, *, timeout_s: float = 240) -> None:
     deadline = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < deadline, what

@@ -130,7 +130,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _what(manifest: Manifest) -> str:
     latent = f"from {math.prod(manifest.input.row_shape)} values to a latent of {manifest.latent_dim} and back"
-    if not manifest.metrics["epochs"]:
+    if "imported" in manifest.training:
         return (
             f"An autoencoder {latent}, trained elsewhere: {plain(str(manifest.training['imported']))}, a "
             f"{plain(str(manifest.training['format']))}, imported on {manifest.created:%Y-%m-%d} and calibrated with "

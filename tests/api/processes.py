@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 240
 ROOT = Path(__file__).parents[2]
 RUNNING = re.compile(rb"(?:running|serving) on (http://[0-9.]+:[0-9]+)")
 

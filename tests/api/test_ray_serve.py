@@ -35,7 +35,7 @@ from tests.api.raw import chunk, connect, head
 from tests.ray_cluster import NODE, await_true, processes_of, ray_cluster
 
 KEY = "a key of these tests"
-on_a_cluster = [pytest.mark.tf, pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
+on_a_cluster = [pytest.mark.tf, pytest.mark.slow, pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]
 
 # --- without a cluster ----------------------------------------------------------------------------------------------
 

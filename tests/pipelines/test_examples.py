@@ -99,6 +99,7 @@ def test_dask(folder: Path, expected: NDArray[np.float32]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.skipif(find_spec("ray") is None, reason="pip install 'autoencoder-service[ray]'")
 def test_ray(folder: Path, expected: NDArray[np.float32]) -> None:
     """A Ray data set."""
@@ -107,6 +108,7 @@ def test_ray(folder: Path, expected: NDArray[np.float32]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.skipif(find_spec("ray") is None, reason="pip install 'autoencoder-service[ray]'")
 def test_ray_trains(tmp_path: Path, rows: NDArray[np.float32]) -> None:
     """Several models, each a task."""

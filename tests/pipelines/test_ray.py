@@ -21,7 +21,7 @@ from tests.ray_cluster import NODE, await_true, processes_of, ray_cluster
 
 ray = pytest.importorskip("ray", reason="pip install 'autoencoder-service[ray]'")
 
-pytestmark = [pytest.mark.tf, pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.tf, pytest.mark.slow, pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")

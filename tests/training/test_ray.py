@@ -17,7 +17,7 @@ from tests.training.conftest import table_dataset
 
 ray = pytest.importorskip("ray", reason="pip install 'autoencoder-service[ray]'")
 
-pytestmark = [pytest.mark.tf, pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.tf, pytest.mark.slow, pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]
 
 
 class Listener:
