@@ -90,7 +90,7 @@ def model_card(manifest: Manifest) -> str:
         "## Rows\n\n" + _rows(manifest),
         "## Quality\n\n" + _quality(manifest.metrics, latent_dim=manifest.latent_dim),
         *_against_production(manifest.metrics),
-        *([f"![Losses]({LOSSES})"] if manifest.metrics["epochs"] else []),
+        *([] if "imported" in manifest.training else [f"![Losses]({LOSSES})"]),
         f"![Reconstructions]({RECONSTRUCTIONS})",
         *_codec(manifest.metrics),
         "## Scores and false alarms",
@@ -155,11 +155,11 @@ def _rows(manifest: Manifest) -> str:
     shape = " × ".join(str(size) for size in manifest.input.row_shape)
     lines = [
         f"Kind: {manifest.input.kind}, {f'{len(columns)} columns' if columns else f'{shape} values'} a row.",
-        f"{counts.train:,} rows were fitted, {counts.validation:,} stopped the training, {counts.calibration:,} were "
-        f"held back for calibration and {counts.test:,} tested the result; no row is in two of these."
-        if manifest.metrics["epochs"]
-        else f"{counts.calibration:,} rows calibrated the score, {counts.test:,} tested it, and "
-        f"{counts.train + counts.validation:,} say what rows look like; no row is in two of these.",
+        f"{counts.calibration:,} rows calibrated the score, {counts.test:,} tested it, and "
+        f"{counts.train + counts.validation:,} say what rows look like; no row is in two of these."
+        if "imported" in manifest.training
+        else f"{counts.train:,} rows were fitted, {counts.validation:,} stopped the training, {counts.calibration:,} "
+        f"were held back for calibration and {counts.test:,} tested the result; no row is in two of these.",
     ]
     if manifest.source_rows is not None:
         used = sum(counts.model_dump().values())
