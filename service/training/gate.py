@@ -297,6 +297,16 @@ def decide(promotion: Promotion, comparison: Comparison | None, *, version: int,
     return Decision(False, f"Version {before} stays in production. {' '.join(worse)}")
 
 
+def promote(
+    store: Store, model: str, promotion: Promotion, comparison: Comparison | None, *, version: int, before: int | None
+) -> Decision:
+    """Decide, and move the alias ``production`` to ``version`` where it is to be promoted."""
+    decision = decide(promotion, comparison, version=version, before=before)
+    if decision.promoted:
+        store.set_alias(model, PRODUCTION, version)
+    return decision
+
+
 def take_labels(dataset: Dataset, column: str) -> tuple[Dataset, NDArray[np.bool_]]:
     """The data set without one column, and of each row whether that says it is an anomaly (1, true) or not (0, false).
 

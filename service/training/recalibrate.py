@@ -21,23 +21,21 @@ from service.runtime.loaded_model import open_version
 from service.runtime.quiet import tf
 from service.schemas import INSTANCES, take_rows
 from service.scoring import alarm_rate
-from service.store import HISTORY, KERAS_MODEL, LATENT_MAP, MODEL_CARD, PLOTS, REPORT, TRAVERSALS, Manifest, Store
-from service.training.charts import draw_plots
+from service.store import HISTORY, KERAS_MODEL, LATENT_MAP, TRAVERSALS, Manifest, Store
 from service.training.config import TrainingConfig
 from service.training.data import Dataset, read_dataset
 from service.training.evaluate import calibrate, calibrate_points, score_rows
 from service.training.evidence import gather
 from service.training.export import choose_sample, export
 from service.training.fit import History
-from service.training.gate import Promotion, compare, decide, hold_production, in_production, open_production
+from service.training.gate import Promotion, compare, hold_production, in_production, open_production, promote
 from service.training.graph import ServingGraph
-from service.training.html_report import report_page
 from service.training.progress import Reporter
-from service.training.report import TrainingResult, describe_rows, model_card
+from service.training.report import TrainingResult, describe_rows
 from service.training.series import Windows
 from service.training.split import split_rows
-from service.training.train import OWN_SETTINGS, verify_in_fresh_process
-from service.words import ANOMALY_SCORE, DENOISE, ENCODE, EXPLAIN, POINT_ERRORS, PRODUCTION, RECONSTRUCT
+from service.training.train import OWN_SETTINGS, verify_in_fresh_process, write_documents
+from service.words import ANOMALY_SCORE, DENOISE, ENCODE, EXPLAIN, POINT_ERRORS, RECONSTRUCT
 
 
 class KeptGraph:
@@ -159,17 +157,12 @@ def recalibrate(
             return blank.model_copy(update={"version": taken, "digests": digests, "metrics": metrics})
 
         described = build_manifest(1, {})
-        (staging.path / MODEL_CARD).write_text(model_card(described), encoding="utf-8")
         evidence = gather(exported, test, test_rows=len(split.test))
-        history = _history(staging.path / HISTORY)
-        draw_plots(staging.path / PLOTS, evidence, history, calibration)
-        (staging.path / REPORT).write_text(report_page(described, evidence, history), encoding="utf-8")
+        write_documents(staging.path, described, evidence, _history(staging.path / HISTORY))
         reporter.stage("Verifying in a fresh process")
         published = staging.publish(build_manifest, verify or verify_in_fresh_process)
     reporter.stage(f"Published version {published} of {model}")
-    decision = decide(promotion, comparison, version=published, before=before) if promotion else None
-    if decision and decision.promoted:
-        target.set_alias(model, PRODUCTION, published)
+    decision = promote(target, model, promotion, comparison, version=published, before=before) if promotion else None
     return TrainingResult(
         model=model,
         version=published,

@@ -39,10 +39,10 @@ from service.training.gate import (
     Comparison,
     Promotion,
     compare,
-    decide,
     hold_production,
     in_production,
     open_production,
+    promote,
     take_labels,
     unseen_rows,
 )
@@ -51,10 +51,10 @@ from service.training.progress import Reporter
 from service.training.report import TrainingResult, describe_rows, model_card
 from service.training.series import Windows
 from service.training.split import Split, split_rows
-from service.words import PRODUCTION
 
 if TYPE_CHECKING:
     from service.training.evaluate import Metrics, SplitRows
+    from service.training.evidence import Evidence
     from service.training.fit import History
     from service.training.graph import ServingGraph
 
@@ -186,9 +186,7 @@ def make_version(
     number, comparison = publish_model(
         trained, store=target, model=model, rival=before, labels=known, reporter=reporter, verify=verify
     )
-    decision = decide(promotion, comparison, version=number, before=before) if promotion else None
-    if decision and decision.promoted:
-        target.set_alias(model, PRODUCTION, number)
+    decision = promote(target, model, promotion, comparison, version=number, before=before) if promotion else None
     return TrainingResult(
         model=model,
         version=number,
@@ -317,11 +315,9 @@ def publish_model(
 
     Returns the version's number, and the comparison where there is a rival that can be loaded. Errors as of ``train``.
     """
-    from service.training.charts import draw_plots
     from service.training.evaluate import decode
     from service.training.evidence import gather, image_shape, write_history, write_latent_map
     from service.training.export import choose_sample, export
-    from service.training.html_report import report_page
 
     dataset, split = trained.dataset, trained.split
     test_rows = take_rows(dataset.rows, split.test)
@@ -354,21 +350,33 @@ def publish_model(
             return blank.model_copy(update={"version": number, "digests": digests, "metrics": metrics})
 
         described = build_manifest(1, {})
-        (staging.path / MODEL_CARD).write_text(model_card(described), encoding="utf-8")
         # Of rows that were not fitted: of the others everything drawn would be too flattering.
         held_back = take_rows(dataset.rows, np.concatenate([split.test, split.calibration, split.validation]))
         evidence = gather(exported, held_back, test_rows=len(split.test))
-        draw_plots(staging.path / PLOTS, evidence, trained.history, trained.calibration)
+        write_documents(staging.path, described, evidence, trained.history)
         if trained.history.train_loss:
             write_history(staging.path, trained.history)
         draws = partial(decode, trained.graph) if image_shape(dataset.schema) is not None else None
         latents = (evidence.latents, evidence.latent_scores)
         write_latent_map(staging.path, *latents, dataset.schema, decode=draws, seed=trained.config.seed)
-        (staging.path / REPORT).write_text(report_page(described, evidence, trained.history), encoding="utf-8")
         reporter.stage("Verifying in a fresh process")
         number = staging.publish(build_manifest, verify or verify_in_fresh_process)
     reporter.stage(f"Published version {number} of {model}")
     return number, comparison
+
+
+def write_documents(folder: Path, manifest: Manifest, evidence: "Evidence", history: "History") -> None:
+    """Write model card, plots and report of the exported version in ``folder``.
+
+    Args:
+        manifest: the version's, complete but for its number and digests.
+    """
+    from service.training.charts import draw_plots
+    from service.training.html_report import report_page
+
+    (folder / MODEL_CARD).write_text(model_card(manifest), encoding="utf-8")
+    draw_plots(folder / PLOTS, evidence, history, manifest.calibration)
+    (folder / REPORT).write_text(report_page(manifest, evidence, history), encoding="utf-8")
 
 
 def _metrics(trained: TrainedModel, comparison: Comparison | None) -> dict[str, Any]:
