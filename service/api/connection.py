@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sized
+from dataclasses import dataclass
 from typing import Any
 
 if sys.platform == "linux":
@@ -38,7 +39,14 @@ from service.errors import QueueFull, Unavailable
 
 COPIED_BYTES = 64 * 2**10
 """Bodies below this size are copied behind their heads: one packet instead of two."""
-_PASSED_OVER_BYTES = 64 * 2**10
+HEAD_BYTES = 2**10
+"""Received in one go where a request may begin: of many that are sent at once few are parsed at a time."""
+CHUNK_BYTES = 4 * 2**10
+"""Received in one go of a body whose end is not known."""
+READ_BYTES = 64 * 2**10
+"""Received in one go of a body whose length was announced."""
+WAITING_BYTES = 2 * 2**10
+"""A request without a body takes about so much memory until its answer begins."""
 _CLOSE = (b"connection", b"close")
 _CLOSE_LINE = header_lines([_CLOSE])
 _PROBES = (b"/livez", b"/readyz", b"/v2/health/live", b"/v2/health/ready")
@@ -76,6 +84,8 @@ class _Flow(FlowControl):
 class GuardedProtocol(HttpToolsProtocol):
     """Remembers since when it waits for the peer; ``GuardedServer`` closes it when that is too long."""
 
+    read_buffer = memoryview(bytearray(READ_BYTES))
+    """Shared by the connections of an event loop: what one receives is parsed before another receives."""
     max_header_bytes = 16 * 2**10
     max_connections = 2048
     reception = Reception(sys.maxsize, body_timeout_s=math.inf)
@@ -99,7 +109,7 @@ class GuardedProtocol(HttpToolsProtocol):
     _is_ending: bool
     """What comes from now on is not received any more."""
     _unsent: int
-    """Bytes of answers that this process holds, when last looked."""
+    """Bytes of answers, and of requests that wait for one before theirs, that this process held when last looked."""
     _whole_bytes: int
     """Size of the last answer that was written at once."""
     _untaken: int
@@ -112,11 +122,17 @@ class GuardedProtocol(HttpToolsProtocol):
     """The request that is being received has its answer already."""
     _answered: RequestResponseCycle
     """The request that is being answered: the one that is being received, or one before it."""
+    _body_left: int
+    """Bytes to come of the body that is being received; 0 where that is not known."""
+    _direct_body: "_DirectBody | None"
+    """The rest of the body that is being received, where it goes where it belongs and not to the parser."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        transport.set_protocol(_Reader(self))
+        self._direct_body = None
         self.waiting_since = time.monotonic()
         self.in_headers = True
-        self._bytes_without_body = self._unsent = self._untaken = self._whole_bytes = 0
+        self._bytes_without_body = self._body_left = self._unsent = self._untaken = self._whole_bytes = 0
         self._is_refused = self._is_ending = False
         self._idle_since = self.waiting_since
         self._extensions: dict[str, Direct] = {DIRECT: self}
@@ -156,25 +172,53 @@ class GuardedProtocol(HttpToolsProtocol):
         self._count_unsent()
 
     def _count_unsent(self) -> None:
-        """An answer of which a part is sent is there as a whole."""
+        """An answer of which a part is sent is there as a whole, and so is each request that waits for one."""
         size = self.transport.get_write_buffer_size()
-        self._unsent = self.reception.recount(self._unsent, size and max(size, self._whole_bytes))
+        waiting = len(self.pipeline) * WAITING_BYTES
+        self._unsent = self.reception.recount(self._unsent, (size and max(size, self._whole_bytes)) + waiting)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        body = self._direct_body
+        if body is None:
+            expected = HEAD_BYTES if self.in_headers else self._body_left or CHUNK_BYTES
+            return self.read_buffer[:expected]
+        if body.memory is None:
+            return self.read_buffer[: body.left]
+        return body.memory[len(body.memory) - body.left :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._direct_body is not None:
+            self._directly_received(self._direct_body, nbytes)
+            return
         if self.waiting_since is None:
             self.waiting_since = time.monotonic()
         elif not (self.in_headers or self._is_refused or self.cycle.response_complete):
             # A body is measured from its last bytes; one that is read past, from the answer.
             self.waiting_since = time.monotonic()
-        self._bytes_without_body += len(data)
+        self._bytes_without_body += nbytes
         try:
-            self._parse(data)
+            self._parse(self.read_buffer[:nbytes])
         except httptools.HttpParserError:
             self._refuse(400, "This is not a valid HTTP request.")
         if self._bytes_without_body > self.max_header_bytes:
             self._refuse(431, "The headers are too large.")
 
-    def _parse(self, rest: bytes | memoryview) -> None:
+    def _directly_received(self, body: "_DirectBody", nbytes: int) -> None:
+        body.left -= nbytes
+        if body.memory is not None:
+            self.waiting_since = time.monotonic()
+            try:
+                body.hold(nbytes)
+            except QueueFull as error:
+                body.no_room, body.memory = error, None
+                self._answered.message_event.set()
+        if not body.left:
+            # What comes next is for a parser, which has seen none of this.
+            self._direct_body = None
+            self.on_message_complete()
+            self.parser = self._new_parser()
+
+    def _parse(self, rest: memoryview) -> None:
         """Give what came to the parser. It stops at a head that asks for another protocol: RFC 9110, 7.8 lets a server
         ignore that, so the parser gets the head once more without the question, and then what came behind it.
         """
@@ -183,7 +227,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 self.parser.feed_data(rest)
                 return
             except httptools.HttpParserUpgrade as upgrade:
-                rest = memoryview(rest)[upgrade.args[0] :]
+                rest = rest[upgrade.args[0] :]
             if self.parser.get_method() == b"CONNECT":
                 self._refuse(400, "This is not a proxy.")
                 return
@@ -203,6 +247,8 @@ class GuardedProtocol(HttpToolsProtocol):
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
+        elif name == b"content-length":
+            self._body_left = int(value)
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -262,20 +308,16 @@ class GuardedProtocol(HttpToolsProtocol):
         if cycle.disconnected or not cycle.more_body:
             return arrived
         hold(arrived)
-        receiver = _BodyReceiver(self, memory[arrived:], hold)
-        self.receive_with(receiver)
+        body = self._direct_body = _DirectBody(memory[arrived:], hold, len(memory) - arrived)
+        self.flow.resume_reading()
         try:
             await cycle.message_event.wait()
         finally:
-            left = receiver.let_go()
-        if receiver.no_room is not None:
-            raise receiver.no_room
+            body.memory = None
+        if body.no_room is not None:
+            raise body.no_room
         cycle.message_event.clear()
-        return len(memory) - left
-
-    def body_has_no_room(self) -> None:
-        """Wake who waits for the body that is received: it is not kept any more."""
-        self._answered.message_event.set()
+        return len(memory) - body.left
 
     def whole_body(self) -> bytes | None:
         """As ``Direct`` says, for the request that is being answered."""
@@ -302,19 +344,6 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle.on_response()
         return True
 
-    def receive_with(self, protocol: asyncio.BaseProtocol) -> None:
-        """Give what comes from now on to ``protocol``."""
-        if not self.transport.is_closing():
-            self.flow.pause_reading()  # the loop asks for the kind of protocol when reading begins
-            self.transport.set_protocol(protocol)
-            self.flow.resume_reading()
-
-    def received_directly(self) -> None:
-        """The body is complete; what comes next is for the parser, which has seen none of it."""
-        self.on_message_complete()
-        self.parser = self._new_parser()
-        self.receive_with(self)
-
     def on_response_complete(self) -> None:
         """As uvicorn's, but ``reap`` closes what is idle for too long: a timer for each request costs more."""
         self.server_state.total_requests += 1
@@ -327,6 +356,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._bytes_without_body = 0
+        if self._body_left:
+            self._body_left -= len(body)
         if self._is_refused:
             return
         cycle: Any = self.cycle
@@ -350,7 +381,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self.waiting_since = None
         self.in_headers = True
-        self._bytes_without_body = 0
+        self._bytes_without_body = self._body_left = 0
         if self._is_refused:
             self._is_refused = False
             self.on_response_complete()
@@ -428,46 +459,20 @@ class GuardedProtocol(HttpToolsProtocol):
         self.pipeline.appendleft((cycle, refuse))
 
 
-class _BodyReceiver(asyncio.BufferedProtocol):
-    """Stands in for the protocol of a connection while the rest of a body comes, which goes where it belongs."""
+@dataclass(slots=True)
+class _DirectBody:
+    """The rest of a body, of which ``left`` bytes are still to come. Without ``memory`` they are passed over."""
 
-    def __init__(self, protocol: GuardedProtocol, memory: memoryview, hold: Callable[[int], None]) -> None:
-        self.no_room: QueueFull | None = None
-        self._protocol = protocol
-        self._hold = hold
-        self._memory: memoryview | None = memory
-        self._left = len(memory)
+    memory: memoryview | None
+    hold: Callable[[int], None]
+    left: int
+    no_room: QueueFull | None = None
 
-    def let_go(self) -> int:
-        """Pass over what is still to come, and give its size: the memory is not used any more."""
-        self._memory = None
-        return self._left
 
-    def get_buffer(self, _sizehint: int) -> memoryview | bytearray:
-        if self._memory is None:
-            return bytearray(min(self._left, _PASSED_OVER_BYTES))
-        return self._memory[len(self._memory) - self._left :]
+class _Reader(asyncio.BufferedProtocol):
+    """Stands in for a connection's protocol, which says where bytes are received to: uvicorn's own only takes them."""
 
-    def buffer_updated(self, nbytes: int) -> None:
-        self._left -= nbytes
-        if self._memory is not None:
-            self._protocol.waiting_since = time.monotonic()
-            try:
-                self._hold(nbytes)
-            except QueueFull as error:
-                self.no_room, self._memory = error, None
-                self._protocol.body_has_no_room()
-        if not self._left:
-            self._protocol.received_directly()
-
-    def eof_received(self) -> None:
-        self._protocol.eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._protocol.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        self._protocol.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._protocol.resume_writing()
+    def __init__(self, protocol: GuardedProtocol) -> None:
+        reading = ("get_buffer", "buffer_updated", "eof_received", "connection_lost")
+        for name in (*reading, "pause_writing", "resume_writing"):
+            setattr(self, name, getattr(protocol, name))

@@ -26,7 +26,7 @@ from fastapi import FastAPI
 from prometheus_client.multiprocess import mark_process_dead
 
 from service.api.app import create_app
-from service.api.connection import GuardedProtocol
+from service.api.connection import READ_BYTES, GuardedProtocol
 from service.api.front import AutoencoderApp
 from service.api.memory import FreedMemory, keep_freed_memory
 from service.errors import ConfigurationError, StoreUnavailable
@@ -133,6 +133,7 @@ class GuardedServer(uvicorn.Server):
 
 def server_config(app: FastAPI | str, settings: Settings, **more: Any) -> uvicorn.Config:
     own: dict[str, Any] = {"max_header_bytes": settings.max_header_bytes, "max_connections": settings.max_connections}
+    own["read_buffer"] = memoryview(bytearray(READ_BYTES))
     if isinstance(app, AutoencoderApp):
         service = app.state.service
         own["refusal"] = staticmethod(app.refusal)

@@ -4,12 +4,13 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import uvicorn
 
-from service.api.connection import GuardedProtocol
+from service.api.connection import HEAD_BYTES, GuardedProtocol
 from service.api.exchange import ALIGNED_BYTES, DIRECT, header_lines
 from service.settings import Settings
 from service.store import Store
@@ -167,6 +168,23 @@ def test_a_caller_who_does_not_read_is_not_answered_without_end(url: str) -> Non
         assert 0 < sent_until_it_waits(connection, request(body, path="/reconstruct"), most) < most
 
 
+@contextmanager
+def served(app: Any, loop: Any) -> Iterator[str]:
+    """An application on connections of this service; its address."""
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, http=GuardedProtocol, loop=loop, lifespan="off", log_config=None)
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_the_short_cuts_are_offered_and_taken(loop: Any) -> None:
     """The rest of a body comes into the memory that is given, in no message, and a whole answer goes out at once."""
@@ -178,24 +196,30 @@ def test_the_short_cuts_are_offered_and_taken(loop: Any) -> None:
         seen.append((await direct.receive_into(memoryview(memory), held.append) == len(memory), first + memory == body))
         assert direct.answer(200, b"content-length: 2\r\n", b"ok")
 
-    server = uvicorn.Server(
-        uvicorn.Config(app, port=0, http=GuardedProtocol, loop=loop, lifespan="off", log_config=None)
-    )
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.02)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with connect(f"http://127.0.0.1:{port}") as connection:
-            for _ in range(2):
-                connection.send(request(body))
-                assert connection.answer().content == b"ok"
-    finally:
-        server.should_exit = True
-        thread.join(30)
+    with served(app, loop) as url, connect(url) as connection:
+        for _ in range(2):
+            connection.send(request(body))
+            assert connection.answer().content == b"ok"
     assert seen == [(True, True)] * 2
     assert sum(held) <= 2 * len(body)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_requests_that_are_sent_at_once_are_parsed_a_few_at_a_time(loop: Any) -> None:
+    """The others wait in the kernel, and all are answered in their order."""
+    one, count, waiting = head("/livez", method="GET"), 7000, list[int]()
+
+    async def app(scope: Any, _receive: Any, _send: Any) -> None:
+        direct = scope["extensions"][DIRECT]
+        waiting.append(len(direct.pipeline))
+        assert direct.answer(200, b"content-length: 4\r\n", b"%04d" % len(waiting))
+
+    with served(app, loop) as url, connect(url) as connection:
+        sending = threading.Thread(target=connection.send, args=(one * count,))
+        sending.start()
+        assert [int(connection.answer().content) for _ in range(count)] == list(range(1, count + 1))
+        sending.join()
+    assert 0 < max(waiting) <= HEAD_BYTES / len(one)
 
 
 def test_no_header_holds_a_line_break() -> None:

@@ -1,6 +1,7 @@
 """Callers who take connections and send little or nothing on them."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -106,3 +107,17 @@ def test_a_body_that_is_read_past_does_not_trickle_for_ever(
         connection.send(begun + b"\x93NUMPY")
         assert connection.answer().status_code in (404, 504)
         assert flood(connection, slowly(b"x"))
+
+
+def test_thousands_of_requests_in_one_packet(target: Target) -> None:
+    """From several callers who take their answers late: others are served between them."""
+    one, count = head("/livez", method="GET"), 7000
+    with target.withstands(), ExitStack() as stack:
+        callers = [stack.enter_context(connect(target.url)) for _ in range(5)]
+        senders = [threading.Thread(target=caller.send, args=(one * count,)) for caller in callers]
+        for sender in senders:
+            sender.start()
+        for caller in callers:
+            assert {caller.answer().status_code for _ in range(count)} == {200}
+        for sender in senders:
+            sender.join()
