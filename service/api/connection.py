@@ -6,10 +6,12 @@ times, and writes an answer in parts.
 
 import asyncio
 import math
+import os
 import socket
 import sys
 import time
 from collections.abc import Callable, Sized
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +47,8 @@ CHUNK_BYTES = 4 * 2**10
 """Received in one go of a body whose end is not known."""
 READ_BYTES = 64 * 2**10
 """Received in one go of a body whose length was announced."""
+PASSED_OVER_READS = 4
+"""Reads of ``READ_BYTES`` at most, before a connection is closed."""
 WAITING_BYTES = 2 * 2**10
 """A request without a body takes about so much memory until its answer begins."""
 _CLOSE = (b"connection", b"close")
@@ -340,6 +344,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return True
         self.write_whole(status, lines if cycle.keep_alive else lines + _CLOSE_LINE, body)
         if not cycle.keep_alive:
+            self._pass_over()
             self.transport.close()
         cycle.on_response()
         return True
@@ -432,7 +437,15 @@ class GuardedProtocol(HttpToolsProtocol):
             self.cycle.message_event.set()
         if not has_answer:
             self.write_whole(status, header_lines(headers), body)
+        self._pass_over()
         self.transport.close()
+
+    def _pass_over(self) -> None:
+        """Take what came before the connection is closed: bytes that nobody took reset it, and the answer may be lost."""
+        if sys.platform != "win32":
+            with suppress(OSError):  # there is no more
+                for _ in range(PASSED_OVER_READS):
+                    os.read(self.transport.get_extra_info("socket").fileno(), READ_BYTES)
 
     def _refuse_when_answered(self, answer: Refusal) -> None:
         """Put a refusal behind the requests that wait, as if it were one of them: reading stops by that as well."""
@@ -440,6 +453,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
         async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
             await send({"type": "http.response.start", "status": status, "headers": headers})
+            self._pass_over()
             await send({"type": "http.response.body", "body": body})
 
         cycle = RequestResponseCycle(

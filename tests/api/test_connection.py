@@ -222,6 +222,20 @@ def test_requests_that_are_sent_at_once_are_parsed_a_few_at_a_time(loop: Any) ->
     assert 0 < max(waiting) <= HEAD_BYTES / len(one)
 
 
+@pytest.mark.parametrize(("sent", "status"), [(b"GET / HTTP/1.1\r\nx: ", 431), (b"no request\r\n\r\n", 400)])
+@pytest.mark.parametrize("before", [b"", head("/livez", method="GET")])
+def test_a_refusal_arrives_although_much_was_sent_behind_it(url: str, before: bytes, sent: bytes, status: int) -> None:
+    """Closing a connection over bytes that were not read would reset it."""
+    for _ in range(20):
+        with connect(url) as connection:
+            connection.send(before + sent + b"y" * 100_000)
+            time.sleep(0.02)
+            if before:
+                assert connection.answer().status_code == 200
+            assert_problem(connection.answer(), status)
+            assert connection.sock.recv(1) == b""
+
+
 def test_no_header_holds_a_line_break() -> None:
     """Whatever made it: one header more would be somebody's to choose."""
     for field in (b"a\r\nset-cookie: b", b"a\nb", b"a\rb"):
