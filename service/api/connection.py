@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sized
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ CHUNK_BYTES = 4 * 2**10
 """Received in one go of a body whose end is not known."""
 READ_BYTES = 64 * 2**10
 """Received in one go of a body whose length was announced."""
+READS_AT_ONCE = 16
+"""Reads of at least ``HEAD_BYTES`` in one go of the event loop."""
 PASSED_OVER_READS = 4
 """Reads of ``READ_BYTES`` at most, before a connection is closed."""
 WAITING_BYTES = 2 * 2**10
@@ -73,16 +76,58 @@ async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None
     await send({"type": "http.response.body", "body": body})
 
 
+class Turns:
+    """Bounds what all connections receive in one go of the event loop: those who send much wait for each other, and
+    new connections and small requests for few of them.
+    """
+
+    def __init__(self) -> None:
+        self._left = READS_AT_ONCE
+        self._held_back: deque[_Flow] = deque()
+
+    def received(self, flow: "_Flow") -> None:
+        """Count a large read; one too many holds its connection back until it is its turn."""
+        if self._left == READS_AT_ONCE:
+            asyncio.get_running_loop().call_soon(self._next)
+        self._left -= 1
+        if self._left <= 0 and not flow.is_held_back:
+            flow.hold_back()
+            self._held_back.append(flow)
+
+    def _next(self) -> None:
+        self._left = READS_AT_ONCE
+        for _ in range(min(READS_AT_ONCE, len(self._held_back))):
+            self._held_back.popleft().go_on()
+        if self._held_back:
+            self._left -= 1
+            asyncio.get_running_loop().call_soon(self._next)
+
+
 class _Flow(FlowControl):
     """Reads on only when no request waits for the answer before its own: of those there could be any number."""
 
     def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
         super().__init__(transport)
         self._waiting = waiting
+        self.is_held_back = False
 
     def resume_reading(self) -> None:
-        if not self._waiting:
-            super().resume_reading()
+        if self.read_paused and not self._waiting:
+            self.read_paused = False
+            self._read_on()
+
+    def hold_back(self) -> None:
+        """Stop reading until ``go_on``."""
+        self.is_held_back = True
+        self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        self.is_held_back = False
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if not (self.read_paused or self.is_held_back or self._transport.is_closing()):
+            self._transport.resume_reading()
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -90,6 +135,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     read_buffer = memoryview(bytearray(READ_BYTES))
     """Shared by the connections of an event loop: what one receives is parsed before another receives."""
+    turns = Turns()
     max_header_bytes = 16 * 2**10
     max_connections = 2048
     reception = Reception(sys.maxsize, body_timeout_s=math.inf)
@@ -104,6 +150,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """``AutoencoderApp.refusal`` of the application that is served."""
         return None
 
+    flow: _Flow
     waiting_since: float | None
     in_headers: bool
     _idle_since: float
@@ -191,6 +238,8 @@ class GuardedProtocol(HttpToolsProtocol):
         return body.memory[len(body.memory) - body.left :]
 
     def buffer_updated(self, nbytes: int) -> None:
+        if nbytes >= HEAD_BYTES:
+            self.turns.received(self.flow)
         if self._direct_body is not None:
             self._directly_received(self._direct_body, nbytes)
             return
@@ -407,7 +456,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.waiting_since is None:
             if self.is_idle and now - self._idle_since > self.timeout_keep_alive:
                 self.transport.close()
-        elif self.flow.read_paused:
+        elif self.flow.read_paused or self.flow.is_held_back:
             self.waiting_since = now  # we are the slow one
         elif self.in_headers:
             if now - self.waiting_since > header_timeout_s:
@@ -441,7 +490,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _pass_over(self) -> None:
-        """Take what came before the connection is closed: bytes that nobody took reset it, and the answer may be lost."""
+        """Take what came before the connection is closed: bytes that nobody took reset it, and lose the answer."""
         if sys.platform != "win32":
             with suppress(OSError):  # there is no more
                 for _ in range(PASSED_OVER_READS):

@@ -26,7 +26,7 @@ from fastapi import FastAPI
 from prometheus_client.multiprocess import mark_process_dead
 
 from service.api.app import create_app
-from service.api.connection import READ_BYTES, GuardedProtocol
+from service.api.connection import READ_BYTES, GuardedProtocol, Turns
 from service.api.front import AutoencoderApp
 from service.api.memory import FreedMemory, keep_freed_memory
 from service.errors import ConfigurationError, StoreUnavailable
@@ -49,6 +49,8 @@ STEADY_S = 60.0
 """A worker that ran for this time and ends is started again at once."""
 MAX_WAIT_S = 30.0
 BACKLOG = 2048
+ACCEPTED_AT_ONCE = 8
+"""Connections that are taken in one go of the event loop, which takes one from each listening socket."""
 
 
 class GuardedServer(uvicorn.Server):
@@ -79,7 +81,8 @@ class GuardedServer(uvicorn.Server):
         super().run(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        more = range(ACCEPTED_AT_ONCE - 1 if os.name == "posix" else 0)
+        await super().startup(sockets and [*sockets, *(sock.dup() for sock in sockets for _ in more)])
         for sock in sockets or ():  # of others uvicorn tells
             log.info("serving on http://%s:%d", *sock.getsockname()[:2])
         self._reaper = asyncio.create_task(self._reap())
@@ -133,7 +136,7 @@ class GuardedServer(uvicorn.Server):
 
 def server_config(app: FastAPI | str, settings: Settings, **more: Any) -> uvicorn.Config:
     own: dict[str, Any] = {"max_header_bytes": settings.max_header_bytes, "max_connections": settings.max_connections}
-    own["read_buffer"] = memoryview(bytearray(READ_BYTES))
+    own |= {"read_buffer": memoryview(bytearray(READ_BYTES)), "turns": Turns()}
     if isinstance(app, AutoencoderApp):
         service = app.state.service
         own["refusal"] = staticmethod(app.refusal)

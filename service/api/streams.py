@@ -105,8 +105,10 @@ class NdjsonExchange:
         async for chunk in self._exchange.chunks():
             left += MAX_RATIO * len(chunk)
             pieces, more = self._decompressor.pieces(chunk), True
+            ends_no_line = self._exchange.content_encoding == "identity" and b"\n" not in chunk
             while more:
-                size, blocks, more = await self._in_thread(partial(self._decode_some, pieces), PIECE_BYTES)
+                decode = partial(self._decode_some, pieces)
+                size, blocks, more = decode() if ends_no_line else await self._in_thread(decode, PIECE_BYTES)
                 left -= size
                 if left < 0:
                     raise TooLarge("The stream decompresses to far more than its size.")

@@ -61,7 +61,7 @@ def _await_address(process: "subprocess.Popen[bytes]", log: Path) -> str:
 
 def main(settings_json: str, delay_s: str) -> None:
     from service.api.app import create_app
-    from service.api.server import GuardedServer, server_config
+    from service.api.server import GuardedServer, bound, server_config
     from service.settings import Settings
     from service.telemetry import configure_logging
     from tests.fakes import load_fake
@@ -69,7 +69,7 @@ def main(settings_json: str, delay_s: str) -> None:
     settings = Settings(**json.loads(settings_json))
     configure_logging("info", "json")
     load = partial(load_fake, before=partial(time.sleep, float(delay_s)))
-    GuardedServer(server_config(create_app(settings, load=load), settings), settings).run()
+    GuardedServer(server_config(create_app(settings, load=load), settings), settings).run([bound(settings)])
 
 
 if __name__ == "__main__":
