@@ -3,15 +3,19 @@
 import gzip
 import io
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
+import grpc
 import httpx2 as httpx
 import numpy as np
 import pytest
 
+from service.api.grpc.messages import message_class
 from tests.api.raw import RawConnection, chunk, connect, head
-from tests.attack.conftest import CALLER_TIMEOUT_S, ROW, WIDE, WIDE_VALUES, Target
+from tests.attack.conftest import CALLER_TIMEOUT_S, ROW, WIDE, WIDE_VALUES, Target, attacked, grpc_address
+from tests.compat.test_limits import GRPC_INFER
 
 pytestmark = pytest.mark.slow
 
@@ -108,6 +112,59 @@ def test_answers_that_nobody_takes(target: Target) -> None:
             connection.send(head(f"/models/{WIDE}/denoise", **headers) + body)
         statuses = [int(connection.sock.recv(12)[9:]) for connection in connections]
         assert set(statuses) == {200, 429}
+
+
+@pytest.fixture
+def grpc_attack(tmp_path: Path) -> Iterator[Callable[..., tuple[Target, grpc.Channel]]]:
+    """Start services with settings of their own, and a client of their gRPC."""
+    with ExitStack() as stack:
+
+        def start(**settings: int) -> tuple[Target, grpc.Channel]:
+            target, process = stack.enter_context(attacked(tmp_path, grpc_port=0, **settings))
+            # As it is, the client takes some megabytes before anybody asks for them.
+            window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 2**16)]
+            options = [("grpc.max_receive_message_length", -1), *window]
+            return target, grpc.insecure_channel(grpc_address(process), options=options)
+
+        yield start
+
+
+def leave_answers(target: Target, channel: grpc.Channel) -> list[grpc.StatusCode]:
+    """Ask a hundred times for 8 MiB over gRPC, and take them only when each has its answer; the codes of refusals."""
+    request = message_class("inference.ModelInferRequest")(model_name=WIDE)
+    request.inputs.add(name="instances", datatype="FP32", shape=[2048, WIDE_VALUES])
+    request.outputs.add(name="denoised")
+    request.raw_input_contents.append(bytes(4 * 2048 * WIDE_VALUES))
+    message = gzip.compress(request.SerializeToString(), 1)
+    with target.withstands(), channel:
+        calls = [channel.unary_stream(GRPC_INFER)(message) for _ in range(100)]
+        for call in calls:
+            call.initial_metadata()  # it is being answered, or refused
+        refused = []
+        for call in calls:
+            try:
+                assert sum(map(len, call)) > 4 * 2048 * WIDE_VALUES
+            except grpc.RpcError as error:
+                refused.append(error.code())
+        return refused
+
+
+def test_answers_over_grpc_that_nobody_takes(
+    grpc_attack: Callable[..., tuple[Target, grpc.Channel]],
+) -> None:
+    """They are held like those over HTTP: beyond what the service may hold, callers are refused."""
+    refused = leave_answers(*grpc_attack())
+    assert set(refused) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert len(refused) < 100
+
+
+def test_answers_over_grpc_without_a_bound_are_seen(
+    grpc_attack: Callable[..., tuple[Target, grpc.Channel]],
+) -> None:
+    """A service that may hold all of them."""
+    target, channel = grpc_attack(max_received_bytes=10**10)
+    with pytest.raises(AssertionError, match="memory grew by"):
+        leave_answers(target, channel)
 
 
 def test_streams_whose_line_does_not_end(target: Target) -> None:

@@ -88,6 +88,11 @@ class Incoming:
         self.serving.reception.hold(size)
         self._held += size
 
+    def hold_only(self, size: int) -> None:
+        """Count ``size`` bytes as held by this call, in place of those that were; the errors are those of ``hold``."""
+        self.release()
+        self._hold(size)
+
     def release(self) -> None:
         self.serving.reception.release(self._held)
         self._held = 0
@@ -150,6 +155,7 @@ def _behaviour(method: Method, serving: Serving) -> Callable[[Any, Context], Awa
     async def answer(_messages: Any, context: Context) -> bytes:
         incoming = Incoming(serving, context, method.operation or method.name)
         context.set_trailing_metadata((("x-request-id", incoming.request_id),))
+        context.add_done_callback(lambda _: incoming.release())  # when the answer is sent, or its caller has left
         try:
             if method.operation is None:
                 serving.access.check(incoming.headers, method.role)
@@ -158,6 +164,7 @@ def _behaviour(method: Method, serving: Serving) -> Callable[[Any, Context], Awa
             try:
                 life.admit()
                 content = await method.answer(incoming)
+                incoming.hold_only(2 * len(content))  # gRPC sends a copy
                 life.status = 200
             except Exception as error:  # noqa: BLE001 - every error becomes an answer
                 life.refused(error, incoming.refuse(error))
@@ -168,7 +175,5 @@ def _behaviour(method: Method, serving: Serving) -> Callable[[Any, Context], Awa
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
             log_failure(error, incoming.refuse(error))
             return b""
-        finally:
-            incoming.release()
 
     return answer

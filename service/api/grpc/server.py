@@ -22,6 +22,8 @@ SERVICES: Final = (oip.INFERENCE, tfserving.PREDICTION, tfserving.MODELS)
 FRAME_BYTES: Final = 2**20
 """Large tensors come in fewer pieces than with HTTP/2's 16 KiB."""
 IDLE_CONNECTION_MS: Final = 300_000
+CONNECTION_AGE_MS: Final = 300_000
+"""Clients connect again by themselves. A call whose answer nobody takes cannot be ended without its connection."""
 
 
 class GrpcServer:
@@ -66,6 +68,8 @@ def _options(settings: Settings) -> list[tuple[str, Any]]:
         ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
         ("grpc.http2.max_frame_size", FRAME_BYTES),
         ("grpc.max_connection_idle_ms", IDLE_CONNECTION_MS),
+        ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
+        ("grpc.max_connection_age_grace_ms", round(1000 * settings.write_timeout_s)),
         ("grpc.max_concurrent_streams", settings.max_queue_requests),
         # Worker processes share the port; a second service on it is an error.
         ("grpc.so_reuseport", int(settings.workers > 1)),
