@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from service.words import NDJSON
 from tests.attack.fuzz import GRACE_S, Ask, Report, Request, fuzz, fuzzed, make_request, seeds
 
 SECONDS = 30.0
@@ -58,12 +59,17 @@ def late(request: Request) -> int | str:
     return well(request)
 
 
+def late_stream(request: Request) -> int | str:
+    return late(request) if request.headers.get("content-type") == NDJSON else well(request)
+
+
 BROKEN: dict[str, tuple[Ask, str]] = {
     "an error of the service": (lambda request: 500, "answered 500"),
     "an error of gRPC": (lambda request: "INTERNAL" if request.is_grpc else 200, "answered INTERNAL"),
     "a good request refused": (lambda request: "INVALID_ARGUMENT" if request.is_grpc else 400, "answered 400"),
     "no answer": (lost, "no answer"),
     "a late answer": (late, "answered 200 after 1"),
+    "a late stream": (late_stream, "answered 200 after 1"),
 }
 
 
