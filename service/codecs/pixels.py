@@ -49,7 +49,15 @@ class Picture:
 
     @property
     def is_grey(self) -> bool:
-        return self.image.mode in _GREY
+        """Whether each pixel has one level in all channels, however the file holds them.
+
+        Raises:
+            MalformedInput: the pixels are damaged.
+        """
+        if self.image.mode in _GREY:
+            return True
+        levels = self.levels(3)
+        return bool((levels == levels[..., :1]).all())
 
     def levels(self, channels: int, resize: tuple[int, int] | None = None) -> NDArray[np.float64]:
         """Levels from 0 to 1 of the upright image, (height, width), or (height, width, channels) for 3 and 4 channels.

@@ -4,6 +4,8 @@ import gzip
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -170,17 +172,15 @@ def read_pictures(
         raise DataError(f"The folder {folder.name} holds no images ({', '.join(FORMATS)}).")
     sizes, is_grey = [], True
     for path in paths:
-        picture = _opened(path, folder)
-        sizes.append(picture.size)
-        is_grey = is_grey and picture.is_grey
+        with _reading(path, folder) as picture:
+            sizes.append(picture.size)
+            is_grey = is_grey and picture.is_grey
     size = resize or _common_size(sizes, paths, folder)
     shape = size if is_grey else (*size, 3)
     pixels = np.empty((len(paths), *shape), np.float32)
     for row, path in enumerate(paths):
-        try:
-            pixels[row] = _opened(path, folder).levels(1 if is_grey else 3, size) * 255
-        except MalformedInput as error:
-            raise _unreadable(path, folder) from error
+        with _reading(path, folder) as picture:
+            pixels[row] = picture.levels(1 if is_grey else 3, size) * 255
     notes = _left_out([path for path in found if path.suffix.lower() not in SUFFIXES], folder)
     return pixels, InputSchema(kind="image", row_shape=shape, value_range=EIGHT_BIT), notes
 
@@ -211,17 +211,16 @@ def _left_out(paths: list[Path], folder: Path) -> tuple[str, ...]:
     return (f"In {folder.name} {number} left out ({listed}), such as {named}.",)
 
 
-def _opened(path: Path, folder: Path) -> Picture:
+@contextmanager
+def _reading(path: Path, folder: Path) -> Iterator[Picture]:
     try:
-        return open_picture(path.read_bytes(), FORMATS, MAX_PIXELS)
+        yield open_picture(path.read_bytes(), FORMATS, MAX_PIXELS)
     except TooLarge as error:
         raise DataError(f"{path.relative_to(folder)}: {error} Make it smaller or leave it out.") from error
     except (OSError, MalformedInput) as error:
-        raise _unreadable(path, folder) from error
-
-
-def _unreadable(path: Path, folder: Path) -> DataError:
-    return DataError(f"{path.relative_to(folder)} is not an image that can be read, or it is damaged; leave it out.")
+        raise DataError(
+            f"{path.relative_to(folder)} is not an image that can be read, or it is damaged; leave it out."
+        ) from error
 
 
 def _common_size(sizes: list[tuple[int, int]], paths: list[Path], folder: Path) -> tuple[int, int]:

@@ -158,9 +158,25 @@ def test_other_formats_are_read_or_named(tmp_path: Path) -> None:
     assert len(pixels) == 4
     (note,) = notes
     assert "4 files of other kinds were left out (2 .heic, 1 no ending, 1 .txt), such as README, a.heic," in note
-    Image.fromarray(grey).save(tmp_path / "two.gif")
-    Image.fromarray(np.stack([grey] * 3, axis=2)).save(tmp_path / "three.webp", lossless=True)
-    assert (read_pictures(tmp_path)[0] == grey[..., None]).all()
+
+
+def test_a_picture_is_grey_by_its_pixels(tmp_path: Path) -> None:
+    """Whether its format has a kind for grey or not; one pixel of a colour makes a picture colour."""
+    grey = np.random.default_rng(0).integers(0, 256, (12, 9), dtype=np.uint8)
+    colour = np.stack([grey] * 3, axis=2)
+    Image.fromarray(grey).save(tmp_path / "a.gif")
+    Image.fromarray(grey).convert("P").save(tmp_path / "b.png")
+    Image.fromarray(colour).save(tmp_path / "c.webp", lossless=True)
+    Image.fromarray(np.full((12, 9, 3), 77, np.uint8)).save(tmp_path / "d.jpg")
+    pixels, schema, _ = read_pictures(tmp_path)
+    assert schema.row_shape == (12, 9)
+    assert (pixels[:3] == grey).all()
+    assert (pixels[3] == 77).all()
+    row = decode_image((tmp_path / "b.png").read_bytes(), schema, media_type=PNG)[INSTANCES]
+    assert (row == grey).all()
+    colour[0, 0] = (10, 10, 11)
+    Image.fromarray(colour).save(tmp_path / "e.png")
+    assert read_pictures(tmp_path)[1].row_shape == (12, 9, 3)
 
 
 def test_the_notes_reach_the_data_set(tmp_path: Path) -> None:
