@@ -20,7 +20,6 @@ from service.api.front import AutoencoderApp
 from service.api.models import model_routes, service_routes
 from service.api.oip import OIPRoutes
 from service.api.openapi import install_openapi
-from service.api.routes import OperationRoutes
 from service.api.serving import BatchKey, CodecThreads, Serving, codec_limits
 from service.api.tfserving import TFServingRoutes
 from service.batching import Batcher, BatchLimits
@@ -201,9 +200,8 @@ def create_app(
             yield
 
     app = AutoencoderApp(
-        OperationRoutes(service),
+        service,
         [TFServingRoutes(service), OIPRoutes(service)],
-        settings,
         title="Autoencoder Service",
         version=__version__,
         summary="Encode, reconstruct, denoise and score rows with a trained autoencoder.",

@@ -36,7 +36,7 @@ from service.api.exchange import (
     header_lines,
     request_id,
 )
-from service.api.routes import Refusal
+from service.api.front import Refusal
 from service.api.serving import Serving
 from service.errors import QueueFull, Unavailable
 

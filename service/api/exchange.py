@@ -202,98 +202,59 @@ class Exchange:
     def content_encoding(self) -> str:
         return self.headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
 
-    async def body(self, limit: int, deadline: float = math.inf) -> bytes:
+    async def body(
+        self, limit: int, deadline: float = math.inf, begins: Callable[[bytes], int] | None = None
+    ) -> bytes | memoryview:
         """The whole body as it was received, by ``deadline`` on the event loop's clock and within the body timeout.
 
+        A large one is received into memory of its own, by the server itself where it can. ``begins`` says, from the
+        first bytes of the body, where an array begins in it, which TensorFlow can then take as it is.
+
         Raises:
-            TooLarge: it is larger than ``limit``; known at once where its length is announced.
+            TooLarge: it is larger than ``limit``, known at once where its length is announced, or than that length.
             QueueFull: the service holds as many received bytes as it may.
+            MalformedInput: its announced length is no number.
             DeadlineExceeded: it did not arrive in time.
             CallerLeft: the connection closed.
         """
-        whole = self._whole_body(limit)
+        whole = None if self._direct is None else self._direct.whole_body()
+        announced = self.headers.get(b"content-length", b"0")
+        if whole is None and not announced.isdigit():
+            raise MalformedInput("Content-Length is not a number.")
+        length = int(announced) if whole is None else len(whole)
+        if length > limit:
+            raise TooLarge(f"The body is larger than {limit} bytes.")
         if whole is not None:
+            self.hold(length)
             return whole
-        chunks: list[bytes] = []
-        await self._receive_all(limit, deadline, lambda _at, chunk: chunks.append(chunk))
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-    def _whole_body(self, limit: int) -> bytes | None:
-        """The body of a small request that came at once."""
-        body = None if self._direct is None else self._direct.whole_body()
-        if body is not None:
-            if len(body) > limit:
-                raise TooLarge(f"The body is larger than {limit} bytes.")
-            self._held = len(body)
-            self._reception.hold(self._held)
-        return body
-
-    async def aligned_body(
-        self, limit: int, begins: Callable[[bytes], int], deadline: float = math.inf
-    ) -> bytes | memoryview:
-        """The same, but a large body in memory of its own, into which the server receives it where it can.
-
-        ``begins`` says, from the first bytes of the body, where an array begins in it, which TensorFlow can then take
-        as it is.
-
-        Raises:
-            MalformedInput: it is longer than its announced length.
-            RequestError: as ``body``.
-        """
-        whole = self._whole_body(limit)
-        if whole is not None:
-            return whole
-        announced = self._announced(limit)
-        if announced < ALIGNED_BYTES:
-            return await self.body(limit, deadline)
-        place = memoryview(b"")
-
-        def put(at: int, chunk: bytes) -> None:
-            nonlocal place
-            if at == 0:
-                place = aligned_memory(announced, begins(chunk)).data
-            if at + len(chunk) > announced:
-                raise MalformedInput("The body is longer than its Content-Length.")
-            place[at : at + len(chunk)] = chunk
-
-        size = await self._receive_all(limit, deadline, put, lambda at: place[at:])
-        return place[:size]
-
-    async def _receive_all(
-        self,
-        limit: int,
-        deadline: float,
-        take: Callable[[int, bytes], None],
-        rest: Callable[[int], memoryview] | None = None,
-    ) -> int:
-        """Give each piece of the body to ``take``, with its place in the body. Returns the size of all.
-
-        ``rest`` gives the memory for all from a place on, for a server that receives it there.
-        """
-        self._announced(limit)
-        if self._task is None:
-            self._attend()
+        self._attend()
         self._receive_by = min(deadline, asyncio.get_running_loop().time() + self._reception.body_timeout_s)
-        size, more = 0, True
+        chunks, place, size, more = list[bytes](), memoryview(b""), 0, True
+        is_large = length >= ALIGNED_BYTES
         try:
             while more:
                 chunk, more = await self._next_chunk()
-                if size + len(chunk) > limit:
-                    raise TooLarge(f"The body is larger than {limit} bytes.")
+                if size + len(chunk) > (length if is_large else limit):
+                    raise TooLarge("The body is larger than it may be, or than its Content-Length.")
                 self.hold(len(chunk))
-                take(size, chunk)
+                if is_large and size == 0:
+                    place = aligned_memory(length, 0 if begins is None else begins(chunk)).data
+                if is_large:
+                    place[size : size + len(chunk)] = chunk
+                else:
+                    chunks.append(chunk)
                 size += len(chunk)
-                if more and rest is not None and self._direct is not None:
+                if more and is_large and self._direct is not None:
                     more = False
-                    memory = rest(size)
-                    if await self._direct.receive_into(memory, self.hold) < len(memory):
+                    rest = place[size:]
+                    if await self._direct.receive_into(rest, self.hold) < len(rest):
                         raise CallerLeft
-                    size += len(memory)
+                    size += len(rest)
         except asyncio.CancelledError:
             self.raise_reason()
         finally:
             self._receive_by = math.inf
-        return size
+        return place[:size] if is_large else chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def _next_chunk(self) -> tuple[bytes, bool]:
         message = await self._receive()
@@ -316,15 +277,6 @@ class Exchange:
             except TimeoutError as error:
                 raise DeadlineExceeded("The body did not arrive in time.") from error
             yield chunk
-
-    def _announced(self, limit: int) -> int:
-        announced = self.headers.get(b"content-length", b"0")
-        if not announced.isdigit():
-            raise MalformedInput("Content-Length is not a number.")
-        length = int(announced)
-        if length > limit:
-            raise TooLarge(f"The body is larger than {limit} bytes.")
-        return length
 
     def hold(self, size: int) -> None:
         """Count ``size`` more bytes as held by this request."""
@@ -350,8 +302,7 @@ class Exchange:
 
     def watch(self) -> None:
         """Give up what this task waits for when the caller closes the connection. Only after the body was read."""
-        if self._task is None:
-            self._attend()
+        self._attend()
         self._watch_from = asyncio.get_running_loop().time() + LEAVING_CHECK_S
 
     def watched(self) -> None:
@@ -362,8 +313,9 @@ class Exchange:
             self._watch = None
 
     def _attend(self) -> None:
-        self._task = asyncio.current_task()
-        self._reception.attend(self)
+        if self._task is None:
+            self._task = asyncio.current_task()
+            self._reception.attend(self)
 
     def raise_reason(self) -> NoReturn:
         """Raise, within an except clause, what this exchange was given up for.

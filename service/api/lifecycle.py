@@ -9,17 +9,20 @@ import logging
 import math
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, TypeVar
+
+import numpy as np
 
 from service import codecs
 from service.api.access import Role
 from service.api.errors import log_failure
 from service.api.exchange import CallerLeft, Exchange, Header
 from service.api.serving import INLINE_BYTES, LEFT, MIN_COMPRESSED_BYTES, Serving
+from service.codecs.media_types import parse_preferences
 from service.codecs.options import NO_OPTIONS
 from service.errors import InvalidOption, TooLarge
 from service.runtime.loaded_model import LoadedModel
@@ -41,7 +44,7 @@ T = TypeVar("T")
 class Reply:
     """An answer that is not sent yet.
 
-    Not frozen, like ``Call`` and ``Answer``: there is one for each request, and a frozen one takes longer to make.
+    Not frozen, like ``Answer``: there is one for each request, and a frozen one takes longer to make.
     """
 
     body: bytes
@@ -49,27 +52,26 @@ class Reply:
     media_type: bytes = JSON
     headers: Sequence[Header] = ()
 
-    def compressed(self, coding: str) -> "Reply":
-        """This answer in a content coding, where its body is worth it."""
-        if len(self.body) < MIN_COMPRESSED_BYTES:
+    def compressed(self, accept_encoding: bytes | None) -> "Reply":
+        """This answer in a content coding that its caller accepts, where its body is worth it."""
+        if accept_encoding is None or len(self.body) < MIN_COMPRESSED_BYTES:
+            return self
+        coding = _coding(accept_encoding)
+        if coding is None:
             return self
         body = zlib.compress(self.body, 1) if coding == DEFLATE else codecs.compress(self.body, coding)
         added = [(b"content-encoding", coding.encode()), (b"vary", b"accept-encoding")]
         return replace(self, body=body, headers=[*self.headers, *added])
 
 
-@dataclass(slots=True, eq=False)
-class Call:
-    """The rows of one caller for one or more signatures of a version, which has them.
-
-    ``deadline`` is an instant of the event loop's clock; the options are those of ``anomaly_score``.
-    """
-
-    loaded: LoadedModel
-    signatures: tuple[str, ...]
-    rows: Rows
-    options: codecs.Options
-    deadline: float
+@lru_cache(maxsize=256)
+def _coding(accept_encoding: bytes) -> str | None:
+    """The coding that a caller likes best; deflate is for clients that know nothing else."""
+    header = accept_encoding.decode("latin-1")
+    chosen = codecs.choose_encoding(header)
+    if chosen is None and any(name == DEFLATE and quality > 0 for name, quality in parse_preferences(header)):
+        return DEFLATE
+    return chosen
 
 
 class Lifecycle:
@@ -77,18 +79,33 @@ class Lifecycle:
 
     Attributes:
         deadline: an instant of the event loop's clock by which every stage has to end; a protocol sets it.
-        hold: counts bytes that the request is about to hold, or raises ``QueueFull``; a protocol sets it.
+        exchange: the request over HTTP; gRPC sees to callers who leave by itself.
+        hold: counts bytes that the request is about to hold, or raises ``QueueFull``.
         loaded: the version that answers, when it is known.
         status: what the request is counted with.
     """
 
-    __slots__ = ("_headers", "_operation", "_span", "_started", "deadline", "hold", "loaded", "serving", "status")
+    __slots__ = (
+        "_headers",
+        "_operation",
+        "_span",
+        "_started",
+        "deadline",
+        "exchange",
+        "hold",
+        "loaded",
+        "serving",
+        "status",
+    )
 
-    def __init__(self, serving: Serving, operation: str, headers: dict[bytes, bytes]) -> None:
+    def __init__(
+        self, serving: Serving, operation: str, headers: dict[bytes, bytes], exchange: Exchange | None = None
+    ) -> None:
         self.loaded: LoadedModel | None = None
         self.status = LEFT
         self.deadline = math.inf
-        self.hold: Callable[[int], object] = int
+        self.exchange = exchange
+        self.hold: Callable[[int], object] = int if exchange is None else exchange.hold
         self.serving = serving
         self._operation = operation
         self._headers = headers
@@ -144,76 +161,87 @@ class Lifecycle:
             fields = {"operation": self._operation, "model": model, "version": version, "status": self.status}
             log.info("answered", extra={**fields, "ms": round(seconds * 1000, 3)})
 
+    async def run(
+        self,
+        loaded: LoadedModel,
+        signatures: tuple[str, ...],
+        rows: Rows,
+        options: codecs.Options,
+        *,
+        received: bytes | memoryview = b"",
+        block_deadline: float | None = None,
+    ) -> codecs.Answer:
+        """Run rows through the batcher under signatures that the version has, and complete their answer.
 
-async def run(
-    serving: Serving, call: Call, *, exchange: Exchange | None = None, hold: Callable[[int], object] = int
-) -> codecs.Answer:
-    """Run a call through the batcher, and complete its answer.
+        Over HTTP it is given up when its caller leaves. The rows of a large body that are not part of what was
+        ``received``, and large results, are counted before the model runs.
 
-    Over HTTP it is given up when its caller leaves the ``exchange``; gRPC sees to that itself. ``hold`` is told of the
-    bytes of large results before they are made.
+        Args:
+            options: those of ``anomaly_score``.
+            block_deadline: of a block of a stream, whose bytes and caller the stream itself looks after.
 
-    Raises:
-        CallerLeft: the caller has left.
-        OperationNotSupported: points of a series are asked for, and the version was not trained on one.
-        QueueFull, Draining, DeadlineExceeded, ModelFailed: as the batcher says.
-        TooLarge, InvalidOption: more rows or features to explain than there may be.
-    """
-    loaded, options, signatures = call.loaded, call.options, call.signatures
-    if options.explain is not None or EXPLAIN in signatures:
-        most = serving.settings.max_explain_rows
-        if options.explain == "map" and loaded.schema.kind != "image":
-            raise InvalidOption("The error map is for image models; give the number of features to explain.")
-        if row_count(call.rows) > most:
-            raise TooLarge(f"At most {most} rows of one request can be explained.")
-    names = signatures if options.explain is None else (*signatures, EXPLAIN)
-    result_bytes = row_count(call.rows) * sum([loaded.result_bytes.get(name, 0) for name in names])
-    if result_bytes > INLINE_BYTES:
-        hold(result_bytes)
-    if exchange is not None:
-        exchange.watch()
-    try:
-        explained = {} if options.explain is None else await _submit(serving, call, EXPLAIN)
-        is_one = len(signatures) == 1
-        results = await (_submit(serving, call, signatures[0]) if is_one else _together(serving, call))
-    except asyncio.CancelledError:
-        if exchange is None:
-            raise
-        exchange.raise_reason()
-    finally:
+        Raises:
+            CallerLeft: the caller has left.
+            OperationNotSupported: points of a series are asked for, and the version was not trained on one.
+            QueueFull, Draining, DeadlineExceeded, ModelFailed: as the batcher says.
+            TooLarge, InvalidOption: more rows or features to explain than there may be.
+        """
+        serving, exchange = self.serving, self.exchange if block_deadline is None else None
+        count, deadline = row_count(rows), self.deadline if block_deadline is None else block_deadline
+        if options.explain is not None or EXPLAIN in signatures:
+            if options.explain == "map" and loaded.schema.kind != "image":
+                raise InvalidOption("The error map is for image models; give the number of features to explain.")
+            if count > serving.settings.max_explain_rows:
+                raise TooLarge(f"At most {serving.settings.max_explain_rows} rows of one request can be explained.")
+        if len(received) > INLINE_BYTES:
+            body = np.frombuffer(received, np.uint8)
+            self.hold(sum(array.nbytes for array in rows.values() if not np.may_share_memory(array, body)))
+        names = signatures if options.explain is None else (*signatures, EXPLAIN)
+        result_bytes = count * sum([loaded.result_bytes.get(name, 0) for name in names])
+        if result_bytes > INLINE_BYTES and block_deadline is None:
+            self.hold(result_bytes)
+
+        def submit(signature: str) -> Coroutine[Any, Any, Results]:
+            if options.series and signature == ANOMALY_SCORE.name:
+                signature = POINT_ERRORS
+            row_cost = EXPLAIN_ROW_COST if signature == EXPLAIN else 1
+            return serving.batcher.submit((loaded, signature), rows, deadline=deadline, row_cost=row_cost)
+
         if exchange is not None:
-            exchange.watched()
-    once: dict[str, Any] = {}
-    if ANOMALY_SCORE.name in signatures:
-        once = loaded.own_flags
+            exchange.watch()
+        try:
+            explained = {} if options.explain is None else await submit(EXPLAIN)
+            is_one = len(signatures) == 1
+            results = await (submit(signatures[0]) if is_one else _side_by_side(map(submit, signatures)))
+        except asyncio.CancelledError:
+            if exchange is None:
+                raise
+            exchange.raise_reason()
+        finally:
+            if exchange is not None:
+                exchange.watched()
+        once = loaded.own_flags if ANOMALY_SCORE.name in signatures else {}
         if options.series:
             # A long series takes a while: its time of day is looked for.
-            results, once = await asyncio.to_thread(loaded.judge_points, results, call.rows, options)
-        elif options is not NO_OPTIONS:
+            results, once = await asyncio.to_thread(loaded.judge_points, results, rows, options)
+        elif once and options is not NO_OPTIONS:
             results, once = loaded.judge(results, options)
-    return codecs.Answer(
-        operation=OPERATION_NAMED.get(signatures[0], ANOMALY_SCORE),
-        schema=loaded.schema,
-        model=loaded.name,
-        version=loaded.version,
-        results=results,
-        once=once,
-        explain=options.explain,
-        explained=explained,
-        rows=call.rows,
-    )
+        return codecs.Answer(
+            operation=OPERATION_NAMED.get(signatures[0], ANOMALY_SCORE),
+            schema=loaded.schema,
+            model=loaded.name,
+            version=loaded.version,
+            results=results,
+            once=once,
+            explain=options.explain,
+            explained=explained,
+            rows=rows,
+        )
 
 
-def _submit(serving: Serving, call: Call, signature: str) -> Coroutine[Any, Any, Results]:
-    if call.options.series and signature == ANOMALY_SCORE.name:
-        signature = POINT_ERRORS
-    row_cost = EXPLAIN_ROW_COST if signature == EXPLAIN else 1
-    return serving.batcher.submit((call.loaded, signature), call.rows, deadline=call.deadline, row_cost=row_cost)
-
-
-async def _together(serving: Serving, call: Call) -> Results:
-    """The results of several signatures, which run side by side; the first that fails ends the others."""
-    tasks = [asyncio.create_task(_submit(serving, call, signature)) for signature in call.signatures]
+async def _side_by_side(runs: Iterable[Coroutine[Any, Any, Results]]) -> Results:
+    """The results of several signatures together; the first that fails ends the others."""
+    tasks = [asyncio.create_task(run) for run in runs]
     try:
         return {name: array for results in await asyncio.gather(*tasks) for name, array in results.items()}
     finally:
@@ -233,7 +261,6 @@ async def serve(
     ``find`` gives the version that it names. ``answer`` receives the body and gives the reply, or None when it has
     sent one itself. ``refusal`` makes the reply of an error.
     """
-    life.hold = exchange.hold
     reply: Reply | None = None
     try:
         life.admit()

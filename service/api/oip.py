@@ -18,9 +18,9 @@ import numpy as np
 from service import __version__
 from service.api.access import Role
 from service.api.exchange import Exchange
-from service.api.lifecycle import Call, Lifecycle, Reply, run
-from service.api.protocols import MAX_CONTROL_BYTES, OCTETS, ProtocolRoutes, error_reply, json_reply
-from service.api.signatures import Statistics, VersionStatistics, score_options
+from service.api.lifecycle import Lifecycle, Reply
+from service.api.protocols import OCTETS, ProtocolRoutes, error_reply, json_reply
+from service.api.signatures import VersionStatistics, score_options
 from service.codecs.infer import InferAnswer, InferBody, WantedOutput, decode_infer, encode_infer
 from service.codecs.options import NO_OPTIONS
 from service.codecs.tensors import BYTES, datatype_of, shown
@@ -37,7 +37,7 @@ from service.errors import (
 )
 from service.runtime import ModelManager, ModelStatus, Target, VersionState
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import row_count
+from service.schemas import nbytes, row_count
 from service.words import ANOMALY_SCORE
 
 SERVER_NAME: Final = "autoencoder-service"
@@ -81,12 +81,6 @@ def acquire(manager: ModelManager, model: str, version: str | None) -> LoadedMod
     except (NotFound, VersionNotLoaded) as error:
         which = f"'{shown(model)}' version {shown(version)}"
         raise VersionNotFound(f"Request for unknown model: {which} is not found") from error
-
-
-def _target(model: str, version: str | None) -> Target:
-    if not version:
-        return Target(model)
-    return Target(model, int(version)) if _NUMBER.fullmatch(version) else Target(model, alias=version)
 
 
 def model_metadata(loaded: LoadedModel, status: ModelStatus) -> dict[str, Any]:
@@ -155,25 +149,18 @@ def unload_model(manager: ModelManager, model: str) -> None:
 
 
 async def infer(
-    life: Lifecycle,
-    statistics: Statistics,
-    loaded: LoadedModel,
-    body: InferBody,
-    *,
-    began: float,
-    exchange: Exchange | None = None,
+    life: Lifecycle, loaded: LoadedModel, body: InferBody, *, began: float, received: bytes | memoryview = b""
 ) -> InferAnswer:
     """Run the signatures that the outputs of a request belong to; of one that names none, ``anomaly_score``.
 
-    ``began`` is when the request did, on the event loop's clock. Over HTTP, the ``exchange`` is given up when its
-    caller leaves; gRPC sees to that itself.
+    ``began`` is when the request did, on the event loop's clock; ``received`` its body over HTTP.
 
     Raises:
         InvalidRows: an output that the version does not have, or one twice.
         InvalidOption: a parameter has a wrong value.
-        AutoencoderError: as ``lifecycle.run``.
+        AutoencoderError: as ``Lifecycle.run``.
     """
-    started, known = time.perf_counter(), loaded.outputs
+    started, known, statistics = time.perf_counter(), loaded.outputs, life.serving.statistics
     try:
         if body.outputs:
             for wanted in body.outputs:
@@ -193,8 +180,7 @@ async def infer(
             raise InvalidOption(f"parameter '{TIMEOUT}' must be a whole number of microseconds")
         if timeout:
             life.deadline = min(life.deadline, began + timeout * _MICROSECONDS)
-        call = Call(loaded, signatures, body.rows, options, life.deadline)
-        answer = await run(life.serving, call, exchange=exchange, hold=life.hold)
+        answer = await life.run(loaded, signatures, body.rows, options, received=received)
     except Exception:
         statistics.failed(loaded, seconds=time.perf_counter() - started)
         raise
@@ -312,23 +298,20 @@ class OIPRoutes(ProtocolRoutes):
         json_length = None if announced is None else int(announced)
         limit = settings.max_json_bytes if json_length is None else settings.max_body_bytes
         most = settings.max_json_bytes if json_length is None else settings.max_decoded_bytes
-        content: bytes | memoryview
-        if json_length is None or exchange.content_encoding != "identity":
-            content = await self.body(exchange, limit, most, life.deadline)
-        else:
-            content = await exchange.aligned_body(limit, lambda _head: json_length, life.deadline)
+        begins = None if json_length is None else lambda _head: json_length
+        content = await self._serving.body(exchange, limit, most, deadline=life.deadline, begins=begins)
         decode = partial(decode_infer, content, json_length, loaded.schema, model=loaded.name, limits=limits)
-        body = await self.decode(life, exchange, content, decode)
-        answer = await infer(life, self._serving.statistics, loaded, body, began=began, exchange=exchange)
-        arrays = [array for _, array in answer.outputs]
+        body = await life.stage("decode", decode, len(content))
+        answer = await infer(life, loaded, body, began=began, received=content)
 
         def encode() -> Reply:
             encoded, length = encode_infer(answer)
-            if length is None:
-                return Reply(encoded)
-            return Reply(encoded, media_type=OCTETS, headers=[(HEADER_LENGTH, b"%d" % length)])
+            binary: dict[str, Any] = {}
+            if length is not None:
+                binary = {"media_type": OCTETS, "headers": [(HEADER_LENGTH, b"%d" % length)]}
+            return Reply(encoded, **binary).compressed(exchange.headers.get(b"accept-encoding"))
 
-        return await self.encode(life, exchange, arrays, encode)
+        return await life.stage("encode", encode, sum(nbytes(array) for _, array in answer.outputs))
 
     # --- the repository ---------------------------------------------------------------------------------------------
 
@@ -346,7 +329,7 @@ class OIPRoutes(ProtocolRoutes):
         return json_reply({"name": found["model"], "load": True})
 
     async def unload(self, exchange: Exchange, found: re.Match[str]) -> Reply:
-        await self.body(exchange, MAX_CONTROL_BYTES, MAX_CONTROL_BYTES)
+        await self.control_body(exchange)
         unload_model(self._serving.manager, found["model"])
         return json_reply({"name": found["model"], "unload": True})
 

@@ -1,6 +1,7 @@
 """The parts that all routes that run a model share, whatever the protocol."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from typing import Final, TypeVar
 
 from service import codecs
 from service.api.access import Access
-from service.api.exchange import Reception
+from service.api.exchange import Exchange, Reception
 from service.api.signatures import Statistics
 from service.batching import Batcher
 from service.errors import DeadlineExceeded
@@ -97,6 +98,25 @@ class Serving:
     @property
     def not_ready_reason(self) -> str | None:
         return "The service is stopping." if self.draining else self.manager.not_ready_reason
+
+    async def body(
+        self,
+        exchange: Exchange,
+        limit: int,
+        most: int,
+        *,
+        deadline: float = math.inf,
+        begins: Callable[[bytes], int] | None = None,
+    ) -> bytes | memoryview:
+        """The body of a request without its content coding: at most ``limit`` bytes as it comes, ``most`` in the end.
+
+        Raises:
+            RequestError, QueueFull, CallerLeft: as ``Exchange.body`` and ``decompressed`` say.
+        """
+        body = await exchange.body(limit, deadline, begins)
+        if b"content-encoding" not in exchange.headers:
+            return body
+        return await self.decompressed(body, exchange.content_encoding, most, deadline=deadline, hold=exchange.hold)
 
     async def decompressed(
         self, body: bytes | memoryview, encoding: str, most: int, *, deadline: float, hold: Callable[[int], None]

@@ -17,9 +17,9 @@ import orjson
 
 from service import codecs
 from service.api.errors import problem
-from service.api.exchange import Exchange, Header, Headers
-from service.api.lifecycle import Call, run
-from service.api.serving import INLINE_BYTES, Serving
+from service.api.exchange import Exchange, Headers
+from service.api.lifecycle import Lifecycle, model_headers
+from service.api.serving import INLINE_BYTES
 from service.errors import AutoencoderError, InvalidOption, ModelFailed, QueueFull, RequestError, TooLarge
 from service.runtime.loaded_model import LoadedModel
 from service.words import NDJSON, Operation
@@ -42,8 +42,9 @@ Block = codecs.RowBlock | list[codecs.BadLine]
 class NdjsonExchange:
     """Answers one NDJSON request."""
 
-    def __init__(self, serving: Serving, exchange: Exchange, loaded: LoadedModel, operation: Operation) -> None:
-        settings = serving.settings
+    def __init__(self, life: Lifecycle, exchange: Exchange, loaded: LoadedModel, operation: Operation) -> None:
+        serving, settings = life.serving, life.serving.settings
+        self._life = life
         self._serving = serving
         self._exchange = exchange
         self._loaded = loaded
@@ -64,27 +65,27 @@ class NdjsonExchange:
         self._decompressor = codecs.Decompressor(exchange.content_encoding, sys.maxsize)
         self._started = False
 
-    async def answer(self, headers: tuple[Header, ...]) -> None:
+    async def answer(self) -> None:
         """Answer line by line. Errors before the first line pass through; later ones become the last line."""
         try:
-            await self._answer_blocks(headers)
+            await self._answer_blocks()
         except AutoencoderError as error:
             if not self._started:
                 raise
-            await self._send(_error_line(error, self._exchange.request_id), headers)
+            await self._send(_error_line(error, self._exchange.request_id))
         if not self._started:
-            await self._send(b"", headers)
+            await self._send(b"")
         end = b"" if self._compressor is None else self._compressor.finish()
         await self._exchange.send_part(end, more=False)
 
-    async def _answer_blocks(self, headers: tuple[Header, ...]) -> None:
+    async def _answer_blocks(self) -> None:
         ahead: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
         room = asyncio.Semaphore(BLOCKS_AHEAD)
         reading = asyncio.create_task(self._read(ahead, room))
         reading.add_done_callback(lambda _: ahead.put_nowait(None))
         try:
             while (lines := await ahead.get()) is not None:
-                await self._send(await lines, headers)
+                await self._send(await lines)
                 room.release()
             await reading  # raises what ended the stream early
         finally:
@@ -138,7 +139,10 @@ class NdjsonExchange:
         """The answer's lines for a block, as many as it has rows."""
         request_id = self._exchange.request_id
         if isinstance(block, list):
-            lines = partial(_error_lines, block, request_id)
+
+            def lines() -> bytes:
+                return b"".join(_error_line(bad.error, request_id, bad.row) for bad in block)
+
             return lines() if len(block) <= FEW_LINES else await self._in_thread(lines, 0)
         try:
             answer = await self._run(block)
@@ -158,19 +162,22 @@ class NdjsonExchange:
         """A full queue makes a stream wait: its caller is already being answered."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
-        call = Call(self._loaded, (self._operation.name,), block.rows, self._options, deadline)
+        run = partial(self._life.run, self._loaded, (self._operation.name,), block.rows, self._options)
         while True:
             try:
-                return await run(self._serving, call)
+                return await run(block_deadline=deadline)
             except QueueFull:
                 if loop.time() + QUEUE_RETRY_S >= deadline:
                     raise
                 await asyncio.sleep(QUEUE_RETRY_S)
 
-    async def _send(self, lines: bytes, headers: tuple[Header, ...]) -> None:
+    async def _send(self, lines: bytes) -> None:
         if not self._started:
             self._started = True
-            await self._exchange.start_stream(NDJSON.encode(), [*headers, *self._encoding_headers()])
+            headers: Headers = [*model_headers(self._loaded.name, self._loaded.version)]
+            if self._encoding is not None:
+                headers += (b"content-encoding", self._encoding.encode()), (b"vary", b"accept-encoding")
+            await self._exchange.start_stream(NDJSON.encode(), headers)
         if self._compressor is not None and lines:
             compress = partial(self._compressor.feed, lines)
             if len(lines) <= INLINE_BYTES:
@@ -179,11 +186,6 @@ class NdjsonExchange:
                 # Without a deadline: one compressor for the stream, which cannot be left in the middle of its work.
                 lines = await self._serving.threads.run(compress, size=len(lines), deadline=math.inf)
         await self._exchange.send_part(lines)
-
-    def _encoding_headers(self) -> Headers:
-        if self._encoding is None:
-            return []
-        return [(b"content-encoding", self._encoding.encode()), (b"vary", b"accept-encoding")]
 
 
 def _grouped(decoded: Iterator[codecs.RowBlock | codecs.BadLine]) -> list[Block]:
@@ -195,10 +197,6 @@ def _grouped(decoded: Iterator[codecs.RowBlock | codecs.BadLine]) -> list[Block]
         else:
             blocks.extend(cast("Iterator[codecs.RowBlock]", group))
     return blocks
-
-
-def _error_lines(bad_lines: list[codecs.BadLine], request_id: str) -> bytes:
-    return b"".join(_error_line(bad.error, request_id, bad.row) for bad in bad_lines)
 
 
 def _error_line(error: AutoencoderError, request_id: str, row: int | None = None) -> bytes:

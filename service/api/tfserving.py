@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from service.api.access import Role
 from service.api.exchange import Exchange
-from service.api.lifecycle import Call, Lifecycle, Reply, run
+from service.api.lifecycle import Lifecycle, Reply
 from service.api.protocols import ProtocolRoutes, error_reply, json_reply
 from service.api.signatures import SERVING_DEFAULT, signature_of
 from service.codecs.options import NO_OPTIONS
@@ -20,6 +20,7 @@ from service.codecs.tensors import shown
 from service.errors import InvalidOption, ModelNotFound, NotFound, VersionNotFound, VersionNotLoaded
 from service.runtime import ModelManager, ModelStatus, Target, VersionState, VersionStatus
 from service.runtime.loaded_model import LoadedModel
+from service.schemas import nbytes
 from service.store import TensorSpec
 from service.words import ANOMALY_SCORE
 
@@ -155,20 +156,19 @@ class TFServingRoutes(ProtocolRoutes):
             )
         settings = self._serving.settings
         life.deadline = asyncio.get_running_loop().time() + exchange.timeout_s(settings.request_timeout_ms)
-        content = await self.body(exchange, settings.max_json_bytes, settings.max_json_bytes, life.deadline)
+        most = settings.max_json_bytes
+        content = bytes(await self._serving.body(exchange, most, most, deadline=life.deadline))
         decode = partial(decode_predict, content, loaded.schema, model=loaded.name, limits=self._serving.limits)
-        body = await self.decode(life, exchange, content, decode)
+        body = await life.stage("decode", decode, len(content))
         signature = checked_signature(loaded, body.signature)
-        answer = await run(
-            life.serving,
-            Call(loaded, (signature,), body.rows, NO_OPTIONS, life.deadline),
-            exchange=exchange,
-            hold=life.hold,
-        )
+        answer = await life.run(loaded, (signature,), body.rows, NO_OPTIONS, received=content)
         wanted = loaded.manifest.signatures[signature].outputs
         results = {name: answer.results[name] for name in sorted(wanted) if name in answer.results}
-        return await self.encode(
-            life, exchange, results.values(), lambda: Reply(encode_predictions(results, by_row=body.by_row))
+        accepted = exchange.headers.get(b"accept-encoding")
+        return await life.stage(
+            "encode",
+            lambda: Reply(encode_predictions(results, by_row=body.by_row)).compressed(accepted),
+            sum(map(nbytes, results.values())),
         )
 
     # --- what there is ----------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ async def _model_infer(incoming: Incoming) -> bytes:
         return loaded, _body(request, raw, loaded, limits), bool(raw)
 
     loaded, body, is_raw = await incoming.life.stage("decode", decode, len(content))
-    answer = await infer(incoming.life, serving.statistics, loaded, body, began=began)
+    answer = await infer(incoming.life, loaded, body, began=began)
     size = sum(array.nbytes for _, array in answer.outputs)
     return await incoming.life.stage("encode", lambda: _encode(answer, is_raw=is_raw), size)
 

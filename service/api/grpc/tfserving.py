@@ -8,7 +8,6 @@ import numpy as np
 
 from service.api.grpc.messages import check_parsed_size, field, message_bytes, message_class, parse
 from service.api.grpc.methods import Incoming, Methods
-from service.api.lifecycle import Call, run
 from service.api.signatures import SERVING_DEFAULT
 from service.api.tfserving import METHOD_NAME, ModelChoice, checked_signature, state_of, tensor_name, type_name
 from service.codecs import Limits
@@ -107,9 +106,7 @@ async def _predict(incoming: Incoming) -> bytes:
                 f"Outputs expected to be in the set {{{','.join(known)}}}."
             )
     wanted = list(dict.fromkeys(request.output_filter)) or known
-    answer = await run(
-        incoming.serving, Call(loaded, (signature,), rows, NO_OPTIONS, incoming.life.deadline), hold=incoming.life.hold
-    )
+    answer = await incoming.life.run(loaded, (signature,), rows, NO_OPTIONS)
     results = {name: answer.results[name] for name in wanted}
     size = sum(array.nbytes for array in results.values())
     spec = _spec(loaded, named or _DEFAULT_SIGNATURE)
