@@ -173,8 +173,7 @@ class Batcher(Generic[K]):
         self._queues.setdefault((key, size >= LARGE_BYTES), deque()).append(job)
         self._count(1, count, size)
         self._empty.clear()
-        if not self._dispatch_due:
-            self._dispatch_soon()
+        self._dispatch_soon()
         if deadline is None:
             return await job.future
         self._timed[job] = deadline

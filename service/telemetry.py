@@ -302,10 +302,6 @@ def _add_request_id(_logger: Any, _name: str, event: MutableMapping[str, Any]) -
     return event
 
 
-def _as_json(event: Any, **_options: Any) -> str:
-    return orjson.dumps(event, default=str).decode()
-
-
 def configure_logging(level: str, log_format: Literal["json", "console"]) -> None:
     """Send every log record, ours and the libraries', to standard error as one JSON object or one line of text."""
     shared: list[Any] = [
@@ -317,7 +313,11 @@ def configure_logging(level: str, log_format: Literal["json", "console"]) -> Non
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if log_format == "json":
-        last: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_as_json)]
+
+        def as_json(event: Any, **_options: Any) -> str:
+            return orjson.dumps(event, default=str).decode()
+
+        last: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(as_json)]
     else:
         last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     formatter = structlog.stdlib.ProcessorFormatter(

@@ -20,17 +20,15 @@ from service.api.front import AutoencoderApp
 from service.api.models import model_routes, service_routes
 from service.api.oip import OIPRoutes
 from service.api.openapi import install_openapi
-from service.api.serving import BatchKey, CodecThreads, Serving, codec_limits
+from service.api.serving import CodecThreads, Serving, codec_limits
 from service.api.tfserving import TFServingRoutes
 from service.batching import Batcher, BatchLimits
 from service.runtime import ModelManager, ModelStatus
 from service.runtime.loaded_model import LoadedModel, load_version
 from service.runtime.traffic import LiveTraffic
-from service.schemas import Results, Rows, row_count
 from service.settings import Settings, load_settings
 from service.store import Store
 from service.telemetry import METRICS_CONTENT_TYPE, Telemetry, Tracing
-from service.words import ANOMALY_SCORE
 
 if TYPE_CHECKING:
     from service.api.grpc.server import GrpcServer
@@ -88,14 +86,6 @@ class Service(Serving):
         self.telemetry.models_changed(loaded, ready=self.manager.not_ready_reason is None)
         self.traffic.models_changed(models)
 
-    def _run_batch(self, key: BatchKey, rows: Rows) -> Results:
-        loaded, signature = key
-        results = loaded.run(signature, rows)
-        self.telemetry.rows_answered(signature, loaded.name, row_count(rows))
-        if signature == ANOMALY_SCORE.name:
-            self.traffic.scored(loaded, rows, results)
-        return results
-
     def exposition(self) -> bytes:
         self.traffic.publish_drift()
         return self.exposed(self.telemetry.exposition())
@@ -106,8 +96,8 @@ class Service(Serving):
         self.manager.store.models()  # a wrong path is an error now, not a service that is never ready
         settings = self.settings
         self.batcher = Batcher(
-            self._run_batch,
-            inline_rows=_inline_rows,
+            self.traffic.run,
+            inline_rows=self.traffic.inline_rows,
             limits=BatchLimits(
                 max_batch_rows=settings.max_batch_rows,
                 max_batch_bytes=settings.max_batch_bytes,
@@ -170,12 +160,6 @@ class Service(Serving):
             await asyncio.sleep(LAG_INTERVAL_S)
             self.telemetry.loop_lagged(max(0.0, loop.time() - due))
             self.telemetry.flush()
-
-
-def _inline_rows(key: BatchKey) -> int:
-    """The number of rows that a signature answers within a millisecond."""
-    loaded, signature = key
-    return loaded.inline_rows[signature]
 
 
 def create_app(

@@ -125,7 +125,8 @@ class TFServingRoutes(ProtocolRoutes):
         path = exchange.scope.get("raw_path", exchange.scope["path"].encode()).decode("latin-1")
         found = (_RUN if method == "POST" else _SHOW).fullmatch(path) if method in ("GET", "POST") else None
         if found is None:
-            return error_reply(400, f"Malformed request: {method[:16]} {_printable(path)}")
+            shown_path = "".join(one if "!" <= one <= "~" else "?" for one in path[:_MAX_PATH_SHOWN])
+            return error_reply(400, f"Malformed request: {method[:16]} {shown_path}")
         choice = self._choice(found)
         if method == "POST":
             await self.serve(
@@ -186,10 +187,6 @@ class TFServingRoutes(ProtocolRoutes):
             return json_reply(body)
         ready = any(status.state is VersionState.AVAILABLE for status in statuses)
         return json_reply({**body, "name": model.name, "ready": ready}, 200 if ready else 503)
-
-
-def _printable(path: str) -> str:
-    return "".join(character if "!" <= character <= "~" else "?" for character in path[:_MAX_PATH_SHOWN])
 
 
 def _status_json(status: VersionStatus) -> dict[str, Any]:

@@ -20,11 +20,10 @@ from service.codecs.compression import (
 from service.codecs.images import decode_image, encode_png
 from service.codecs.json_rows import decode_json
 from service.codecs.media_types import REQUEST_TYPES, choose_media_type, request_media_type
-from service.codecs.memory import aligned_memory
 from service.codecs.ndjson import BadLine, NdjsonDecoder, RowBlock
 from service.codecs.npy import decode_npy, encode_npy
 from service.codecs.options import Options, options_from_json, options_from_query
-from service.codecs.rows import Limits
+from service.codecs.rows import Limits, aligned_memory
 
 __all__ = [
     "ANSWER_ENCODINGS",

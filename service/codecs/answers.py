@@ -66,20 +66,18 @@ def encode_ndjson(answer: Answer) -> bytes:
 
 def rows_as_json(answer: Answer) -> list[bytes]:
     """The lines of ``encode_ndjson``, without their ends."""
-    parts: list[tuple[str, list[bytes]]] = [
-        (output, _row_values_json(answer, output)) for _, output in answer.operation.results
+    parts = [
+        (
+            output,
+            _objects_json(answer, output) if answer.has_named_columns(output) else each_json(answer.results[output]),
+        )
+        for _, output in answer.operation.results
     ]
     if answer.explain == "map":
         parts.append((RESULT_COLUMNS[ERROR_MAPS], each_json(error_maps(answer))))
     elif answer.explain is not None:
         parts.append((CONTRIBUTIONS, [orjson.dumps(row, option=_NUMPY) for row in contributions(answer)]))
     return interleave([b'"%b":' % name.encode() for name, _ in parts], [values for _, values in parts])
-
-
-def _row_values_json(answer: Answer, output: str) -> list[bytes]:
-    if answer.has_named_columns(output):
-        return _objects_json(answer, output)
-    return each_json(answer.results[output])
 
 
 def each_json(array: Array) -> list[bytes]:
@@ -119,25 +117,20 @@ def _named_values(answer: Answer, output: str) -> Iterator[tuple[str, list[bytes
         count, tokens = len(numbers), _tokens(numbers.T.reshape(-1))
         for at, column in enumerate(schema.numbers):
             values = tokens[at * count : (at + 1) * count]
-            yield column.name, _booleans_json(numbers[:, at]) if at in schema.boolean_at else values
+            if at in schema.boolean_at:
+                # The nearer of false and true, so that a reconstruction can be sent as a row again.
+                values = [b"null" if v != v else b"true" if v >= 0.5 else b"false" for v in numbers[:, at].tolist()]  # noqa: PLR0124
+            yield column.name, values
     labels = answer.results.get(f"{output}_{CATEGORIES}")
     if labels is not None:
         for at, column in enumerate(schema.categories):
-            yield column.name, _labels_json(labels[:, at])
+            given = labels[:, at].tolist()
+            known = {label: orjson.dumps(label_text(label)) for label in set(given)}
+            yield column.name, [known[label] for label in given]
     times = answer.results.get(f"{output}_{TIMESTAMPS}")
     if times is not None:
         for at, column in enumerate(schema.timestamps):
             yield column.name, [orjson.dumps(time_text(value)) for value in times[:, at].tolist()]
-
-
-def _booleans_json(values: Array) -> list[bytes]:
-    # A boolean comes back as a boolean: the nearer of 0 and 1, so that a reconstruction can be sent as a row again.
-    return [b"null" if value != value else b"true" if value >= 0.5 else b"false" for value in values.tolist()]  # noqa: PLR0124
-
-
-def _labels_json(values: Array) -> list[bytes]:
-    known = {label: orjson.dumps(label_text(label)) for label in set(values.tolist())}
-    return [known[label] for label in values.tolist()]
 
 
 def label_text(label: bytes | str) -> str | None:

@@ -112,7 +112,8 @@ def table_rows(table: Any, schema: InputSchema) -> tuple[Rows, dict[int, RowProb
     try:
         _check_rows(rows, schema)
     except InvalidRows:
-        found = reversed(list(_row_problems(rows, schema)))
+        numbers = number_problems(rows[INSTANCES], schema) if INSTANCES in rows else ()
+        found = reversed([*_value_problems(rows, schema), *numbers])
         return rows, {problem.row: problem for problem in found if problem.row is not None}
     return rows, {}
 
@@ -124,12 +125,6 @@ def _check_rows(rows: Rows, schema: InputSchema) -> None:
             raise invalid_rows(problems)
     if INSTANCES in rows:
         check_numbers(rows[INSTANCES], schema)
-
-
-def _row_problems(rows: Rows, schema: InputSchema) -> Iterator[RowProblem]:
-    yield from _value_problems(rows, schema)
-    if INSTANCES in rows:
-        yield from number_problems(rows[INSTANCES], schema)
 
 
 def _takes_lists(names: Sequence[str], schema: InputSchema) -> bool:
@@ -157,17 +152,13 @@ def _name_problems(names: Sequence[str], schema: InputSchema) -> Iterator[RowPro
             yield RowProblem(None, column.name, ABSENT_COLUMN)
 
 
-def _joined(parts: Sequence[Array]) -> Array:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
 def _list_numbers(column: Any, schema: InputSchema) -> NDArray[np.float32]:
     first = 0
     parts: list[Array] = []
     for chunk in column.chunks:
         parts.append(_lists_of_chunk(chunk, schema, first))
         first += len(chunk)
-    return np.ascontiguousarray(_joined(parts).reshape(-1, *schema.row_shape))
+    return np.ascontiguousarray((parts[0] if len(parts) == 1 else np.concatenate(parts)).reshape(-1, *schema.row_shape))
 
 
 def _lists_of_chunk(chunk: Any, schema: InputSchema, first: int) -> Array:
@@ -395,16 +386,13 @@ def encode_arrow(answer: Answer, passthrough: Any = None) -> bytes:
     columns: dict[str, Any] = {}
     for prefix, name, values in answer_columns(answer, passthrough):
         columns[name if name not in columns else f"{prefix}.{name}"] = values
-    table = pa.table(columns).replace_schema_metadata(_metadata(answer))
+    once = {name: str(value) for name, value in answer.once.items() if value is not None}
+    metadata = {"model": answer.model, "version": str(answer.version), **once}
+    table = pa.table(columns).replace_schema_metadata(metadata)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return bytes(sink.getvalue().to_pybytes())
-
-
-def _metadata(answer: Answer) -> dict[str, str]:
-    once = {name: str(value) for name, value in answer.once.items() if value is not None}
-    return {"model": answer.model, "version": str(answer.version), **once}
 
 
 def answer_columns(answer: Answer, passthrough: Any = None) -> Iterator[tuple[str, str, Any]]:
@@ -421,7 +409,8 @@ def answer_columns(answer: Answer, passthrough: Any = None) -> Iterator[tuple[st
         for name, values in zip(passthrough.column_names, passthrough.columns, strict=True):
             yield "input", name, values
     for output in named:
-        for name, values in _named_columns(answer, output):
+        parts = [answer.results.get(name) for name in (output, f"{output}_{CATEGORIES}", f"{output}_{TIMESTAMPS}")]
+        for name, values in _columns_of(answer.schema, parts):
             yield output, name, values
 
 
@@ -433,12 +422,6 @@ def nested_array(array: Array) -> Any:
     for size in reversed(array.shape[1:]):
         column = pa.FixedSizeListArray.from_arrays(column, size)
     return column
-
-
-def _named_columns(answer: Answer, output: str) -> Iterator[tuple[str, Any]]:
-    """The columns of rows that a signature gave back, in the schema's order."""
-    parts = (output, f"{output}_{CATEGORIES}", f"{output}_{TIMESTAMPS}")
-    yield from _columns_of(answer.schema, [answer.results.get(name) for name in parts])
 
 
 def rows_table(rows: Rows, schema: InputSchema) -> Any:

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, Final
 
 from service.codecs.media_types import parse_preferences
-from service.codecs.memory import aligned_memory
+from service.codecs.rows import aligned_memory
 from service.errors import MalformedInput, TooLarge, UnsupportedMediaType
 
 if sys.version_info >= (3, 14):

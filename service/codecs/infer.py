@@ -9,6 +9,7 @@ import numpy as np
 import orjson
 import simdjson
 
+from service.codecs.json_rows import check_containers, parse_json
 from service.codecs.rows import Limits
 from service.codecs.tensors import (
     BYTES,
@@ -21,7 +22,6 @@ from service.codecs.tensors import (
     checked_shape,
     datatype_of_array,
     json_values,
-    parse_loosely,
     rows_from_tensors,
     shaped,
     shown,
@@ -90,13 +90,11 @@ def decode_infer(
     tensors = _tensors(document, memoryview(body)[json_length:], model)
     parameters = _parameters(document, "the request")
     all_binary = _flag(parameters, _ALL_BINARY, default=False)
-    return InferBody(
-        rows_from_tensors(tensors, schema, model=model, limits=limits),
-        _outputs(document, all_binary=all_binary),
-        _id(document),
-        parameters,
-        all_binary,
-    )
+    given = document.get("id") or ""
+    if type(given) is not str or len(given) > MAX_ID_LENGTH:
+        raise MalformedInput(f"'id' must be a string of at most {MAX_ID_LENGTH} characters.")
+    rows = rows_from_tensors(tensors, schema, model=model, limits=limits)
+    return InferBody(rows, _outputs(document, all_binary=all_binary), given, parameters, all_binary)
 
 
 def _raw_request(body: bytes | memoryview, schema: InputSchema, model: str, limits: Limits) -> InferBody:
@@ -120,7 +118,8 @@ def _raw_request(body: bytes | memoryview, schema: InputSchema, model: str, limi
 def _document(content: bytes, schema: InputSchema, limits: Limits) -> dict[str, Any]:
     found = _document_fast(content) if len(content) >= _FAST_BYTES else None
     if found is None:
-        found = parse_loosely(content, schema, limits)
+        check_containers(content, schema, limits)
+        found, _ = parse_json(content, loosely=True)
     if type(found) is not dict:
         raise MalformedInput("The request must be a JSON object.")
     return found
@@ -239,13 +238,6 @@ def _flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
     if type(value) is not bool:
         raise InvalidOption(f"parameter '{name}' must be true or false")
     return value
-
-
-def _id(document: Mapping[str, Any]) -> str:
-    given = document.get("id") or ""
-    if type(given) is not str or len(given) > MAX_ID_LENGTH:
-        raise MalformedInput(f"'id' must be a string of at most {MAX_ID_LENGTH} characters.")
-    return given
 
 
 # --- the answer -----------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from contextlib import suppress
+from functools import cache, lru_cache, partial
 from itertools import chain
 from typing import Any, Final
 
@@ -21,7 +22,6 @@ import orjson
 import simdjson
 from numpy.typing import NDArray
 
-from service.codecs.memory import aligned_memory
 from service.codecs.options import NO_OPTIONS, Options, options_from_json, series_options
 from service.codecs.rows import (
     ABSENT_COLUMN,
@@ -29,6 +29,7 @@ from service.codecs.rows import (
     Limits,
     NonFiniteToken,
     Unfit,
+    aligned_memory,
     cell_problem,
     cell_problems,
     check_row_count,
@@ -39,9 +40,8 @@ from service.codecs.rows import (
     shape_words,
     shown_name,
 )
-from service.codecs.series import SERIES, as_points, point_schema, windows_of
 from service.errors import InvalidOption, InvalidRows, MalformedInput, RowProblem, TooLarge
-from service.schemas import FEW_VALUES, INSTANCES, ColumnType, InputSchema, Rows
+from service.schemas import FEW_VALUES, INSTANCES, Column, ColumnType, InputSchema, Rows
 from service.words import ANOMALY_SCORE, SCORE_OPTIONS, Operation
 
 PIECE_BYTES: Final = 2**17
@@ -57,6 +57,7 @@ _SCALARS: Final = frozenset((float, int, str, type(None)))
 _local = threading.local()
 
 _INPUTS: Final = "inputs"
+_SERIES: Final = "series"
 _BOM: Final = b"\xef\xbb\xbf"
 # The closing quote is optional: were it not, each quote of an unclosed string would be tried in vain to its end.
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
@@ -95,11 +96,11 @@ def decode_json_exactly(
     check_containers(body, schema, limits)
     document, only_json = parse_json(body)
     try:
-        if type(document) is not dict or not document.keys() & {INSTANCES, _INPUTS, SERIES}:
+        if type(document) is not dict or not document.keys() & {INSTANCES, _INPUTS, _SERIES}:
             raise InvalidRows([], """Put rows under 'instances': {"instances": [...]}, or columns under 'inputs'.""")
-        option_values = {key: value for key, value in document.items() if key not in (INSTANCES, _INPUTS, SERIES)}
+        option_values = {key: value for key, value in document.items() if key not in (INSTANCES, _INPUTS, _SERIES)}
         options = options_from_json(option_values, schema=schema, operation=operation) if option_values else NO_OPTIONS
-        if SERIES in document:
+        if _SERIES in document:
             rows, options = _series(document, schema, operation, limits), series_options(options)
         elif INSTANCES in document and _INPUTS in document:
             raise InvalidRows([], "The body must have either 'instances' or 'inputs', not both.")
@@ -134,50 +135,46 @@ def check_containers(body: bytes, schema: InputSchema, limits: Limits) -> None:
     raise TooLarge(f"A request may have at most {limits.max_rows} rows, and no more arrays or objects than they need.")
 
 
-def parse_json(body: bytes) -> tuple[Any, bool]:
+def parse_json(body: bytes, *, loosely: bool = False) -> tuple[Any, bool]:
     """A JSON value, and whether it is strictly JSON.
 
     A body whose only fault are bare ``NaN`` or ``Infinity`` tokens (``NonFiniteToken`` objects in the value) or numbers
-    beyond float64 (infinite floats in it) is parsed too, so that their rows and columns can be named.
+    beyond float64 (infinite floats in it) is parsed too, so that their rows and columns can be named. ``loosely`` these
+    tokens are numbers, as TensorFlow Serving has them, and what follows the value is not looked at.
 
     Raises:
         MalformedInput: not JSON, not UTF-8, or nested too deeply.
     """
-    body = body.removeprefix(_BOM)
-    try:
+    body = body if loosely else body.removeprefix(_BOM)
+    with suppress(ValueError, RecursionError):
         return orjson.loads(body), True
-    except (ValueError, RecursionError):
-        return _parse_tolerantly(body), False
-
-
-def _parse_tolerantly(body: bytes) -> Any:
     faults: list[str] = []
+
+    def number(text: str) -> float:
+        value = float(text)
+        if math.isinf(value):
+            faults.append("overflow")
+        return value
+
+    def constant(token: str) -> NonFiniteToken:
+        faults.append(token)
+        return _TOKEN
+
+    def integer(text: str) -> int | float:
+        return int(text) if len(text) <= _MAX_INTEGER_DIGITS else number(text)
+
+    finding: dict[str, Any] = {"parse_constant": constant, "parse_float": number, "parse_int": integer}
     try:
-        document = json.loads(
-            body.decode(),
-            parse_constant=partial(_constant, faults),
-            parse_float=partial(_float, faults),
-            parse_int=lambda text: int(text) if len(text) <= _MAX_INTEGER_DIGITS else _float(faults, text),
-        )
+        text = body.decode("utf-8-sig" if loosely else "utf-8").strip(" \t\r\n")
+        value, end = json.JSONDecoder(**({} if loosely else finding)).raw_decode(text)
     except RecursionError:
         raise MalformedInput(_TOO_DEEP) from None
-    except ValueError:
-        raise MalformedInput(_NOT_JSON) from None
-    if not faults:
+    except ValueError as error:  # not JSON, not UTF-8, or an integer of thousands of digits
+        place = f"Invalid value. at offset: {error.pos}" if isinstance(error, json.JSONDecodeError) else _NOT_JSON
+        raise MalformedInput(f"JSON Parse error: {place}" if loosely else _NOT_JSON) from None
+    if not loosely and (not faults or end < len(text)):
         raise MalformedInput(_NOT_JSON)
-    return document
-
-
-def _constant(faults: list[str], token: str) -> NonFiniteToken:
-    faults.append(token)
-    return _TOKEN
-
-
-def _float(faults: list[str], text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        faults.append("overflow")
-    return number
+    return value, False
 
 
 def _is_deep(document: Any, body: bytes, limits: Limits) -> bool:
@@ -185,14 +182,11 @@ def _is_deep(document: Any, body: bytes, limits: Limits) -> bool:
         return False
     level = [document]
     for _ in range(limits.max_depth + 1):
-        level = [child for parent in level for child in _children(parent) if type(child) in (list, dict)]
+        children = chain.from_iterable(each.values() if type(each) is dict else each for each in level)
+        level = [child for child in children if type(child) in (list, dict)]
         if not level:
             return False
     return True
-
-
-def _children(parent: Any) -> Any:
-    return parent.values() if type(parent) is dict else parent
 
 
 def _series(document: dict[str, Any], schema: InputSchema, operation: Operation, limits: Limits) -> Rows:
@@ -201,9 +195,36 @@ def _series(document: dict[str, Any], schema: InputSchema, operation: Operation,
         raise InvalidRows([], "'series' is for anomaly-score of a model that was trained on a series.")
     if INSTANCES in document or _INPUTS in document:
         raise InvalidRows([], "The body must have one of 'instances', 'inputs' and 'series'.")
-    given = as_points(document[SERIES], schema)
-    points = (_decode_inputs if type(given) is dict else decode_instances)(given, point_schema(schema), limits)
-    return windows_of(points, schema, limits)
+    given = document[_SERIES]
+    is_bare = type(given) is list and not any(type(point) in (list, dict) for point in given)
+    if is_bare and len(schema.channels) == 1:
+        given = [[point] for point in given]
+    points = (_decode_inputs if type(given) is dict else decode_instances)(given, _point_schema(schema), limits)
+    return _windows_of(points, schema, limits)
+
+
+@lru_cache(maxsize=64)
+def _point_schema(schema: InputSchema) -> InputSchema:
+    """A point as a row of named channels."""
+    columns = tuple(Column(name=name, may_be_missing=schema.may_be_missing) for name in schema.channels)
+    return InputSchema(kind="tabular", row_shape=(len(columns),), columns=columns)
+
+
+def _windows_of(points: Rows, schema: InputSchema, limits: Limits) -> Rows:
+    """Every window of consecutive points: (points - window + 1, window, channels).
+
+    Raises:
+        InvalidRows: the series is shorter than a window.
+        TooLarge: the windows take more memory than a request may.
+    """
+    values: NDArray[np.float32] = points[INSTANCES]
+    window = schema.row_shape[0]
+    if len(values) < window:
+        raise InvalidRows([], f"The series must have at least {window} points, the window of this model.")
+    if (len(values) - window + 1) * window * values.shape[1] * 4 > limits.max_decoded_bytes:
+        raise TooLarge(f"The windows of a series may take at most {limits.max_decoded_bytes} bytes; send it in parts.")
+    views = np.lib.stride_tricks.sliding_window_view(values, window, axis=0)
+    return {INSTANCES: np.ascontiguousarray(views.transpose(0, 2, 1))}
 
 
 def decode_instances(instances: Any, schema: InputSchema, limits: Limits) -> Rows:

@@ -15,6 +15,7 @@ from service.words import ANOMALY_SCORE, FLAG_OPTIONS, SCORE_OPTIONS, Operation
 _DECIMAL: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
 _INTEGER: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 _MAX_NUMBER_LENGTH: Final = 64
+_FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,14 @@ def options_from_query(
     values: dict[str, Any] = {}
     for name, text in query.items():
         if name in FLAG_OPTIONS:
-            values[name] = float(text) if _is_decimal(text) else text
+            is_decimal = len(text) <= _MAX_NUMBER_LENGTH and _DECIMAL.fullmatch(text) is not None
+            values[name] = float(text) if is_decimal else text
         elif name == "explain":
             values[name] = int(text) if _INTEGER.fullmatch(text) else text
         elif name == "passthrough" and passthrough_allowed:
-            values[name] = _flag(text)
+            if text not in _FLAGS:
+                raise InvalidOption("'passthrough' must be true or false.")
+            values[name] = _FLAGS[text]
         else:
             raise unknown_option(name)
     passthrough = values.pop("passthrough", False)
@@ -140,15 +144,3 @@ def _explain(value: Any, schema: InputSchema) -> int | Literal["map"] | None:
 
 def _is_number(value: Any) -> bool:
     return type(value) is float or type(value) is int
-
-
-def _is_decimal(text: str) -> bool:
-    return len(text) <= _MAX_NUMBER_LENGTH and _DECIMAL.fullmatch(text) is not None
-
-
-def _flag(text: str) -> bool:
-    if text in ("true", "1"):
-        return True
-    if text in ("false", "0"):
-        return False
-    raise InvalidOption("'passthrough' must be true or false.")

@@ -5,25 +5,24 @@ A body of plain numbers takes the fast path of ``json_rows``; every other one is
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
 from service.codecs.answers import each_json, interleave
-from service.codecs.json_rows import decode_instances, decode_numbers_fast
+from service.codecs.json_rows import check_containers, decode_instances, decode_numbers_fast, parse_json
 from service.codecs.rows import Limits
 from service.codecs.tensors import (
     BYTES,
     Tensor,
     array_from_json,
     json_values,
-    parse_loosely,
     rows_from_tensors,
 )
 from service.errors import InvalidOption, InvalidRows, MalformedInput
-from service.schemas import INSTANCES, Array, InputSchema, Results, Rows
+from service.schemas import INSTANCES, InputSchema, Results, Rows
 
 _INPUTS: Final = "inputs"
 _SIGNATURE: Final = "signature_name"
@@ -63,7 +62,8 @@ def _checked_name(signature: Any) -> str:
 def _decode_exactly(body: bytes, schema: InputSchema, model: str, limits: Limits) -> PredictBody:
     if not body.strip():
         raise MalformedInput("JSON Parse error: The document is empty")
-    document = parse_loosely(body, schema, limits)
+    check_containers(body, schema, limits)
+    document, _ = parse_json(body, loosely=True)
     if type(document) is not dict:
         raise MalformedInput("The request must be a JSON object.")
     signature = _checked_name(document.get(_SIGNATURE, ""))
@@ -110,16 +110,13 @@ def _columns(inputs: Any, schema: InputSchema, model: str, limits: Limits) -> Ro
             raise InvalidRows([], f"Missing named input: {each.name} in 'inputs' object.")
     if len(known) == 1 and known[0].name == INSTANCES:
         return decode_instances(inputs[INSTANCES], schema, limits)
-    tensors = [
-        Tensor(each.name, each.datatype, _array(inputs[each.name], each.datatype, each.name, model)) for each in known
-    ]
+    tensors = []
+    for each in known:
+        values = _plain_strings(inputs[each.name]) if each.datatype == BYTES else inputs[each.name]
+        tensors.append(
+            Tensor(each.name, each.datatype, array_from_json(values, each.datatype, name=each.name, model=model))
+        )
     return rows_from_tensors(tensors, schema, model=model, limits=limits)
-
-
-def _array(values: Any, datatype: str, name: str, model: str) -> Array:
-    if datatype == BYTES:
-        values = _plain_strings(values)
-    return array_from_json(values, datatype, name=name, model=model)
 
 
 def _plain_strings(values: Any) -> Any:
@@ -146,12 +143,14 @@ def encode_predictions(outputs: Results, *, by_row: bool) -> bytes:
     if len(outputs) == 1:
         return _dumps({"predictions": json_values(first)})
     keys = [orjson.dumps(name) + b":" for name in outputs]
-    rows = interleave(keys, [_rows_json(array) for array in outputs.values()])
+    rows = interleave(
+        keys,
+        [
+            [orjson.dumps(row) for row in json_values(array)] if array.dtype.kind in "OSU" else each_json(array)
+            for array in outputs.values()
+        ],
+    )
     return b'{"predictions":[' + b",".join(rows) + b"]}"
-
-
-def _rows_json(array: Array) -> Sequence[bytes]:
-    return [orjson.dumps(row) for row in json_values(array)] if array.dtype.kind in "OSU" else each_json(array)
 
 
 def _dumps(body: Mapping[str, Any]) -> bytes:

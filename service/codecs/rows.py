@@ -52,6 +52,18 @@ _BOOLEAN_TYPES: Final = _OPTIONAL_NUMBER_TYPES | {bool}
 _MAX_NAME_SHOWN: Final = 64
 _MAX_PLANS: Final = 256
 _FEW: Final = 8
+_ALIGNMENT: Final = 64
+"""TensorFlow copies arrays whose address is no multiple of this, in bytes."""
+
+
+def aligned_memory(size: int, begins: int = 0) -> NDArray[np.uint8]:
+    """``size`` bytes for an array that begins at byte ``begins`` of them: TensorFlow takes it without a copy.
+
+    They are not touched, so cost nothing yet.
+    """
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -(memory.ctypes.data + begins) % _ALIGNMENT
+    return memory[start : start + size]
 
 
 class Unfit(Exception):
@@ -155,13 +167,9 @@ def number_problems(numbers: NDArray[np.float32], schema: InputSchema) -> Iterat
     for row in np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1)):
         for index in islice(np.argwhere(bad[row]), MAX_ROW_PROBLEMS):
             place = tuple(int(at) for at in index)
-            yield RowProblem(int(row), place_of(schema, place), _number_words(numbers[row][place], place, schema))
-
-
-def _number_words(value: np.float32, place: tuple[int, ...], schema: InputSchema) -> str:
-    if np.isnan(value):
-        return MISSING
-    return NOT_A_BOOLEAN if schema.columns and place[0] in schema.boolean_at else NOT_FINITE
+            is_boolean = schema.columns and place[0] in schema.boolean_at
+            words = MISSING if np.isnan(numbers[row][place]) else NOT_A_BOOLEAN if is_boolean else NOT_FINITE
+            yield RowProblem(int(row), place_of(schema, place), words)
 
 
 def converted(
@@ -218,10 +226,15 @@ def convert_sequences(rows: Sequence[Sequence[Any]], schema: InputSchema) -> Row
             arrays[INSTANCES] = fit_numbers(values, shape, schema, typed=_flat(rows, schema.pick_numeric))
         else:
             arrays[INSTANCES] = fit_numbers(values, shape, schema, typed=values)
-    if schema.categories:
-        arrays[CATEGORIES] = _convert_categories(rows, schema)
-    if schema.timestamps:
-        arrays[TIMESTAMPS] = _convert_timestamps(rows, schema)
+    # Labels as objects, not fixed-width bytes: one long label would widen every cell.
+    for name, columns, pick, convert, dtype in (
+        (CATEGORIES, schema.categories, schema.pick_categories, label_bytes, object),
+        (TIMESTAMPS, schema.timestamps, schema.pick_timestamps, epoch_ms, np.int64),
+    ):
+        if columns:
+            arrays[name] = np.empty((len(rows), len(columns)), dtype)
+            for at, (column, values) in enumerate(zip(columns, zip(*map(pick, rows), strict=True), strict=True)):
+                arrays[name][:, at] = [convert(value, column) for value in values]
     return arrays
 
 
@@ -250,16 +263,6 @@ def fit_numbers(
     return numbers
 
 
-def _convert_categories(rows: Sequence[Sequence[Any]], schema: InputSchema) -> Array:
-    # Objects, not fixed-width bytes: one long label would widen every cell.
-    labels = np.empty((len(rows), len(schema.categories)), dtype=object)
-    for at, (column, values) in enumerate(
-        zip(schema.categories, zip(*map(schema.pick_categories, rows), strict=True), strict=True)
-    ):
-        labels[:, at] = [label_bytes(value, column) for value in values]
-    return labels
-
-
 def label_bytes(value: object, column: Column) -> bytes:
     """UTF-8 of a label; a missing one is empty. Raises ``Unfit``."""
     if value is None or value == "":
@@ -274,15 +277,6 @@ def label_bytes(value: object, column: Column) -> bytes:
         raise Unfit from None
 
 
-def _convert_timestamps(rows: Sequence[Sequence[Any]], schema: InputSchema) -> Array:
-    times = np.empty((len(rows), len(schema.timestamps)), dtype=np.int64)
-    for at, (column, values) in enumerate(
-        zip(schema.timestamps, zip(*map(schema.pick_timestamps, rows), strict=True), strict=True)
-    ):
-        times[:, at] = [epoch_ms(value, column) for value in values]
-    return times
-
-
 def epoch_ms(value: object, column: Column) -> int:
     """Milliseconds since 1970 in UTC, of an ISO 8601 string (UTC where it has no offset) or of that number itself."""
     if value is None:
@@ -290,7 +284,11 @@ def epoch_ms(value: object, column: Column) -> int:
             raise Unfit
         return MISSING_TIMESTAMP
     if type(value) is str:
-        value = _parse_time(value)
+        try:
+            moment = datetime.fromisoformat(value)
+        except (ValueError, OverflowError):
+            raise Unfit from None
+        value = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
     elif type(value) is int and probably_seconds(value, column):
         raise Unfit
     if type(value) is not int or not EARLIEST_MS <= value <= LATEST_MS:
@@ -303,14 +301,6 @@ def probably_seconds(times: Any, column: Column) -> Any:
     if column.minimum is None or column.minimum < SECONDS_BELOW:
         return np.zeros(np.shape(times), np.bool_)
     return (times != 0) & (times > -SECONDS_BELOW) & (times < SECONDS_BELOW)
-
-
-def _parse_time(text: str) -> int:
-    try:
-        moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        raise Unfit from None
-    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
 
 
 def cell_problems(row_number: int, row: Sequence[Any], schema: InputSchema) -> Iterator[RowProblem]:

@@ -4,7 +4,6 @@ Both protocols speak of the inputs of a model's signatures: ``instances``, and w
 ``categories`` and ``timestamps`` (``service.schemas``). Numbers of any type become float32, as in every encoding.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,8 @@ from itertools import chain
 from typing import Any, Final, NoReturn
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
-from service.codecs.json_rows import check_containers
 from service.codecs.rows import (
     EARLIEST_MS,
     LATEST_MS,
@@ -63,7 +60,6 @@ _JSON_TYPES: Final[Mapping[str, set[type]]] = {"F": {int, float, type(None)}, "I
 _LENGTH: Final = 4
 _MAX_SHOWN: Final = 64
 _MAX_DIMENSIONS: Final = 32
-_TOO_DEEP: Final = "The JSON is nested too deeply."
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,29 +270,6 @@ def checked_shape(shape: Any, name: str) -> tuple[int, ...]:
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
 
-def parse_loosely(body: bytes, schema: InputSchema, limits: Limits) -> Any:
-    """A JSON value; bare ``NaN`` and ``Infinity`` are numbers, and what follows the value is not looked at.
-
-    Raises:
-        MalformedInput: not JSON, not UTF-8, or nested too deeply.
-        TooLarge: more arrays and objects than rows of this model can have.
-    """
-    check_containers(body, schema, limits)
-    try:
-        return orjson.loads(body)
-    except ValueError:
-        pass
-    try:
-        text = body.decode("utf-8-sig").lstrip(" \t\r\n")
-        return json.JSONDecoder().raw_decode(text)[0]
-    except RecursionError:
-        raise MalformedInput(_TOO_DEEP) from None
-    except json.JSONDecodeError as error:
-        raise MalformedInput(f"JSON Parse error: Invalid value. at offset: {error.pos}") from None
-    except ValueError:  # not UTF-8, or an integer of thousands of digits
-        raise MalformedInput("JSON Parse error: the body is not valid JSON.") from None
-
-
 def array_from_json(
     values: Any, datatype: str, shape: tuple[int, ...] | None = None, *, name: str, model: str
 ) -> Array:
@@ -330,25 +303,16 @@ def _flattened(values: Any, name: str) -> tuple[Sequence[Any], tuple[int, ...]]:
 
 def _typed(flat: Sequence[Any], datatype: str, name: str) -> Array:
     wrong = MalformedInput(f"the values of input '{name}' must be of type {datatype}")
-    if datatype == BYTES:
-        return objects([_string(value, wrong) for value in flat])
     if datatype in ("FP16", "BF16"):
         raise MalformedInput(f"JSON cannot carry {datatype} tensors: send input '{name}' as binary")
-    allowed = _JSON_TYPES["F" if datatype.startswith("FP") else datatype[0]]
+    allowed = {str} if datatype == BYTES else _JSON_TYPES["F" if datatype.startswith("FP") else datatype[0]]
     if not allowed.issuperset(map(type, flat)):
         raise wrong
     try:
+        if datatype == BYTES:
+            return objects([value.encode() for value in flat])
         return np.array(flat, dtype=np.float64 if datatype.startswith("FP") else DTYPES[datatype])
-    except OverflowError:
-        raise wrong from None
-
-
-def _string(value: Any, wrong: MalformedInput) -> bytes:
-    if type(value) is not str:
-        raise wrong
-    try:
-        return value.encode()
-    except UnicodeEncodeError:
+    except (OverflowError, UnicodeEncodeError):
         raise wrong from None
 
 

@@ -15,7 +15,7 @@ from service.codecs import Options
 from service.codecs.json_rows import decode_json
 from service.errors import InvalidVersion, OperationNotSupported, RequestError
 from service.runtime.signature import Signature
-from service.schemas import INSTANCES, InputSchema, Results, Rows, row_count
+from service.schemas import INSTANCES, InputSchema, Results, Rows
 from service.scoring import (
     conformal_p_values,
     conformal_threshold,
@@ -171,7 +171,10 @@ class LoadedModel:
 
     def warm_up(self, sample: Rows) -> None:
         """Run every signature at the batch sizes in use, so that no request pays for a first call, and time them."""
-        batches = {size: _repeated(sample, size) for size in WARM_UP_ROWS}
+        batches = {
+            size: {name: np.concatenate([array] * -(-size // len(array)))[:size] for name, array in sample.items()}
+            for size in WARM_UP_ROWS
+        }
         for signature in self._signatures:
             sizes = WARM_UP_ROWS[: 1 if signature == EXPLAIN else None]  # each row of it is a batch by itself
             for size in sizes:
@@ -187,12 +190,6 @@ class LoadedModel:
                 quickest = min(timeit.repeat(partial(self.run, signature, rows), number=1, repeat=TIMED_CALLS))
                 times.append(max(times[-1], quickest))
         return int(np.interp(INLINE_S, times, [0, *batches][: len(times)]))
-
-
-def _repeated(rows: Rows, count: int) -> Rows:
-    """The first ``count`` rows, repeated if there are fewer."""
-    repeats = -(-count // row_count(rows))
-    return {name: np.concatenate([array] * repeats)[:count] for name, array in rows.items()}
 
 
 def load_version(version_dir: Path) -> LoadedModel:

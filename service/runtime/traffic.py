@@ -25,7 +25,7 @@ from service.codecs.answers import Answer, contributions
 from service.runtime.drift import DriftMonitor, DriftReport
 from service.runtime.loaded_model import LoadedModel
 from service.runtime.manager import ModelManager, ModelStatus
-from service.schemas import Frozen, Results, Rows
+from service.schemas import Frozen, Results, Rows, row_count
 from service.telemetry import Telemetry
 from service.words import ANOMALY_SCORE, EXPLAIN
 
@@ -265,7 +265,7 @@ class Shadow:
 
 
 class LiveTraffic:
-    """Receives every scored batch on the model's thread, and counts by batch, not by request."""
+    """Runs every batch, on the model's thread or the event loop, and counts by batch, not by request."""
 
     def __init__(
         self,
@@ -306,8 +306,17 @@ class LiveTraffic:
     def _candidate(self, model: str) -> LoadedModel | None:
         return self._candidates.get(model)
 
-    def scored(self, loaded: LoadedModel, rows: Rows, results: Results) -> None:
-        """Count one scored batch."""
+    def inline_rows(self, key: tuple[LoadedModel, str]) -> int:
+        """The number of rows that a version's signature answers within a millisecond."""
+        return key[0].inline_rows[key[1]]
+
+    def run(self, key: tuple[LoadedModel, str], rows: Rows) -> Results:
+        """Run a batch of a version's signature, and count it."""
+        loaded, signature = key
+        results = loaded.run(signature, rows)
+        self._telemetry.rows_answered(signature, loaded.name, row_count(rows))
+        if signature != ANOMALY_SCORE.name:
+            return results
         self._telemetry.rows_scored(loaded.name, loaded.version, results["p_value"], results["is_anomaly"])
         monitor = self._monitors.get(loaded)
         if monitor is not None:
@@ -316,6 +325,7 @@ class LiveTraffic:
             self._shadow.offer(loaded, rows, results)
         if results["is_anomaly"].any():
             self.alerts.scored(loaded, rows, results)
+        return results
 
     def drift(self, loaded: LoadedModel) -> DriftReport | None:
         monitor = self._monitors.get(loaded)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from service.codecs.pixels import Picture, open_picture
 from service.errors import DataError, MalformedInput, TooLarge
 from service.schemas import Array, InputSchema
+from service.tables.files import GZIP_MARK
 
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -51,12 +52,13 @@ def read_idx(path: Path) -> Array:
         DataError: it is not one.
     """
     try:
-        with gzip.open(path) if _is_gzip(path) else path.open("rb") as stream:
-            zeros, code, dimensions = stream.read(2), *stream.read(2)
-            if zeros != b"\0\0" or code not in IDX_TYPES:
-                raise DataError("The file is not in the IDX format.")
-            shape = tuple(int(size) for size in np.frombuffer(stream.read(4 * dimensions), ">u4"))
-            content = stream.read()
+        content = path.read_bytes()
+        content = gzip.decompress(content) if content.startswith(GZIP_MARK) else content
+        zeros, code, dimensions = content[:2], *content[2:4]
+        if zeros != b"\0\0" or code not in IDX_TYPES:
+            raise DataError("The file is not in the IDX format.")
+        shape = tuple(int(size) for size in np.frombuffer(content[4 : 4 + 4 * dimensions], ">u4"))
+        content = content[4 + 4 * dimensions :]
     except (ValueError, OSError, EOFError, zlib.error) as error:
         raise DataError("The IDX file cannot be read: it is damaged.") from error
     dtype = np.dtype(IDX_TYPES[code])
@@ -120,11 +122,6 @@ def _check_values(rows: NDArray[np.float32]) -> None:
             raise DataError(f"Column {int(np.flatnonzero(empty)[0]) + 1} has no values; leave it out of the array.")
         if empty.all():
             raise DataError("The array has no values.")
-
-
-def _is_gzip(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(2) == b"\x1f\x8b"
 
 
 # --- images -----------------------------------------------------------------------------------------------------------

@@ -152,39 +152,29 @@ def check_dataset(dataset: Dataset) -> Dataset:
     if dataset.schema.features < 2:
         sentence = "A row has one value only; at least two columns are needed, so that the latent can be narrower."
         raise DataError(" ".join([sentence, *dataset.notes[:1]]))
-    if not _varies(rows):
+    columns = (column for array in rows.values() for column in array.reshape(len(array), -1).T)
+    if not any(map(_varies, columns)):
         raise DataError("No column varies: there is nothing to learn.")
-    rows = {name: _contiguous(array) for name, array in rows.items()}
+    types = {name: "<f4" if array.dtype.kind == "f" else None for name, array in rows.items()}
+    rows = {name: np.ascontiguousarray(array, types[name]) for name, array in rows.items()}
     digest = hashlib.sha256()
     for name in (INSTANCES, CATEGORIES, TIMESTAMPS):
-        if name in rows:
-            _add_to(digest, rows[name])
+        if name in rows and rows[name].dtype.kind != "O":
+            digest.update(rows[name].data)
+        elif name in rows:
+            for labels in rows[name]:
+                digest.update(b"\0".join(labels) + b"\0")
     return replace(dataset, rows=rows, sha256=digest.hexdigest())
-
-
-def _contiguous(array: Array) -> Array:
-    return np.ascontiguousarray(array, "<f4" if array.dtype.kind == "f" else array.dtype)
-
-
-def _add_to(digest: "hashlib._Hash", array: Array) -> None:
-    if array.dtype.kind != "O":
-        digest.update(array.data)
-        return
-    for labels in array:
-        digest.update(b"\0".join(labels) + b"\0")
-
-
-def _varies(rows: Rows) -> bool:
-    """Whether any column has two different values, looking no further than the first that does."""
-    columns = (column for array in rows.values() for column in array.reshape(len(array), -1).T)
-    return any(_spread(column) > 0 if column.dtype.kind == "f" else (column != column[0]).any() for column in columns)
-
-
-def _spread(column: NDArray[np.float32]) -> float:
-    present = column[~np.isnan(column)]
-    return float(np.subtract(present.max(), present.min(), dtype=np.float64)) if len(present) else 0.0
 
 
 def _refuse_names(selection: Selection) -> None:
     if selection:
         raise DataError("Columns and rows can be chosen in tables only; this has no names.")
+
+
+def _varies(column: Array) -> bool:
+    """Whether a column has two different values."""
+    if column.dtype.kind != "f":
+        return bool((column != column[0]).any())
+    present = column[~np.isnan(column)]
+    return len(present) > 0 and bool(np.subtract(present.max(), present.min(), dtype=np.float64) > 0)

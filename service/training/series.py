@@ -163,8 +163,9 @@ def read_series(
         raise DataError(
             f"A window of {window} steps does not fit {len(values)} points: from 2 to {longest} are possible."
         )
-    narrow = values.astype(np.float32)
-    return Series(narrow, tuple(names), window, _blocks(len(values), window), words, step_s, tuple(notes))
+    count = max(FEWEST_BLOCKS, min(MOST_BLOCKS, len(values) // (WINDOWS_IN_BLOCK * window)))
+    blocks = tuple(itertools.pairwise(np.linspace(0, len(values), count + 1).astype(int).tolist()))
+    return Series(values.astype(np.float32), tuple(names), window, blocks, words, step_s, tuple(notes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,9 +444,3 @@ def _period(values: NDArray[np.float64]) -> int:
     first = int(negative[0])
     later = correlation[first:]
     return first + int(np.argmax(later)) if later.max() > 0.2 else first
-
-
-def _blocks(points: int, window: int) -> tuple[tuple[int, int], ...]:
-    count = max(FEWEST_BLOCKS, min(MOST_BLOCKS, points // (WINDOWS_IN_BLOCK * window)))
-    edges = np.linspace(0, points, count + 1).astype(int).tolist()
-    return tuple(itertools.pairwise(edges))

@@ -45,7 +45,8 @@ class Incoming:
 
     def __init__(self, serving: Serving, context: Context, operation: str) -> None:
         self.serving = serving
-        self.headers = _headers(context)
+        pairs = context.invocation_metadata() or ()  # the last value of each name
+        self.headers = {name.encode(): value if isinstance(value, bytes) else value.encode() for name, value in pairs}
         self.request_id = request_id(self.headers)
         request_id_of_context.set(self.request_id)
         self.life = Lifecycle(serving, operation, self.headers)
@@ -103,12 +104,6 @@ class Incoming:
         self._context.set_code(CODES.get(status, grpc.StatusCode.UNKNOWN))
         self._context.set_details(text)
         return status
-
-
-def _headers(context: Context) -> dict[bytes, bytes]:
-    """The metadata of a call as HTTP headers: the last value of each name."""
-    pairs = context.invocation_metadata() or ()
-    return {name.encode(): value if isinstance(value, bytes) else value.encode() for name, value in pairs}
 
 
 Answer = Callable[[Incoming], Awaitable[bytes]]
