@@ -17,12 +17,13 @@ from service.api.console import console_routes, exhibit_routes
 from service.api.errors import install_error_answers
 from service.api.exchange import Reception
 from service.api.front import AutoencoderApp
+from service.api.lifecycle import CodecThreads, Serving
 from service.api.models import model_routes, service_routes
 from service.api.oip import OIPRoutes
 from service.api.openapi import install_openapi
-from service.api.serving import CodecThreads, Serving, codec_limits
 from service.api.tfserving import TFServingRoutes
 from service.batching import Batcher, BatchLimits
+from service.codecs import Limits
 from service.runtime import ModelManager, ModelStatus
 from service.runtime.loaded_model import LoadedModel, load_version
 from service.runtime.traffic import LiveTraffic
@@ -50,7 +51,13 @@ class Service(Serving):
     ) -> None:
         super().__init__(
             settings=settings,
-            limits=codec_limits(settings),
+            limits=Limits(
+                max_rows=settings.max_rows,
+                max_depth=settings.max_depth,
+                max_json_bytes=settings.max_json_bytes,
+                max_decoded_bytes=settings.max_decoded_bytes,
+                max_pixels=settings.max_pixels,
+            ),
             manager=ModelManager(
                 Store(settings.store),
                 default_model=settings.default_model,

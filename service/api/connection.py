@@ -37,7 +37,7 @@ from service.api.exchange import (
     request_id,
 )
 from service.api.front import Refusal
-from service.api.serving import Serving
+from service.api.lifecycle import Serving
 from service.errors import QueueFull, Unavailable
 
 COPIED_BYTES = 64 * 2**10

@@ -20,9 +20,8 @@ from service import codecs
 from service.api.access import Role
 from service.api.errors import PROBLEM_TYPE, problem, problem_body
 from service.api.exchange import Exchange, Headers, answer_headers, request_id
-from service.api.lifecycle import Lifecycle, Reply, serve
+from service.api.lifecycle import INLINE_BYTES, Lifecycle, Reply, Serving, serve
 from service.api.protocols import ProtocolRoutes, error_reply
-from service.api.serving import INLINE_BYTES, Serving
 from service.api.streams import NdjsonExchange
 from service.errors import AutoencoderError, QueueFull
 from service.runtime import Target

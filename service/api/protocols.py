@@ -14,8 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.errors import log_failure, protocol_refusal
 from service.api.exchange import CallerLeft, Exchange, Headers
-from service.api.lifecycle import JSON, Lifecycle, Reply, serve
-from service.api.serving import Serving
+from service.api.lifecycle import JSON, Lifecycle, Reply, Serving, serve
 from service.errors import MalformedInput
 from service.runtime.loaded_model import LoadedModel
 

@@ -18,8 +18,7 @@ import orjson
 from service import codecs
 from service.api.errors import problem
 from service.api.exchange import Exchange, Headers
-from service.api.lifecycle import Lifecycle, model_headers
-from service.api.serving import INLINE_BYTES
+from service.api.lifecycle import INLINE_BYTES, Lifecycle, model_headers
 from service.errors import AutoencoderError, InvalidOption, ModelFailed, QueueFull, RequestError, TooLarge
 from service.runtime.loaded_model import LoadedModel
 from service.words import NDJSON, Operation

@@ -1,6 +1,7 @@
 """Calling models: a SavedModel's signature at the price of the call itself, and any function batch by batch."""
 
 from collections.abc import Callable
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from service.schemas import Results, Rows
 
 ROWS_PER_BATCH = 1024
+_as_numpy = methodcaller("numpy")
 
 
 class Signature:
@@ -32,9 +34,9 @@ class Signature:
 
     def __call__(self, rows: Rows) -> Results:
         """Arrays with the rows first in, arrays with the rows first out. Blocks."""
-        arrays = [rows[name] for name in self._inputs]
-        outputs = self._call(args=arrays + self._captured, Tout=self._dtypes, f=self._function)
-        return {name: output.numpy() for name, output in zip(self._outputs, outputs, strict=True)}
+        arrays = map(rows.__getitem__, self._inputs)
+        outputs = self._call(args=[*arrays, *self._captured], Tout=self._dtypes, f=self._function)
+        return dict(zip(self._outputs, map(_as_numpy, outputs), strict=True))
 
 
 def in_batches(function: Callable[[slice], Any], rows: int, *, size: int = ROWS_PER_BATCH) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.api.serving import SMALL_BYTES, CodecThreads
+from service.api.lifecycle import SMALL_BYTES, CodecThreads
 from service.codecs import compress
 from service.errors import DeadlineExceeded
 from service.store import Store

@@ -9,7 +9,7 @@ import grpc
 from service.api.errors import protocol_refusal
 from service.api.grpc.messages import message_class
 from service.api.grpc.methods import CODES, Context, Incoming
-from service.api.serving import Serving
+from service.api.lifecycle import Serving
 from service.errors import AutoencoderError
 
 SERVICE: Final = "grpc.health.v1.Health"

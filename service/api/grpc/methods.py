@@ -11,8 +11,7 @@ from service.api.access import Role
 from service.api.errors import log_failure, protocol_refusal
 from service.api.exchange import request_id
 from service.api.grpc.messages import parse
-from service.api.lifecycle import Lifecycle
-from service.api.serving import Serving
+from service.api.lifecycle import Lifecycle, Serving
 from service.codecs import compression_of
 from service.errors import DeadlineExceeded, MalformedInput, TooLarge
 from service.telemetry import request_id_of_context

@@ -11,7 +11,7 @@ from grpc import aio
 from service.api.grpc import oip, tfserving
 from service.api.grpc.health import Health
 from service.api.grpc.methods import MESSAGE_OVERHEAD_BYTES
-from service.api.serving import Serving
+from service.api.lifecycle import Serving
 from service.errors import ConfigurationError
 from service.settings import Settings
 
