@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import numpy as np
@@ -64,79 +65,38 @@ class Telemetry:
     """
 
     def __init__(self) -> None:
-        self._registry = r = CollectorRegistry()
-        ProcessCollector(registry=r)
-        self._requests = Counter(
-            "autoencoder_requests", "Answered requests.", ["operation", "model", "status"], registry=r
-        )
-        self._request_seconds = _Values(
-            "autoencoder_request_seconds",
-            "Time from the first byte of a request to its answer.",
-            ["operation"],
-            buckets=LATENCY_BUCKETS_S,
-            registry=r,
-        )
-        self._stage_seconds = _Values(
-            "autoencoder_stage_seconds",
-            "Time of a request by stage; model: time of a batch.",
-            ["stage"],
-            buckets=LATENCY_BUCKETS_S,
-            registry=r,
-        )
-        self._rows = Counter("autoencoder_rows", "Rows answered.", ["operation", "model"], registry=r)
-        self._batch_rows = _Values(
-            "autoencoder_batch_rows", "Rows in one call of the model.", buckets=ROW_BUCKETS, registry=r
-        )
-        self._queue_requests = _gauge("autoencoder_queue_requests", "Requests that wait for the model.", r)
-        self._queue_rows = _gauge("autoencoder_queue_rows", "Rows that wait for the model.", r)
-        self._queue_bytes = _gauge("autoencoder_queue_bytes", "Input bytes that wait for the model.", r)
-        self._refusals = Counter("autoencoder_refusals", "Requests refused for load.", ["reason"], registry=r)
-        self._loaded = Gauge(
-            "autoencoder_version_loaded",
-            "1 for every version in memory.",
-            ["model", "version"],
-            registry=r,
-            multiprocess_mode="max",
-        )
-        self._ready = _gauge("autoencoder_ready", "1 when the default model answers.", r, mode="min")
-        self._scored = Counter(
-            "autoencoder_scored_rows",
-            "Scored rows by p-value; `p_value_up_to` is the upper edge of a bucket.",
-            ["model", "version", "p_value_up_to"],
-            registry=r,
-        )
-        self._anomalies = Counter(
-            "autoencoder_anomalies", "Scored rows over the version's threshold.", ["model", "version"], registry=r
-        )
-        self._loop_lag = Histogram(
-            "autoencoder_event_loop_lag_seconds",
-            "How late the event loop runs a timer.",
-            buckets=LATENCY_BUCKETS_S,
-            registry=r,
-        )
-        self._shadow_rows = Counter(
-            "autoencoder_shadow_rows", "Live rows that the candidate scored as well.", ["model", "version"], registry=r
-        )
-        self._shadow_disagreements = Counter(
-            "autoencoder_shadow_disagreements",
-            "Of these, rows on whose flag the candidate and the version that answered differ.",
-            ["model", "version"],
-            registry=r,
-        )
-        self._score_drift = Gauge(
-            "autoencoder_score_drift_psi",
-            "Population stability index of live scores against the calibration's.",
-            ["model", "version"],
-            registry=r,
-            multiprocess_mode="livemax",
-        )
-        self._feature_drift = Gauge(
-            "autoencoder_feature_drift_psi",
-            "Population stability index of the feature that moved most from the training rows.",
-            ["model", "version"],
-            registry=r,
-            multiprocess_mode="livemax",
-        )
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        counter = partial(Counter, registry=self._registry)
+        gauge = partial(Gauge, registry=self._registry, multiprocess_mode="livesum")
+        seconds = partial(_Values, buckets=LATENCY_BUCKETS_S, registry=self._registry)
+        version = ["model", "version"]
+        self._requests = counter("autoencoder_requests", "Answered requests.", ["operation", "model", "status"])
+        text = "Time from the first byte of a request to its answer."
+        self._request_seconds = seconds("autoencoder_request_seconds", text, ["operation"])
+        text = "Time of a request by stage; model: time of a batch."
+        self._stage_seconds = seconds("autoencoder_stage_seconds", text, ["stage"])
+        self._rows = counter("autoencoder_rows", "Rows answered.", ["operation", "model"])
+        text = "Rows in one call of the model."
+        self._batch_rows = _Values("autoencoder_batch_rows", text, buckets=ROW_BUCKETS, registry=self._registry)
+        self._queue_requests = gauge("autoencoder_queue_requests", "Requests that wait for the model.")
+        self._queue_rows = gauge("autoencoder_queue_rows", "Rows that wait for the model.")
+        self._queue_bytes = gauge("autoencoder_queue_bytes", "Input bytes that wait for the model.")
+        self._refusals = counter("autoencoder_refusals", "Requests refused for load.", ["reason"])
+        text = "1 for every version in memory."
+        self._loaded = gauge("autoencoder_version_loaded", text, version, multiprocess_mode="max")
+        self._ready = gauge("autoencoder_ready", "1 when the default model answers.", multiprocess_mode="min")
+        text = "Scored rows by p-value; `p_value_up_to` is the upper edge of a bucket."
+        self._scored = counter("autoencoder_scored_rows", text, [*version, "p_value_up_to"])
+        self._anomalies = counter("autoencoder_anomalies", "Scored rows over the version's threshold.", version)
+        self._loop_lag = seconds("autoencoder_event_loop_lag_seconds", "How late the event loop runs a timer.")
+        self._shadow_rows = counter("autoencoder_shadow_rows", "Live rows that the candidate scored as well.", version)
+        text = "Of these, rows on whose flag the candidate and the version that answered differ."
+        self._shadow_disagreements = counter("autoencoder_shadow_disagreements", text, version)
+        text = "Population stability index of live scores against the calibration's."
+        self._score_drift = gauge("autoencoder_score_drift_psi", text, version, multiprocess_mode="livemax")
+        text = "Population stability index of the feature that moved most from the training rows."
+        self._feature_drift = gauge("autoencoder_feature_drift_psi", text, version, multiprocess_mode="livemax")
         self._row_children: dict[tuple[str, str], Counter] = {}
         self._finished: dict[tuple[str, str, int], list[float]] = {}
         self._took: dict[Stage, list[float]] = {"decode": [], "queue": [], "model": [], "encode": []}
@@ -287,12 +247,6 @@ class Tracing:
         """Send the remaining spans. Blocks."""
         if self._provider is not None:
             self._provider.shutdown()
-
-
-def _gauge(
-    name: str, text: str, registry: CollectorRegistry, *, mode: Literal["livesum", "min", "max"] = "livesum"
-) -> Gauge:
-    return Gauge(name, text, registry=registry, multiprocess_mode=mode)
 
 
 def _add_request_id(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -16,7 +16,6 @@ from service.telemetry import request_id_of_context
 log = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
-MAX_PROBLEM_BYTES = 4096
 MAX_TEXT = 200
 _HTTP_DETAILS = {
     400: "The body cannot be parsed.",

@@ -25,6 +25,7 @@ def test_rows_are_made_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     """A rate, a share and a peak for the bare calls and for the command."""
+    make_rows(tmp_path / "train-4.parquet", rows=400, columns=4)  # the model matters to nobody here
     done = CliRunner().invoke(
         bench,
         ["pipelines", "--rows", "20000", "--width", "4", "--folder", str(tmp_path)],
