@@ -166,7 +166,10 @@ def _lists_of_chunk(chunk: Any, schema: InputSchema, first: int) -> Array:
     import pyarrow as pa
 
     values = chunk.storage if isinstance(chunk.type, pa.BaseExtensionType) else chunk
-    if isinstance(chunk.type, pa.FixedShapeTensorType) and not _is_plain_tensor(chunk.type, schema):
+    kind = chunk.type
+    is_tensor = isinstance(kind, pa.FixedShapeTensorType)
+    in_order = not is_tensor or kind.permutation is None or list(kind.permutation) == sorted(kind.permutation)
+    if is_tensor and not (in_order and tuple(kind.shape) == schema.row_shape):
         raise InvalidRows([RowProblem(None, INSTANCES, f"must be tensors: each row {shape_words(schema)}")])
     flat = not _is_list(getattr(values.type, "value_type", None))
     for size in (schema.width,) if flat else schema.row_shape:
@@ -177,11 +180,6 @@ def _lists_of_chunk(chunk: Any, schema: InputSchema, first: int) -> Array:
     if not (_is_number(values.type) or pa.types.is_boolean(values.type)):
         raise InvalidRows([RowProblem(None, INSTANCES, "must be lists of numbers")])
     return to_float32(_numpy_numbers(values))
-
-
-def _is_plain_tensor(kind: Any, schema: InputSchema) -> bool:
-    in_order = kind.permutation is None or list(kind.permutation) == sorted(kind.permutation)
-    return in_order and tuple(kind.shape) == schema.row_shape
 
 
 def _check_list_lengths(lists: Any, size: int, row_count: int, first: int, schema: InputSchema) -> None:
@@ -466,17 +464,14 @@ def _contributions(answer: Answer) -> Any:
     feature = pa.string() if schema.columns else pa.int32() if len(schema.row_shape) == 1 else pa.list_(pa.int32())
     value = pa.float32() if schema.arrays_only else pa.string()
     kind = pa.struct([("feature", feature), ("observed", value), ("expected", value), ("share", pa.float32())])
-    as_value = _as_float if schema.arrays_only else _as_text
+
+    def shown(value: Any) -> float | str | None:
+        if value is None:
+            return None
+        return float(value) if schema.arrays_only else str(value).lower() if isinstance(value, bool) else str(value)
+
     rows = [
-        [entry | {"observed": as_value(entry["observed"]), "expected": as_value(entry["expected"])} for entry in row]
+        [entry | {"observed": shown(entry["observed"]), "expected": shown(entry["expected"])} for entry in row]
         for row in contributions(answer)
     ]
     return pa.array(rows, type=pa.list_(kind))
-
-
-def _as_float(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
-def _as_text(value: Any) -> str | None:
-    return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -209,19 +209,17 @@ def _outputs(document: Mapping[str, Any], *, all_binary: bool) -> tuple[WantedOu
         return ()
     if type(outputs) is not list or len(outputs) > MAX_OUTPUTS:
         raise MalformedInput(f"'outputs' must be an array of at most {MAX_OUTPUTS} objects.")
-    return tuple(_output(given, all_binary) for given in outputs)
-
-
-def _output(given: Any, all_binary: bool) -> WantedOutput:
-    if type(given) is not dict or type(given.get("name")) is not str:
-        raise MalformedInput("Every output must be an object with a 'name'.")
-    name = shown(given["name"])
-    parameters = _parameters(given, f"output '{name}'")
-    if "shared_memory_region" in parameters:
-        raise MalformedInput("shared memory is not supported")
-    if parameters.get("classification"):
-        raise MalformedInput("classification is not supported")
-    return WantedOutput(given["name"], _flag(parameters, _BINARY, default=all_binary))
+    wanted = []
+    for given in outputs:
+        if type(given) is not dict or type(given.get("name")) is not str:
+            raise MalformedInput("Every output must be an object with a 'name'.")
+        parameters = _parameters(given, f"output '{shown(given['name'])}'")
+        if "shared_memory_region" in parameters:
+            raise MalformedInput("shared memory is not supported")
+        if parameters.get("classification"):
+            raise MalformedInput("classification is not supported")
+        wanted.append(WantedOutput(given["name"], _flag(parameters, _BINARY, default=all_binary)))
+    return tuple(wanted)
 
 
 def _parameters(holder: Mapping[str, Any], of: str) -> dict[str, Any]:

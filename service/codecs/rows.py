@@ -334,10 +334,6 @@ def _number_problem(value: object) -> str | None:
         return NOT_FINITE
 
 
-def _boolean_problem(value: object) -> str | None:
-    return None if type(value) in _BOOLEAN_TYPES and value in _BOOLEANS else NOT_A_BOOLEAN
-
-
 def _label_problem(value: object) -> str | None:
     if type(value) is not str:
         return NOT_A_STRING
@@ -363,7 +359,7 @@ class NonFiniteToken:
 _ANY_TIME: Final = Column(name="time", type=ColumnType.TIMESTAMP, may_be_missing=True)
 _PROBLEM_OF: Final[dict[ColumnType, Callable[[object], str | None]]] = {
     ColumnType.NUMERIC: _number_problem,
-    ColumnType.BOOLEAN: _boolean_problem,
+    ColumnType.BOOLEAN: lambda v: None if type(v) in _BOOLEAN_TYPES and v in _BOOLEANS else NOT_A_BOOLEAN,
     ColumnType.CATEGORICAL: _label_problem,
     ColumnType.TIMESTAMP: _time_problem,
 }

@@ -27,7 +27,7 @@ from service.codecs.tensors import (
 from service.errors import InvalidOption, MalformedInput, TooLarge
 from service.runtime import ModelManager
 from service.runtime.loaded_model import LoadedModel
-from service.schemas import Array, Results, Rows
+from service.schemas import Array, Rows
 from service.words import ANOMALY_SCORE
 
 PREDICTION: Final = Methods("tensorflow.serving.PredictionService")
@@ -109,8 +109,15 @@ async def _predict(incoming: Incoming) -> bytes:
     answer = await incoming.life.run(loaded, (signature,), rows, NO_OPTIONS)
     results = {name: answer.results[name] for name in wanted}
     size = sum(array.nbytes for array in results.values())
-    spec = _spec(loaded, named or _DEFAULT_SIGNATURE)
-    return await incoming.life.stage("encode", lambda: _response(spec, results), size)
+
+    def encode() -> bytes:
+        spec = _spec(loaded, named or _DEFAULT_SIGNATURE)
+        parts: list[bytes | memoryview] = []
+        for name, array in results.items():
+            parts += field(_OUTPUTS, *field(1, name.encode()), *field(2, *_proto(array)))
+        return message_bytes(message_class("tensorflow.serving.PredictResponse")(model_spec=spec), parts)
+
+    return await incoming.life.stage("encode", encode, size)
 
 
 def _tensor(name: str, proto: Any, model: str, limits: Limits) -> Tensor:
@@ -141,14 +148,6 @@ def _values(values: Sequence[Any], datatype: str, shape: tuple[int, ...], name: 
     if missing:
         array = np.concatenate([array, np.repeat(array[-1:], missing)])
     return array.astype(np.uint16).view(np.float16).reshape(shape) if datatype == "FP16" else array.reshape(shape)
-
-
-def _response(spec: Any, results: Results) -> bytes:
-    response = message_class("tensorflow.serving.PredictResponse")(model_spec=spec)
-    parts: list[bytes | memoryview] = []
-    for name, array in results.items():
-        parts += field(_OUTPUTS, *field(1, name.encode()), *field(2, *_proto(array)))
-    return message_bytes(response, parts)
 
 
 def _proto(array: Array) -> list[bytes | memoryview]:
