@@ -65,7 +65,7 @@ def measure_columns(
         int(truth.sum()),
         float(roc_auc_score(truth, scores)),
         float(average_precision_score(truth, scores)),
-        manifest.calibration.false_alarm_rate,
+        manifest.calibrated.false_alarm_rate,
         float(flags[~truth].mean()),
         float(flags[truth].mean()),
     )

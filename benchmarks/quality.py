@@ -208,7 +208,8 @@ def _score_ours(task: Task, divided: LabelledRows) -> tuple[NDArray[Any], tuple[
         return scores, seconds, None
     normal = p_values[divided.labels == 0]
     rates = [round(float((normal <= np.float32(rate)).mean()), 5) for rate in RATES]
-    return scores, seconds, FalseAlarms(task.dataset, task.seed, len(loaded.calibration_scores), len(normal), *rates)
+    alarms = FalseAlarms(task.dataset, task.seed, loaded.manifest.calibrated.rows, len(normal), *rates)
+    return scores, seconds, alarms
 
 
 def _score_baseline(method: str, divided: LabelledRows, seed: int) -> tuple[NDArray[Any], tuple[float, float]]:

@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 def publish(
     network: Any,
-    rows: Any,
+    rows: Any = None,
     /,
     *,
     store: Any = "model_store",
@@ -29,6 +29,7 @@ def publish(
     Args:
         network: the model, its encoder and decoder in a tuple, or the name of a file or folder.
         rows: ordinary rows that calibrate and test it: an array, a pandas, polars or Arrow table, or a file's name.
+            None: the version encodes and reconstructs, and scores nothing.
         store: folder or URL of the store.
         scale: what the model expects of rows: ``standard``, ``minmax``, ``0-255``, a JSON file, or a fitted scaler of
             scikit-learn.

@@ -19,7 +19,8 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.errors import ModelFailed
+from service.errors import ModelFailed, OperationNotSupported
+from service.words import ANOMALY_SCORE, Operation
 
 Array: TypeAlias = NDArray[Any]
 Rows: TypeAlias = dict[str, Array]
@@ -261,6 +262,16 @@ def failure_of(results: Results) -> ModelFailed | None:
         if array.dtype.kind == "f" and not all_finite(array):
             return ModelFailed(f"The model answered with non-finite numbers in '{name}'.")
     return None
+
+
+def unsupported(operation: Operation, model: str, version: int) -> OperationNotSupported:
+    """The error for a version that lacks an operation. Without calibration it lacks the score."""
+    if operation is ANOMALY_SCORE:
+        return OperationNotSupported(
+            f"Version {version} of model '{model}' is not calibrated: "
+            f"`autoencoder recalibrate {model} {version} --rows ROWS` makes one that scores."
+        )
+    return OperationNotSupported(f"Version {version} of model '{model}' was not trained for {operation.path}.")
 
 
 def joined(parts: Sequence[Rows]) -> Rows:

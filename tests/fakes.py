@@ -49,10 +49,12 @@ def fake_manifest(
     denoises: bool = True,
     image: tuple[int, int] | None = None,
     width: int = WIDTH,
+    is_calibrated: bool = True,
 ) -> Manifest:
     """The manifest of a fake version; ``image`` is height and width of its rows."""
     spec = TensorSpec(dtype="float32", shape=(None, width))
-    names = [name for name in OUTPUTS if denoises or name != "denoise"]
+    left_out = {"denoise" if not denoises else "", "anomaly_score" if not is_calibrated else ""}
+    names = [name for name in OUTPUTS if name not in left_out]
     return Manifest(
         model=model,
         version=number,
@@ -72,7 +74,9 @@ def fake_manifest(
         row_counts=RowCounts(train=1, validation=1, calibration=4, test=1),
         libraries={"numpy": "2.0"},
         metrics={},
-        calibration=Calibration(rows=4, false_alarm_rate=0.25, threshold=3.0, scores=(0.5, 1.0, 2.0, 3.0)),
+        calibration=Calibration(rows=4, false_alarm_rate=0.25, threshold=3.0, scores=(0.5, 1.0, 2.0, 3.0))
+        if is_calibrated
+        else None,
         digests=digests,
     )
 
@@ -86,11 +90,25 @@ def publish_fake(
     image: tuple[int, int] | None = None,
     size_bytes: int = 0,
     width: int = WIDTH,
+    is_calibrated: bool = True,
+    **changes: Any,
 ) -> int:
-    """Publish the next version of a model that ``load_fake`` loads; the number that it got."""
+    """Publish the next version of a model that ``load_fake`` loads; the number that it got.
+
+    ``changes``: other fields of its manifest.
+    """
 
     def manifest(number: int, digests: dict[str, str]) -> Manifest:
-        return fake_manifest(number, digests, model=model, columns=columns, denoises=denoises, image=image, width=width)
+        return fake_manifest(
+            number,
+            digests,
+            model=model,
+            columns=columns,
+            denoises=denoises,
+            image=image,
+            width=width,
+            is_calibrated=is_calibrated,
+        ).model_copy(update=changes)
 
     with store.stage(model) as staging:
         (staging.path / ASSETS).mkdir()
@@ -133,7 +151,7 @@ class FakeSignature:
         if name == "error":
             return np.asarray(np.square(values - self.manifest.version).mean(axis=1, dtype=np.float32))
         score = values.sum(axis=1, dtype=np.float32)
-        calibration = self.manifest.calibration
+        calibration = self.manifest.calibrated
         if name == "p_value":
             at_least = (np.asarray(calibration.scores, np.float32) >= score[:, None]).sum(axis=1)
             return np.asarray(((1 + at_least) / (calibration.rows + 1)).astype(np.float32))

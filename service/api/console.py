@@ -200,8 +200,12 @@ def exhibit_response(manager: ModelManager, request: Request, model: str, versio
 
 
 def calibration_detail(manifest: Manifest) -> CalibrationDetail:
-    """The scores and thresholds of a version."""
-    calibration = manifest.calibration
+    """The scores and thresholds of a version.
+
+    Raises:
+        OperationNotSupported: it is not calibrated.
+    """
+    calibration = manifest.calibrated
     scores = np.asarray(calibration.scores, np.float64)
     thresholds = [
         RateThreshold(false_alarm_rate=float(f"{rate:.4g}"), threshold=float(conformal_threshold(scores, float(rate))))

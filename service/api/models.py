@@ -25,10 +25,12 @@ from service.store import (
     REPORT,
     SAMPLE_REQUEST,
     TRAVERSALS,
+    Calibration,
     Manifest,
     RowCounts,
     SignatureSpec,
 )
+from service.words import ANOMALY_SCORE
 
 EXHIBITS = {
     "sample-request": SAMPLE_REQUEST,
@@ -95,7 +97,7 @@ class VersionDetail(VersionSummary):
     libraries: dict[str, str]
     metrics: dict[str, Any]
     warnings: list[str]
-    calibration: CalibrationSummary
+    calibration: CalibrationSummary | None = Field(description="Null: it was made without rows, and scores nothing.")
     exhibits: list[str] = Field(description="Which of the routes below this one the version has files for.")
     model_card: str = Field(description="Markdown.")
 
@@ -168,6 +170,7 @@ def model_routes(manager: ModelManager, traffic: LiveTraffic) -> APIRouter:
     @router.get("/models/{model}/drift", summary="Live rows against the rows of training")
     async def show_drift(model: ModelName, version: VersionQuery = None) -> DriftReport:
         loaded = manager.acquire(Target(model, version))
+        loaded.require(ANOMALY_SCORE)
         report = await asyncio.to_thread(traffic.drift, loaded)
         if report is None:
             raise NotReady("This version is not watched yet.")
@@ -274,24 +277,24 @@ def _status_of(model: ModelStatus, version: int) -> VersionStatus:
     return status
 
 
+def _calibration(calibration: Calibration) -> CalibrationSummary:
+    values = np.quantile(np.asarray(calibration.scores), QUANTILES, method="inverted_cdf")
+    quantiles = {f"{level:g}": float(value) for level, value in zip(QUANTILES, values, strict=True)}
+    return CalibrationSummary(**calibration.model_dump(exclude={"scores"}), quantiles=quantiles)
+
+
 def _detail(manager: ModelManager, model: ModelStatus, version: int) -> VersionDetail:
     """The state of a version and the content of its manifest. Blocks."""
     status = _status_of(model, version)
     manifest = manifest_of(manager, model.name, version)
     card = manager.store.read_file(model.name, version, MODEL_CARD)
-    quantiles = np.quantile(np.asarray(manifest.calibration.scores), QUANTILES, method="inverted_cdf")
     shown = manifest.model_dump(exclude={"schema_version", "calibration", "reference", "digests", "model", "version"})
     return VersionDetail(
         **_state(status),
         **shown,
         model=model.name,
         aliases=[alias for alias, named in model.aliases.items() if named == version],
-        calibration=CalibrationSummary(
-            rows=manifest.calibration.rows,
-            false_alarm_rate=manifest.calibration.false_alarm_rate,
-            threshold=manifest.calibration.threshold,
-            quantiles={f"{level:g}": float(value) for level, value in zip(QUANTILES, quantiles, strict=True)},
-        ),
+        calibration=manifest.calibration and _calibration(manifest.calibration),
         exhibits=[route for route, path in EXHIBITS.items() if path in manifest.digests],
         model_card="" if card is None else card.decode(errors="replace"),
     )

@@ -38,7 +38,6 @@ from service.errors import (
 from service.runtime import ModelManager, ModelStatus, Target, VersionState
 from service.runtime.loaded_model import LoadedModel
 from service.schemas import nbytes, row_count
-from service.words import ANOMALY_SCORE
 
 SERVER_NAME: Final = "autoencoder-service"
 PLATFORM: Final = "tensorflow_savedmodel"
@@ -151,7 +150,7 @@ def unload_model(manager: ModelManager, model: str) -> None:
 async def infer(
     life: Lifecycle, loaded: LoadedModel, body: InferBody, *, began: float, received: bytes | memoryview = b""
 ) -> InferAnswer:
-    """Run the signatures that the outputs of a request belong to; of one that names none, ``anomaly_score``.
+    """Run the signatures that the outputs of a request belong to; of one that names none, the default one.
 
     ``began`` is when the request did, on the event loop's clock; ``received`` its body over HTTP.
 
@@ -172,7 +171,7 @@ async def infer(
             outputs = body.outputs
             signatures = tuple(dict.fromkeys(known[wanted.name][0] for wanted in outputs))
         else:
-            signatures = (ANOMALY_SCORE.name,)
+            signatures = (loaded.default_signature,)
             outputs = tuple([WantedOutput(name, body.all_binary) for name in known if known[name][0] in signatures])
         options = score_options(body.parameters, loaded, signatures) if body.parameters else NO_OPTIONS
         timeout = body.parameters.get(TIMEOUT, 0)

@@ -16,11 +16,6 @@ from service.words import ANOMALY_SCORE, FLAG_OPTIONS
 SERVING_DEFAULT: Final = "serving_default"
 
 
-def signature_of(name: str) -> str:
-    """The signature that a request names; none, or the default one, is ``anomaly_score``."""
-    return ANOMALY_SCORE.name if name in ("", SERVING_DEFAULT) else name
-
-
 def score_options(parameters: Mapping[str, Any], loaded: LoadedModel, signatures: Sequence[str]) -> Options:
     """The caller's own threshold or rate among the parameters of a request; others are not looked at.
 

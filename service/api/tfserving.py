@@ -13,7 +13,7 @@ from service.api.access import Role
 from service.api.exchange import Exchange
 from service.api.lifecycle import Lifecycle, Reply
 from service.api.protocols import ProtocolRoutes, error_reply, json_reply
-from service.api.signatures import SERVING_DEFAULT, signature_of
+from service.api.signatures import SERVING_DEFAULT
 from service.codecs.options import NO_OPTIONS
 from service.codecs.predict import decode_predict, encode_predictions
 from service.codecs.tensors import shown
@@ -22,7 +22,6 @@ from service.runtime import ModelManager, ModelStatus, Target, VersionState, Ver
 from service.runtime.loaded_model import LoadedModel
 from service.schemas import nbytes
 from service.store import TensorSpec
-from service.words import ANOMALY_SCORE
 
 METHOD_NAME: Final = "tensorflow/serving/predict"
 _WHICH: Final = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
@@ -98,11 +97,12 @@ class ModelChoice:
 
 
 def checked_signature(loaded: LoadedModel, named: str) -> str:
-    """
+    """The signature that a request names; none, or ``serving_default``, is the version's default one.
+
     Raises:
         InvalidOption: the version has no such signature.
     """
-    signature = signature_of(named)
+    signature = loaded.default_signature if named in ("", SERVING_DEFAULT) else named
     if signature not in loaded.signature_names:
         raise InvalidOption(f'Serving signature name: "{shown(named)}" not found in signature def')
     return signature
@@ -199,7 +199,7 @@ def _status_json(status: VersionStatus) -> dict[str, Any]:
 
 
 def _metadata(loaded: LoadedModel) -> dict[str, Any]:
-    signatures = {SERVING_DEFAULT: ANOMALY_SCORE.name} | {name: name for name in loaded.signature_names}
+    signatures = {SERVING_DEFAULT: loaded.default_signature} | {name: name for name in loaded.signature_names}
     return {
         "model_spec": {"name": loaded.name, "signature_name": "", "version": str(loaded.version)},
         "metadata": {

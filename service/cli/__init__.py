@@ -186,7 +186,7 @@ def list_models(store: str) -> None:
                     manifest.input.kind,
                     _number(errors.get("autoencoder", {}).get("test")),
                     _number(errors.get("pca", {}).get("test")),
-                    _number(manifest.calibration.threshold),
+                    _number(manifest.calibration.threshold) if manifest.calibration else "none",
                 )
             except (InvalidVersion, VersionNotFound) as error:
                 columns = ("[red]failed[/red]",)
@@ -213,8 +213,9 @@ def show(model: str, version: int | None, store: str) -> None:
 
     opened = Store(store)
     manifest = opened.manifest(model, opened.resolve(model, version=version))
-    shown = manifest.model_copy(update={"calibration": manifest.calibration.model_copy(update={"scores": ()})})
-    click.echo(shown.model_dump_json(indent=2))
+    if manifest.calibration:
+        manifest = manifest.model_copy(update={"calibration": manifest.calibration.model_copy(update={"scores": ()})})
+    click.echo(manifest.model_dump_json(indent=2))
 
 
 @models.command()

@@ -11,7 +11,11 @@ from service.cli.train import model_name, promote_option, promotion_options, sou
 
 @click.command("import")
 @click.argument("network", metavar="MODEL", required=False)
-@click.option("--rows", "source", required=True, help="Rows that calibrate and test it: any SOURCE that `train` takes.")
+@click.option(
+    "--rows",
+    "source",
+    help="Rows that calibrate and test it: any SOURCE that `train` takes. Without, the version scores nothing.",
+)
 @click.option("--model", default=None, help="Name of the model in the store.  [default: from MODEL]")
 @store_option
 @click.option("--encoder", help="File or folder of the encoder, where there are two.")
@@ -34,7 +38,7 @@ from service.cli.train import model_name, promote_option, promotion_options, sou
 def import_(
     *,
     network: str | None,
-    source: str,
+    source: str | None,
     model: str | None,
     store: str,
     encoder: str | None,
@@ -65,7 +69,7 @@ def import_(
 
     files = {"model": network, "encoder": encoder, "decoder": decoder}
     paths = {name: _path(file, store) for name, file in files.items() if file is not None}
-    rows = source_arguments(source, options)
+    rows = source_arguments(source or "", options)
     names = rows["columns"]
     if labels and names:
         rows["columns"] = (*names, labels)
@@ -80,7 +84,7 @@ def import_(
             config,
             wishes,
             name=" and ".join(path.name for path in paths.values()),
-            rows=reader_of(foreign, rows, config, reporter),
+            rows=reader_of(foreign, rows, config, reporter) if source else None,
             store=store,
             model=model or _model_name(network or encoder or "model"),
             promotion=promotion,
@@ -95,7 +99,11 @@ def import_(
 @click.argument("version", type=int, required=False)
 @click.option("--rows", "source", required=True, help="Recent ordinary rows: any SOURCE that `train` takes.")
 @store_option
-@click.option("--false-alarm-rate", type=float, help="Share of normal rows that may be called anomalies.")
+@click.option(
+    "--false-alarm-rate",
+    type=float,
+    help="Share of normal rows that may be called anomalies.  [default: the version's]",
+)
 @click.option("--max-rows", type=int, help="Use a random sample of at most N rows.  [default: 50000]")
 @click.option("--seed", type=int)
 @source_options
@@ -112,11 +120,19 @@ def recalibrate(*, model: str, version: int | None, source: str, store: str, pro
     from service.training.recalibrate import recalibrate
     from service.training.report import summary
 
-    own = {name: options.pop(name) for name in ("false_alarm_rate", "max_rows", "seed")}
+    rate = options.pop("false_alarm_rate")
+    own = {name: options.pop(name) for name in ("max_rows", "seed")}
     config, rows = import_config(**own), source_arguments(source, options)
     with terminal_reporter() as reporter:
         result = recalibrate(
-            config, source=rows, store=store, model=model, version=version, promotion=promotion, reporter=reporter
+            config,
+            source=rows,
+            store=store,
+            model=model,
+            version=version,
+            false_alarm_rate=rate,
+            promotion=promotion,
+            reporter=reporter,
         )
     Console().print(summary(result))
 

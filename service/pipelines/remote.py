@@ -89,4 +89,5 @@ def _contract(url: str, key: str | None, model: str, version: int) -> Contract:
     schema = InputSchema.model_validate(found["input"])
     comma = bool(found["training"].get("decimal_comma"))
     fingerprint = found["source_sha256"] + found["created"]
-    return Contract(schema, frozenset(found["signatures"]), fingerprint, comma, found["calibration"]["rows"])
+    rows = found["calibration"]["rows"] if found["calibration"] else 0
+    return Contract(schema, frozenset(found["signatures"]), fingerprint, comma, rows)

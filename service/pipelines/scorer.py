@@ -16,8 +16,19 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 import numpy as np
 
 from service.codecs import Answer, Options, answer_columns, options_from_json, table_rows
-from service.errors import InvalidOption, InvalidRows, InvalidVersion, OperationNotSupported, RowProblem
-from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, InputSchema, Results, Rows, failure_of, joined, row_count
+from service.errors import InvalidOption, InvalidRows, InvalidVersion, RowProblem
+from service.schemas import (
+    CATEGORIES,
+    INSTANCES,
+    TIMESTAMPS,
+    InputSchema,
+    Results,
+    Rows,
+    failure_of,
+    joined,
+    row_count,
+    unsupported,
+)
 from service.store import Manifest, Store
 from service.tables.frames import Table, model_columns, with_results
 from service.words import ANOMALY_SCORE, EXPLAIN, OPERATIONS, RESULT_COLUMNS, Operation
@@ -113,9 +124,7 @@ class Scorer:
         self.check_options()
         operation = self._operation()
         if operation.name not in contract.signatures:
-            raise OperationNotSupported(
-                f"Version {self.version} of model '{self.model}' was not trained for {operation.path}."
-            )
+            raise unsupported(operation, self.model, self._settled())
 
     def check_options(self, **more: Any) -> None:
         """Raises InvalidOption: the options, with ``more``, are wrong or exclude each other."""
@@ -290,7 +299,7 @@ def _fingerprint(manifest: Manifest) -> str:
 def _contract(store: str, model: str, version: int) -> Contract:
     manifest = Store(store).manifest(model, version)
     comma = bool(manifest.training.get("decimal_comma"))
-    calibration_rows = manifest.calibration.rows
+    calibration_rows = manifest.calibration.rows if manifest.calibration else 0
     return Contract(manifest.input, frozenset(manifest.signatures), _fingerprint(manifest), comma, calibration_rows)
 
 

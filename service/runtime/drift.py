@@ -72,7 +72,7 @@ class DriftMonitor:
 
     def __init__(self, manifest: Manifest, *, window_rows: int) -> None:
         self._manifest = manifest
-        scores = np.asarray(manifest.calibration.scores, np.float32)
+        scores = np.asarray(manifest.calibrated.scores, np.float32)
         edges = np.unique(np.quantile(scores, LEVELS, method="inverted_cdf"))
         shares = np.bincount(np.searchsorted(edges, scores), minlength=len(edges) + 1) / len(scores)
         self._score = _Bins(
@@ -147,7 +147,7 @@ class DriftMonitor:
                 scored_rows=self._scored,
                 sampled_rows=round(self._features.rows),
                 alert_rate=self._anomalies / self._scored if self._scored else 0.0,
-                false_alarm_rate=self._manifest.calibration.false_alarm_rate,
+                false_alarm_rate=self._manifest.calibrated.false_alarm_rate,
                 score=self._score.drifts()[0],
                 features=tuple(self._features.drifts()),
             )

@@ -15,7 +15,7 @@ from service.codecs import Options
 from service.codecs.json_rows import decode_json
 from service.errors import InvalidVersion, OperationNotSupported, RequestError
 from service.runtime.signature import Signature
-from service.schemas import INSTANCES, InputSchema, Results, Rows
+from service.schemas import INSTANCES, InputSchema, Results, Rows, unsupported
 from service.scoring import (
     conformal_p_values,
     conformal_threshold,
@@ -33,7 +33,7 @@ from service.store import (
     check_digests,
     read_manifest,
 )
-from service.words import ANOMALY_SCORE, EXPLAIN, OPERATION_NAMED, Operation
+from service.words import ANOMALY_SCORE, EXPLAIN, OPERATION_NAMED, RECONSTRUCT, Operation
 
 WARM_UP_ROWS = (1, 32, 256)
 INLINE_S = 0.001
@@ -101,11 +101,8 @@ class LoadedModel:
         self.name = manifest.model
         self.version = manifest.version
         self.schema: InputSchema = manifest.input
-        self._judge = Judge.of(manifest.calibration)
-        self.own_flags = self._judge.own_flags
-        self.calibration_scores = self._judge.scores
-        self.threshold = self._judge.threshold
-        self.false_alarm_rate = self._judge.false_alarm_rate
+        self._judge = Judge.of(manifest.calibration) if manifest.calibration else None
+        self.own_flags = self._judge.own_flags if self._judge else {}
         self._point_judge = Judge.of(manifest.point_calibration) if manifest.point_calibration else None
         self._signatures = signatures
         self.inline_rows = dict.fromkeys(signatures, 0)
@@ -118,6 +115,11 @@ class LoadedModel:
 
     def supports(self, signature: str) -> bool:
         return signature in self._signatures
+
+    @property
+    def default_signature(self) -> str:
+        """The signature that runs where a protocol names none."""
+        return ANOMALY_SCORE.name if self.supports(ANOMALY_SCORE.name) else RECONSTRUCT.name
 
     @cached_property
     def signature_names(self) -> tuple[str, ...]:
@@ -141,16 +143,20 @@ class LoadedModel:
             OperationNotSupported: this version was not trained for it.
         """
         if operation.name not in self._signatures:
-            raise OperationNotSupported(
-                f"Version {self.version} of model '{self.name}' was not trained for {operation.path}."
-            )
+            raise unsupported(operation, self.name, self.version)
 
     def run(self, signature: str, rows: Rows) -> Results:
         """Call a signature: arrays with the rows first in, arrays with the rows first out. Blocks."""
         return self._signatures[signature](rows)
 
     def judge(self, results: Results, options: Options) -> Judged:
-        """Results of ``anomaly_score`` with the caller's threshold or rate, or with the version's own."""
+        """Results of ``anomaly_score`` with the caller's threshold or rate, or with the version's own.
+
+        Raises:
+            OperationNotSupported: the version is not calibrated.
+        """
+        if self._judge is None:
+            raise unsupported(ANOMALY_SCORE, self.name, self.version)
         return self._judge.as_chosen(results, options)
 
     def judge_points(self, results: Results, rows: Rows, options: Options) -> Judged:

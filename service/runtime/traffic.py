@@ -296,9 +296,17 @@ class LiveTraffic:
     def models_changed(self, models: Mapping[str, ModelStatus]) -> None:
         """Watch the versions that are loaded now, and forget all others."""
         loaded = [version for model in models.values() for version in model.loaded.values()]
-        self._monitors = {version: self._monitors.get(version) or self._monitor(version) for version in loaded}
+        self._monitors = {
+            version: self._monitors.get(version) or self._monitor(version)
+            for version in loaded
+            if version.supports(ANOMALY_SCORE.name)
+        }
         candidates = {name: model.loaded.get(model.serving.get(CANDIDATE, 0)) for name, model in models.items()}
-        self._candidates = {name: candidate for name, candidate in candidates.items() if candidate is not None}
+        self._candidates = {
+            name: candidate
+            for name, candidate in candidates.items()
+            if candidate is not None and candidate.supports(ANOMALY_SCORE.name)
+        }
 
     def _monitor(self, loaded: LoadedModel) -> DriftMonitor:
         return DriftMonitor(loaded.manifest, window_rows=self._drift_window_rows)

@@ -11,7 +11,8 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from service.errors import InvalidVersion
-from service.schemas import Frozen, InputSchema, PointScale
+from service.schemas import Frozen, InputSchema, PointScale, unsupported
+from service.words import ANOMALY_SCORE
 
 ASSETS = "assets.extra"
 MANIFEST = f"{ASSETS}/manifest.json"
@@ -122,7 +123,8 @@ class Manifest(Frozen):
     """Reconstruction errors by split, with the PCA baseline beside them; more where the training measured more."""
     warnings: tuple[str, ...] = ()
     """The trainer's warnings: overfitting, a baseline not beaten, too few calibration rows."""
-    calibration: Calibration
+    calibration: Calibration | None
+    """None: the version was made without rows. It encodes and reconstructs, and scores nothing."""
     point_calibration: Calibration | None = None
     """Calibration of single points, for models of series."""
     point_scale: PointScale | None = None
@@ -131,6 +133,17 @@ class Manifest(Frozen):
     """Distributions of the features in order, at most the first ``MAX_REFERENCE_FEATURES``."""
     digests: dict[str, str]
     """SHA-256 of every other file of the version, by POSIX path relative to the version's folder."""
+
+    @property
+    def calibrated(self) -> Calibration:
+        """The calibration.
+
+        Raises:
+            OperationNotSupported: the version was made without rows.
+        """
+        if self.calibration is None:
+            raise unsupported(ANOMALY_SCORE, self.model, self.version)
+        return self.calibration
 
 
 def read_manifest(version_dir: Path) -> Manifest:

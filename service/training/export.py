@@ -20,7 +20,7 @@ from service.training.graph import (
     run_rows,
     signatures,
 )
-from service.words import ANOMALY_SCORE
+from service.words import ANOMALY_SCORE, RECONSTRUCT
 
 SAMPLE_ROWS = 8
 CLOSE = 1e-4
@@ -33,7 +33,7 @@ Not in the manifest: the service batches windows of many callers, which a series
 def export(
     folder: Path,
     graph: ServingGraph,
-    calibration: Calibration,
+    calibration: Calibration | None,
     *,
     denoises: bool,
     sample: Rows,
@@ -57,7 +57,7 @@ def export(
     }
     module = tf.Module()
     module.tracked = graph.tracked
-    exported = {SERVING_DEFAULT: functions[ANOMALY_SCORE.name], **functions}
+    exported = {SERVING_DEFAULT: functions[(ANOMALY_SCORE if calibration else RECONSTRUCT).name], **functions}
     if points is not None:
         exported[SCORE_SERIES] = compile_for_series(graph.score_series(*points), graph.schema)
     with writing(), warnings.catch_warnings():

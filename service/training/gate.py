@@ -108,14 +108,17 @@ def compare(
         refused = "There are no rows that production was not fitted on."
     if refused:
         return Comparison(production.version, 0, (refused,))
+    if production.manifest.calibration is None:  # anything is better than no score
+        return Comparison(production.version, 0, ())
     versions, count = (candidate, production), row_count(rows)
     normal = np.ones(count, np.bool_) if labels is None else ~labels
+    calibrations = calibrated, replaced = candidate.manifest.calibrated, production.manifest.calibrated
     new, old = (run_version(version, ANOMALY_SCORE.name, rows)["score"] for version in versions)
     error, old_error = (
         common_errors(rows, run_version(version, RECONSTRUCT.name, rows))[normal] for version in versions
     )
     rate, old_rate = (
-        alarm_rate(scores[normal], version.threshold) for scores, version in zip((new, old), versions, strict=True)
+        alarm_rate(scores[normal], version.threshold) for scores, version in zip((new, old), calibrations, strict=True)
     )
     from scipy.stats import spearmanr
 
@@ -126,9 +129,9 @@ def compare(
         worse=(),
         error=Pair(float(error.mean()), float(old_error.mean())),
         alarm_rate=Pair(rate, old_rate),
-        nominal=Pair(candidate.false_alarm_rate, production.false_alarm_rate),
+        nominal=Pair(calibrated.false_alarm_rate, replaced.false_alarm_rate),
         rank_correlation=None if constant else float(spearmanr(new, old).statistic),
-        flags_differ=float(np.mean(is_anomaly(new, candidate.threshold) != is_anomaly(old, production.threshold))),
+        flags_differ=float(np.mean(is_anomaly(new, calibrated.threshold) != is_anomaly(old, replaced.threshold))),
     )
     if labels is not None and 0 < labels.sum() < count:
         from sklearn.metrics import average_precision_score, roc_auc_score
@@ -140,8 +143,8 @@ def compare(
         comparison = replace(comparison, auroc=auroc, aupr=aupr)
     excess = error - (1 + ERROR_TOLERANCE) * old_error
     noise = STANDARD_ERRORS * float(excess.std()) / np.sqrt(len(excess)) if len(excess) > 1 else np.inf
-    calibrated, alarms = candidate.manifest.calibration.rows, round(rate * len(excess))
-    _, chance = chance_of_alarms(alarms, len(excess), nominal=candidate.false_alarm_rate, calibration_rows=calibrated)
+    alarms, nominal = round(rate * len(excess)), calibrated.false_alarm_rate
+    _, chance = chance_of_alarms(alarms, len(excess), nominal=nominal, calibration_rows=calibrated.rows)
     is_clear = float(excess.mean()) > noise
     return replace(comparison, worse=tuple(_reasons(comparison, is_clear_error=is_clear, chance_of_alarms=chance)))
 
@@ -265,9 +268,10 @@ def unseen_rows(
     Args:
         rows, sha256, blocks: number, fingerprint and blocks of the rows that ``split`` divides.
     """
-    if production.source_sha256 != sha256:
+    fitted = production.training.get("fitted", {"sha256": production.source_sha256, **production.training})
+    if fitted["sha256"] != sha256:
         return split.test
-    known = {name: production.training[name] for name in ("seed", "split") if name in production.training}
+    known = {name: fitted[name] for name in ("seed", "split") if name in fitted}
     theirs = split_rows(rows, TrainingConfig.model_validate(known), blocks=blocks)
     return split.test[~np.isin(split.test, np.concatenate([theirs.train, theirs.validation]))]
 

@@ -240,10 +240,10 @@ def typical_values(train: NDArray[np.float32], layout: Layout) -> NDArray[np.flo
     return typical
 
 
-def signatures(graph: ServingGraph, calibration: Calibration, *, denoises: bool) -> dict[str, Any]:
-    """Concrete functions by name of signature, all from raw rows."""
+def signatures(graph: ServingGraph, calibration: Calibration | None, *, denoises: bool) -> dict[str, Any]:
+    """Concrete functions by name of signature, all from raw rows. Without calibration there is no score."""
     functions: dict[str, Callable[[Rows], dict[str, Any]]] = {
-        ANOMALY_SCORE.name: graph.anomaly_score(calibration),
+        **({ANOMALY_SCORE.name: graph.anomaly_score(calibration)} if calibration else {}),
         ENCODE.name: graph.encode,
         RECONSTRUCT.name: graph.reconstruct,
         EXPLAIN: graph.explain,

@@ -39,13 +39,13 @@ def report_page(manifest: Manifest, evidence: Evidence, history: "History") -> s
         RECONSTRUCTIONS: [*_reconstructions(evidence), *_feature_errors(evidence)],
         SCORES: [
             _chart(
-                charts.score_histogram(manifest.calibration, evidence.scores),
+                charts.score_histogram(manifest.calibrated, evidence.scores),
                 "Scores of ordinary rows",
                 "Neither sort of rows was fitted, so both should lie alike. Test rows farther right would be false "
                 "alarms.",
             ),
             _chart(
-                charts.calibration_curve(manifest.calibration, evidence.p_values),
+                charts.calibration_curve(manifest.calibrated, evidence.p_values),
                 "False-alarm rate asked for, against the one seen on test rows",
                 "For whichever rate is chosen, the line should stay in the band or below: then the p-values hold. "
                 "The band knows that there are only so many calibration and test rows.",

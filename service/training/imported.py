@@ -5,9 +5,11 @@ What is published is a graph of our own (``frozen``), whatever the model was mad
 
 import json
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,24 +20,32 @@ from numpy.typing import NDArray
 from service.errors import ConfigurationError, DataError
 from service.runtime.quiet import tf
 from service.schemas import INSTANCES, Column, InputSchema, take_rows
-from service.store import Store
+from service.store import MODEL_CARD, Manifest, RowCounts, Store
 from service.tables.files import TABLES, find_files, kind_of
 from service.training.architecture import Autoencoder
 from service.training.config import SplitShares, TrainingConfig, load_config
 from service.training.data import DIGITS, Dataset, check_dataset, read_dataset
 from service.training.evaluate import scale_splits
+from service.training.export import SAMPLE_ROWS, export
 from service.training.fit import History, make_reproducible
 from service.training.foreign import Foreign, called, first_line, joined, latent_of, named_outputs, of_keras, open_model
 from service.training.frozen import FrozenGraph, cut, find_cuts, find_latent, freeze
-from service.training.gate import Promotion
+from service.training.gate import Comparison, Promotion, hold_production, in_production, promote
 from service.training.graph import build_graph
 from service.training.preprocessing import Preprocessing, plain_layout
 from service.training.progress import Reporter
-from service.training.report import TrainingResult
+from service.training.report import TrainingResult, model_card
 from service.training.scaling import LinearScaling, fit_scaling
 from service.training.series import Windows
 from service.training.split import split_rows
-from service.training.train import TrainedModel, make_version, measure
+from service.training.train import (
+    TrainedModel,
+    libraries,
+    make_version,
+    measure,
+    open_target,
+    verify_in_fresh_process,
+)
 
 MARK = "latent_between_halves"
 RECURRENT = ("lstm", "gru", "rnn", "conv1d", "time_distributed", "repeat_vector")
@@ -177,6 +187,35 @@ def _columns_named(names: Sequence[str], values: NDArray[np.float32]) -> tuple[C
     )
 
 
+def schema_without_rows(shape: tuple[int | None, ...] | None, *, names: Sequence[str], scale: Any) -> InputSchema:
+    """The form of a model's rows, as the model says it.
+
+    Raises:
+        ConfigurationError: it does not, or other columns are named.
+    """
+    sizes = tuple(size for size in shape or () if size is not None)
+    if shape is None or len(sizes) < len(shape):
+        raise ConfigurationError("The model leaves the shape of its rows open: --rows gives it.")
+    if scale in ("standard", "minmax"):
+        raise ConfigurationError(f"--scale {scale} is fitted on rows: give --rows, or a JSON file with the numbers.")
+    if names and (len(sizes) > 1 or len(names) != sizes[0]):
+        raise ConfigurationError(f"{len(names)} columns are named, and a row has {_form(sizes)}.")
+    return InputSchema(
+        kind="image" if len(sizes) > 1 else "tabular",
+        row_shape=sizes,
+        columns=tuple(Column(name=name) for name in names),
+        value_range=(0.0, 255.0) if scale == "0-255" and len(sizes) > 1 else None,
+    )
+
+
+def as_series(schema: InputSchema, network: FrozenGraph) -> InputSchema:
+    """The schema as that of a series where the network runs over steps: windows look like small pictures."""
+    if schema.kind != "image" or len(schema.row_shape) != 2 or not _is_recurrent(network):
+        return schema
+    channels = tuple(f"channel {number}" for number in range(1, schema.row_shape[1] + 1))
+    return schema.model_copy(update={"kind": "timeseries", "value_range": None, "channels": channels})
+
+
 # --- scale ------------------------------------------------------------------------------------------------------------
 
 
@@ -275,7 +314,7 @@ def import_model(
     wishes: Wishes,
     *,
     name: str,
-    rows: Callable[[], Dataset],
+    rows: Callable[[], Dataset] | None,
     store: Path | str,
     model: str,
     promotion: Promotion | None = None,
@@ -285,10 +324,12 @@ def import_model(
 ) -> TrainingResult:
     """Calibrate a model that was trained elsewhere with rows, and publish it as the next version of ``model``.
 
+    Without rows the version is not calibrated: it encodes and reconstructs, and scores nothing.
+
     Args:
         config: what of it holds without training: split, seed, score and false-alarm rate.
         name: of the file or folder that it came from.
-        rows: reads the rows, once the store is known to be there.
+        rows: reads the rows, once the store is known to be there. None: there are none.
 
     Raises:
         ConfigurationError: it is no autoencoder, or cannot be served.
@@ -296,6 +337,13 @@ def import_model(
         TrainingFailed, StoreError: as of ``train``.
     """
     reporter = reporter or Reporter()
+    if rows is None:
+        if labels or config.score != "reconstruction":
+            raise ConfigurationError("--labels and --score need --rows.")
+        return _publish_without_rows(
+            foreign, config, wishes, name=name, store=store, model=model, promotion=promotion, reporter=reporter,
+            verify=verify,
+        )  # fmt: skip
     make = partial(calibrated, foreign, config=config, wishes=wishes, name=name, reporter=reporter)
     return make_version(
         rows, make, store=store, model=model, promotion=promotion, labels=labels, reporter=reporter, verify=verify
@@ -352,17 +400,13 @@ def calibrated(
     dataset = fit_rows(dataset, foreign.row_shape, names=wishes.names)
     shape = dataset.schema.row_shape
     autoencoder, where = find_parts(foreign, shape, layer=wishes.layer)
-    if dataset.schema.kind == "image" and len(shape) == 2 and _is_recurrent(autoencoder.network.graph):
-        # Windows of a series look like small pictures; the network knows which.
-        schema = dataset.schema.model_copy(update={"kind": "timeseries", "value_range": None})
-        dataset = replace(dataset, schema=schema)
+    dataset = replace(dataset, schema=as_series(dataset.schema, autoencoder.network.graph))
     split = split_rows(len(dataset), config, blocks=dataset.blocks)
     train = take_rows(dataset.rows, split.train)
     scaling = make_scaling(wishes.scale, dataset.schema, train[INSTANCES], config)
     preprocessing = Preprocessing(plain_layout(dataset.schema), scaling, dataset.schema.width)
     splits = scale_splits(dataset, split, preprocessing)
     graph = build_graph(dataset.schema, autoencoder, preprocessing, train=splits["train"].scaled.targets, precise=False)
-    reason = f"The latent is {where}, {autoencoder.latent_dim} wide."
     trained = measure(
         dataset,
         config,
@@ -371,10 +415,8 @@ def calibrated(
         history=History((), (), 0, 0.0),
         splits=splits,
         reporter=reporter,
-        latent_reason=reason,
+        latent_reason=_reason(autoencoder, where),
     )
-    scale = wishes.scale if isinstance(wishes.scale, str) else type(wishes.scale).__name__
-    origin = {"imported": name, "format": foreign.format, "latent": where, "scale": Path(scale).name}
     test = splits["test"].scaled.targets.astype(np.float64)
     spread = float(np.square(test - splits["train"].scaled.targets.mean(axis=0)).mean())
     warnings = trained.warnings
@@ -384,7 +426,88 @@ def calibrated(
             f"{spread:.4g}): was it trained on scaled rows? --scale standard, minmax or 0-255 scales them.",
             *warnings,
         )
-    return replace(trained, origin=origin, denoises=wishes.denoises, warnings=warnings)
+    return replace(trained, origin=_origin(foreign, wishes, name, where), denoises=wishes.denoises, warnings=warnings)
+
+
+def _publish_without_rows(
+    foreign: Foreign,
+    config: TrainingConfig,
+    wishes: Wishes,
+    *,
+    name: str,
+    store: Path | str,
+    model: str,
+    promotion: Promotion | None,
+    reporter: Reporter,
+    verify: Callable[[Path], None] | None,
+) -> TrainingResult:
+    started, target = time.monotonic(), open_target(store, model)
+    reporter.stage("Finding the latent")
+    make_reproducible(config.seed)
+    schema = schema_without_rows(foreign.row_shape, names=wishes.names, scale=wishes.scale)
+    autoencoder, where = find_parts(foreign, schema.row_shape, layer=wishes.layer)
+    schema = as_series(schema, autoencoder.network.graph)
+    scaling = make_scaling(wishes.scale, schema, np.zeros((1, *schema.row_shape), np.float32), config)
+    preprocessing = Preprocessing(plain_layout(schema), scaling, schema.width)
+    # Numbers from 0 to 1 as the model sees them: no row in particular, for the golden outputs.
+    random = np.random.default_rng(config.seed).uniform(size=(SAMPLE_ROWS, *schema.row_shape)).astype(np.float32)
+    graph = build_graph(schema, autoencoder, preprocessing, train=random, precise=False)
+    graph = replace(graph, typical=np.empty((0, 0), np.float32))
+    before = in_production(target, model) if promotion else None
+    if promotion in ("auto", "never"):
+        hold_production(target, model)
+    metrics = {"latent_reason": _reason(autoencoder, where)}
+    with target.stage(model) as staging:
+        reporter.stage("Exporting")
+        sample = {INSTANCES: scaling.unscale(tf.constant(random)).numpy()}
+        blank = Manifest(
+            model=model,
+            version=1,
+            created=datetime.now(UTC).replace(microsecond=0),
+            input=schema,
+            signatures=export(staging.path, graph, None, denoises=wishes.denoises, sample=sample),
+            latent_dim=autoencoder.latent_dim,
+            training={"seed": config.seed, **_origin(foreign, wishes, name, where), "score": graph.score.name},
+            seed=config.seed,
+            source="",
+            source_sha256="",
+            row_counts=RowCounts(train=0, validation=0, calibration=0, test=0),
+            libraries=libraries(),
+            metrics=metrics,
+            calibration=None,
+            digests={},
+        )
+        (staging.path / MODEL_CARD).write_text(model_card(blank), encoding="utf-8")
+        reporter.stage("Verifying in a fresh process")
+        number = staging.publish(
+            lambda taken, digests: blank.model_copy(update={"version": taken, "digests": digests}),
+            verify or verify_in_fresh_process,
+        )
+    reporter.stage(f"Published version {number} of {model}")
+    comparison = Comparison(before, 0, ("The new version is not calibrated.",)) if before else None
+    return TrainingResult(
+        model=model,
+        version=number,
+        source="",
+        rows=0,
+        total_rows=0,
+        latent_dim=autoencoder.latent_dim,
+        metrics=metrics,
+        threshold=None,
+        false_alarm_rate=config.false_alarm_rate,
+        warnings=(),
+        decision=promote(target, model, promotion, comparison, version=number, before=before) if promotion else None,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _origin(foreign: Foreign, wishes: Wishes, name: str, where: str) -> dict[str, str]:
+    scale = wishes.scale if isinstance(wishes.scale, str) else type(wishes.scale).__name__
+    return {"imported": name, "format": foreign.format, "latent": where, "scale": Path(scale).name}
+
+
+def _reason(autoencoder: Autoencoder, where: str) -> str:
+    return f"The latent is {where}, {autoencoder.latent_dim} wide."
 
 
 def _is_recurrent(graph: FrozenGraph) -> bool:
@@ -431,7 +554,10 @@ def publish(
         foreign, name = of_keras(network, "Keras model"), str(network.name)
     Store(store).create()
     with tempfile.TemporaryDirectory() as folder:
-        read = reader_of(foreign, {"source": _file_of(rows, Path(folder)), "columns": wishes.names}, config, reporter)
+        read = None
+        if rows is not None:
+            source = {"source": _file_of(rows, Path(folder)), "columns": wishes.names}
+            read = reader_of(foreign, source, config, reporter)
         return import_model(
             foreign, config, wishes, name=name, rows=read, store=store, model=model, promotion=promotion
         )

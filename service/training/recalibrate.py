@@ -17,23 +17,32 @@ import numpy as np
 
 from service.errors import DataError
 from service.runtime.drift import feature_reference
-from service.runtime.loaded_model import open_version
+from service.runtime.loaded_model import LoadedModel, open_version
 from service.runtime.quiet import tf
 from service.schemas import INSTANCES, take_rows
 from service.scoring import alarm_rate
 from service.store import HISTORY, KERAS_MODEL, LATENT_MAP, TRAVERSALS, Manifest, Store
 from service.training.config import TrainingConfig
 from service.training.data import Dataset, read_dataset
-from service.training.evaluate import calibrate, calibrate_points, score_rows
-from service.training.evidence import gather
+from service.training.evaluate import calibrate, calibrate_points
+from service.training.evidence import gather, write_latent_map
 from service.training.export import choose_sample, export
 from service.training.fit import History
-from service.training.gate import Promotion, compare, hold_production, in_production, open_production, promote
+from service.training.gate import (
+    Promotion,
+    compare,
+    hold_production,
+    in_production,
+    open_production,
+    promote,
+    run_version,
+    unseen_rows,
+)
 from service.training.graph import ServingGraph
 from service.training.progress import Reporter
 from service.training.report import TrainingResult, describe_rows
 from service.training.series import Windows
-from service.training.split import split_rows
+from service.training.split import Split, split_rows
 from service.training.train import OWN_SETTINGS, verify_in_fresh_process, write_documents
 from service.words import ANOMALY_SCORE, DENOISE, ENCODE, EXPLAIN, POINT_ERRORS, RECONSTRUCT
 
@@ -47,10 +56,13 @@ class KeptGraph:
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.schema, self._folder = manifest.input, folder
+        self._scored = (ANOMALY_SCORE.name, "score") if manifest.calibration else (RECONSTRUCT.name, "error")
         self._loaded = tf.saved_model.load(str(folder))
 
     def scores(self, rows: Mapping[str, Any]) -> Any:
-        return self._loaded.signatures[ANOMALY_SCORE.name](**rows)["score"]
+        """The version's own; the reconstruction errors where it is not calibrated yet."""
+        signature, output = self._scored
+        return self._loaded.signatures[signature](**rows)[output]
 
     def encode(self, rows: Mapping[str, Any]) -> Any:
         return self._loaded.signatures[ENCODE.name](**rows)
@@ -85,6 +97,7 @@ def recalibrate(
     store: Path | str,
     model: str,
     version: int | None = None,
+    false_alarm_rate: float | None = None,
     promotion: Promotion | None = None,
     reporter: Reporter | None = None,
     verify: Callable[[Path], None] | None = None,
@@ -92,9 +105,10 @@ def recalibrate(
     """Calibrate a version with other rows and publish it as the next one of ``model``.
 
     Args:
-        config: what of it holds without training: split, seed and false-alarm rate.
+        config: what of it holds without training: split, seed and number of rows.
         source: arguments of ``read_dataset``.
         version: None: the one in production.
+        false_alarm_rate: None: the one that the version has.
 
     Raises:
         ModelNotFound, VersionNotFound, InvalidVersion: there is no such version, or it is damaged.
@@ -108,17 +122,21 @@ def recalibrate(
     reporter.stage("Reading rows")
     dataset = read_rows_of(kept, source, config, reporter)
     reporter.note(describe_rows(dataset))
+    fitted = _fitted(kept)
+    rate = false_alarm_rate or (kept.calibration or config).false_alarm_rate
+    config = TrainingConfig.model_validate(
+        {**config.model_dump(), "false_alarm_rate": rate, **_divided(fitted, dataset)}
+    )
     split = split_rows(len(dataset), config, blocks=dataset.blocks)
     reporter.stage("Calibrating")
     graph = cast("ServingGraph", KeptGraph(target.path(model, number), kept))
     calibration = calibrate(graph, take_rows(dataset.rows, split.calibration), config)
     points = None
-    if dataset.series is not None and dataset.blocks is not None and kept.point_calibration is not None:
+    if dataset.series is not None and dataset.blocks is not None:
         held_back = np.unique(dataset.blocks[split.calibration]).tolist()
         seen = take_rows(dataset.rows, split.train)
         points = calibrate_points(graph, dataset.series, seen, config, held_back=held_back)
     test = take_rows(dataset.rows, split.test)
-    rate = alarm_rate(score_rows(graph, test), calibration.threshold)
     reference = feature_reference(take_rows(dataset.rows, np.concatenate([split.train, split.validation])), kept.input)
     before = in_production(target, model) if promotion else None
     if promotion in ("auto", "never"):
@@ -135,7 +153,9 @@ def recalibrate(
                 **kept.training,
                 **config.model_dump(mode="json", include=OWN_SETTINGS),
                 "recalibrated": f"version {number}",
+                **({"fitted": fitted} if fitted else {}),
             },
+            "seed": config.seed,
             "source": dataset.source,
             "source_sha256": dataset.sha256,
             "source_rows": dataset.total,
@@ -145,20 +165,33 @@ def recalibrate(
             "point_scale": points and points[1],
             "reference": reference,
             "warnings": dataset.notes,
-            "metrics": {**kept.metrics, "test_alarm_rate": rate, "comparison": None},
         }
         blank = kept.model_copy(update={**changed, "version": 1, "digests": {}})
         exported = open_version(staging.path, blank)
         production = None if before is None else open_production(target, model, before)
-        comparison = None if production is None else compare(exported, production, test)
+        comparison = None
+        if production is not None:
+            unseen = unseen_rows(
+                production.manifest, split, rows=len(dataset), sha256=dataset.sha256, blocks=dataset.blocks
+            )
+            comparison = compare(exported, production, take_rows(dataset.rows, unseen))
+        evidence = gather(exported, test, test_rows=len(split.test))
+        metrics = {
+            **kept.metrics,
+            "reconstruction_error": {"autoencoder": _errors(exported, dataset, split)},
+            "test_alarm_rate": alarm_rate(evidence.scores, calibration.threshold),
+            "comparison": comparison.record() if comparison else None,
+        }
+        described = blank.model_copy(update={"metrics": metrics})
 
         def build_manifest(taken: int, digests: dict[str, str]) -> Manifest:
-            metrics = {**blank.metrics, "comparison": comparison.record() if comparison else None}
-            return blank.model_copy(update={"version": taken, "digests": digests, "metrics": metrics})
+            return described.model_copy(update={"version": taken, "digests": digests})
 
-        described = build_manifest(1, {})
-        evidence = gather(exported, test, test_rows=len(split.test))
         write_documents(staging.path, described, evidence, _history(staging.path / HISTORY))
+        if not (staging.path / LATENT_MAP).is_file():
+            write_latent_map(
+                staging.path, evidence.latents, evidence.latent_scores, kept.input, decode=None, seed=config.seed
+            )
         reporter.stage("Verifying in a fresh process")
         published = staging.publish(build_manifest, verify or verify_in_fresh_process)
     reporter.stage(f"Published version {published} of {model}")
@@ -177,6 +210,34 @@ def recalibrate(
         decision=decision,
         seconds=time.monotonic() - started,
     )
+
+
+def _fitted(kept: Manifest) -> Mapping[str, Any] | None:
+    """The rows that the network of a version was fitted on, and how they were divided; None where it is not known."""
+    if {"imported", "recalibrated"} & kept.training.keys():
+        return cast("Mapping[str, Any] | None", kept.training.get("fitted"))
+    known: dict[str, Any] = {name: kept.training[name] for name in ("seed", "split") if name in kept.training}
+    return {"source": kept.source, "sha256": kept.source_sha256, **known}
+
+
+def _divided(fitted: Mapping[str, Any] | None, dataset: Dataset) -> dict[str, Any]:
+    """Settings that divide the rows as they were when the network was fitted on them: what it knows calibrates nothing.
+
+    None for other rows.
+    """
+    if fitted is None or fitted["sha256"] != dataset.sha256:
+        return {}
+    return {name: fitted[name] for name in ("seed", "split") if name in fitted}
+
+
+def _errors(version: LoadedModel, dataset: Dataset, split: Split) -> dict[str, float]:
+    """Mean squared reconstruction error by split, in scaled units."""
+    parts = {"train": split.train, "validation": split.validation, "test": split.test}
+    found = {
+        name: run_version(version, RECONSTRUCT.name, take_rows(dataset.rows, rows))["error"]
+        for name, rows in parts.items()
+    }
+    return {name: float(np.mean(errors, dtype=np.float64)) for name, errors in found.items()}
 
 
 def read_rows_of(manifest: Manifest, source: Mapping[str, Any], config: TrainingConfig, reporter: Reporter) -> Dataset:

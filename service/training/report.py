@@ -16,9 +16,10 @@ from rich.text import Text
 
 from service.codecs.answers import time_text
 from service.schemas import Column, ColumnType
-from service.store import Manifest
+from service.store import Calibration, Manifest
 from service.training.data import Dataset
 from service.training.gate import Decision
+from service.words import ANOMALY_SCORE, RECONSTRUCT
 
 SPLITS = ("train", "validation", "test")
 COLUMNS_SHOWN = 50
@@ -47,7 +48,8 @@ class TrainingResult:
     """Rows of the source, of which ``rows`` were used."""
     latent_dim: int
     metrics: dict[str, Any]
-    threshold: float
+    threshold: float | None
+    """None: the version was made without rows."""
     false_alarm_rate: float
     warnings: tuple[str, ...]
     seconds: float
@@ -60,17 +62,23 @@ def summary(result: TrainingResult) -> RenderableType:
     """The errors, threshold, comparison and warnings of the card, with the time and the decision, for the terminal."""
     metrics = result.metrics
     device = f" on {metrics['device']}" if metrics.get("device") else ""
-    epochs = f"{metrics['epochs']} epochs (kept: {metrics['best_epoch']}), " if metrics["epochs"] else ""
+    epochs = f"{metrics['epochs']} epochs (kept: {metrics['best_epoch']}), " if metrics.get("epochs") else ""
+    rows = f"{_used(result.rows, result.total_rows)} rows of {plain(result.source)}" if result.rows else "No rows"
     parts = [
         f"## Model {result.model}, version {result.version}",
-        f"{_used(result.rows, result.total_rows)} rows of {plain(result.source)}, latent of {result.latent_dim}, "
-        f"{epochs}{result.seconds:.1f} s{device}. {metrics.get('latent_reason') or ''}",
-        _quality(metrics, latent_dim=result.latent_dim),
-        f"Threshold {result.threshold:.5g} for a false-alarm rate of {result.false_alarm_rate:.2%}; "
-        f"on test rows {metrics['test_alarm_rate']:.2%}.",
-        *_codec(metrics),
-        *_against_production(metrics),
+        f"{rows}, latent of {result.latent_dim}, {epochs}{result.seconds:.1f} s{device}. "
+        f"{metrics.get('latent_reason') or ''}",
     ]
+    if result.threshold is None:
+        parts.append(_uncalibrated(result.model, str(result.version)))
+    else:
+        parts += [
+            _quality(metrics, latent_dim=result.latent_dim),
+            f"Threshold {result.threshold:.5g} for a false-alarm rate of {result.false_alarm_rate:.2%}; "
+            f"on test rows {metrics['test_alarm_rate']:.2%}.",
+            *_codec(metrics),
+            *_against_production(metrics),
+        ]
     warnings = [Text(f"Warning: {warning}", style="yellow") for warning in result.warnings]
     decision = result.decision
     decided = [Text(decision.sentence, style="green" if decision.promoted else "yellow")] if decision else []
@@ -80,17 +88,45 @@ def summary(result: TrainingResult) -> RenderableType:
 def model_card(manifest: Manifest) -> str:
     """The model card, in Markdown. Leaves the version's number out: that is given after the files are complete."""
     warnings = [f"- **Warning:** {plain(warning)}" for warning in manifest.warnings]
-    calibration = manifest.calibration
-    far = "value ranges" if manifest.input.kind == "image" else "standard deviations"
     settings = [(plain(name), plain(str(value))) for name, value in manifest.training.items()]
+    default = ANOMALY_SCORE if manifest.calibration else RECONSTRUCT
     sections = [
         f"# Model {manifest.model}",
         _what(manifest),
         *(["\n".join(warnings)] if warnings else []),
+        *(_measured(manifest, manifest.calibration) if manifest.calibration else [_uncalibrated(manifest.model)]),
+        "## How to call it",
+        "A valid request body is in `sample_request.json`:",
+        f"```\ncurl -s localhost:8000/models/{manifest.model}/{default.path} -H 'content-type: application/json' "
+        "-d @sample_request.json\n```",
+        f"Signatures of the SavedModel: {', '.join(f'`{name}`' for name in manifest.signatures)}; "
+        f"`serving_default` is `{default.name}`. They take raw values: scaling and gaps are handled inside.",
+        "## How it was made",
+        _table(("Setting", "Value"), settings),
+        f"Made with {', '.join(f'{name} {version}' for name, version in manifest.libraries.items())}.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _uncalibrated(model: str, version: str = "") -> str:
+    return (
+        "It is not calibrated: it encodes and reconstructs, and scores nothing. "
+        f"`{' '.join(part for part in ('autoencoder recalibrate', model, version) if part)} --rows ROWS` makes a "
+        "version that scores."
+    )
+
+
+def _measured(manifest: Manifest, calibration: Calibration) -> Iterator[str]:
+    """The sections about rows, errors and scores."""
+    spread = "value ranges" if manifest.input.kind == "image" else "standard deviations"
+    is_linear = "imported" in manifest.training
+    far = "" if is_linear else f"\n- Values farther than ten {spread} out count by their logarithm."
+    source, again = ("training", "train again") if _is_fitted_here(manifest) else ("calibration", "recalibrate")
+    yield from [
         "## Rows\n\n" + _rows(manifest),
         "## Quality\n\n" + _quality(manifest.metrics, latent_dim=manifest.latent_dim),
         *_against_production(manifest.metrics),
-        *([] if "imported" in manifest.training else [f"![Losses]({LOSSES})"]),
+        *([f"![Losses]({LOSSES})"] if manifest.metrics.get("epochs") else []),
         f"![Reconstructions]({RECONSTRUCTIONS})",
         *_codec(manifest.metrics),
         "## Scores and false alarms",
@@ -101,21 +137,10 @@ def model_card(manifest: Manifest) -> str:
         f"![Scores]({SCORES})",
         "## Limits",
         "- All training rows were taken for normal. What was common there does not look anomalous.\n"
-        "- The false-alarm rate holds for rows from the same source as the training rows; when the source changes, "
-        "train again.\n"
-        "- A p-value says how unusual a row is, not that something is wrong with it, nor how bad that would be.\n"
-        f"- Values farther than ten {far} out count by their logarithm.",
-        "## How to call it",
-        "A valid request body is in `sample_request.json`:",
-        f"```\ncurl -s localhost:8000/models/{manifest.model}/anomaly-score -H 'content-type: application/json' "
-        "-d @sample_request.json\n```",
-        f"Signatures of the SavedModel: {', '.join(f'`{name}`' for name in manifest.signatures)}; "
-        "`serving_default` is `anomaly_score`. They take raw values: scaling and gaps are handled inside.",
-        "## How it was made",
-        _table(("Setting", "Value"), settings),
-        f"Made with {', '.join(f'{name} {version}' for name, version in manifest.libraries.items())}.",
+        f"- The false-alarm rate holds for rows from the same source as the {source} rows; when the source changes, "
+        f"{again}.\n"
+        "- A p-value says how unusual a row is, not that something is wrong with it, nor how bad that would be." + far,
     ]
-    return "\n\n".join(sections) + "\n"
 
 
 def plain(text: str) -> str:
@@ -130,17 +155,20 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _what(manifest: Manifest) -> str:
     latent = f"from {math.prod(manifest.input.row_shape)} values to a latent of {manifest.latent_dim} and back"
-    if "imported" in manifest.training:
+    training, day = manifest.training, f"{manifest.created:%Y-%m-%d}"
+    rows = f" and calibrated with rows of {plain(manifest.source)}" if manifest.calibration else ""
+    taken = f"taken from {training['recalibrated']} on {day}{rows}" if "recalibrated" in training else None
+    if "imported" in training:
+        parts = f"{plain(str(training['imported']))}, a {plain(str(training['format']))}"
         return (
-            f"An autoencoder {latent}, trained elsewhere: {plain(str(manifest.training['imported']))}, a "
-            f"{plain(str(manifest.training['format']))}, imported on {manifest.created:%Y-%m-%d} and calibrated with "
-            f"rows of {plain(manifest.source)}. Which rows it was trained on is not known here. "
-            f"{manifest.metrics.get('latent_reason') or ''}"
+            f"An autoencoder {latent}, trained elsewhere: {parts}, {taken or f'imported on {day}{rows}'}. "
+            f"Which rows it was trained on is not known here. {manifest.metrics.get('latent_reason') or ''}"
         )
+    fitted = plain(str(training["fitted"]["source"] if taken else manifest.source))
     text = (
-        f"An autoencoder {latent}, trained on {plain(manifest.source)} on {manifest.created:%Y-%m-%d}. It squeezes "
-        "each row through the latent and builds it up again. It learned to do so for ordinary rows; a row that comes "
-        "back changed is unlike them."
+        f"An autoencoder {latent}, trained on {fitted}{f', {taken}' if taken else f' on {day}'}. "
+        "It squeezes each row through the latent and builds it up again. It learned to do so for ordinary rows; "
+        "a row that comes back changed is unlike them."
     )
     if manifest.metrics.get("latent_reason"):
         text += f" {manifest.metrics['latent_reason']}"
@@ -150,6 +178,11 @@ def _what(manifest: Manifest) -> str:
     return text + f" It was trained to remove {noise.kind.replace('_', '-')} noise of level {noise.level:g}."
 
 
+def _is_fitted_here(manifest: Manifest) -> bool:
+    """Whether the rows of the manifest are those that the network was fitted on."""
+    return not {"imported", "recalibrated"} & manifest.training.keys()
+
+
 def _rows(manifest: Manifest) -> str:
     counts, columns = manifest.row_counts, manifest.input.columns
     shape = " × ".join(str(size) for size in manifest.input.row_shape)
@@ -157,7 +190,7 @@ def _rows(manifest: Manifest) -> str:
         f"Kind: {manifest.input.kind}, {f'{len(columns)} columns' if columns else f'{shape} values'} a row.",
         f"{counts.calibration:,} rows calibrated the score, {counts.test:,} tested it, and "
         f"{counts.train + counts.validation:,} say what rows look like; no row is in two of these."
-        if "imported" in manifest.training
+        if not _is_fitted_here(manifest)
         else f"{counts.train:,} rows were fitted, {counts.validation:,} stopped the training, {counts.calibration:,} "
         f"were held back for calibration and {counts.test:,} tested the result; no row is in two of these.",
     ]
@@ -213,12 +246,14 @@ def _quality(metrics: dict[str, Any], *, latent_dim: int) -> str:
     labels = {"autoencoder": "autoencoder", "pca": f"PCA, {latent_dim} components"}
     table = _table(
         ("Mean squared error", *SPLITS),
-        [(label, *(f"{errors[name][split]:.5g}" for split in SPLITS)) for name, label in labels.items()],
+        [(labels[name], *(f"{found[split]:.5g}" for split in SPLITS)) for name, found in errors.items()],
     )
-    text = (
-        f"{table}\n\nErrors are in scaled units; less is better. PCA is the best that straight lines can do with a "
-        "latent of the same width. A test error far above that of the fitted rows would be overfitting."
-    )
+    text = f"{table}\n\nErrors are in scaled units; less is better."
+    if "pca" in errors:
+        text += (
+            " PCA is the best that straight lines can do with a latent of the same width. A test error far above that "
+            "of the fitted rows would be overfitting."
+        )
     denoising = metrics.get("denoising")
     if denoising:
         text += (

@@ -168,13 +168,7 @@ def make_version(
 ) -> TrainingResult:
     """Read rows, make a model of them and publish it as the next version. Arguments and errors as of ``train``."""
     started = time.monotonic()
-    target = Store(store)
-    if not re.fullmatch(MODEL_NAME_PATTERN, model, flags=re.ASCII):
-        raise ConfigurationError(
-            "A model's name is 1 to 63 characters of a-z, 0-9, - and _, and starts with a letter or a digit."
-        )
-    target.models()  # a store that can be neither read nor written is found before the training, not after
-    target.check_writable(model)
+    target = open_target(store, model)
     reporter.stage("Reading rows")
     dataset = read()
     reporter.note(describe_rows(dataset))
@@ -203,6 +197,23 @@ def make_version(
     )
 
 
+def open_target(store: Path | str, model: str) -> Store:
+    """The store that versions of ``model`` are to be published in: what is wrong with it is found before the work.
+
+    Raises:
+        ConfigurationError: the model's name is none.
+        StoreError: the store is not there, or cannot be written.
+    """
+    if not re.fullmatch(MODEL_NAME_PATTERN, model, flags=re.ASCII):
+        raise ConfigurationError(
+            "A model's name is 1 to 63 characters of a-z, 0-9, - and _, and starts with a letter or a digit."
+        )
+    target = Store(store)
+    target.models()
+    target.check_writable(model)
+    return target
+
+
 def train_model(
     dataset: Dataset, config: TrainingConfig, reporter: Reporter, *, checkpoints: Checkpoints | None = None
 ) -> TrainedModel:
@@ -228,7 +239,7 @@ def train_model(
     autoencoder = build_autoencoder(dataset.schema, config, preprocessing.layout)
     start_as_pca(autoencoder, fitted.inputs, seed=config.seed)
     # What must be the same for a run to go on with the same result.
-    identity = {**config.model_dump(mode="json"), "rows": dataset.sha256, "libraries": _libraries()}
+    identity = {**config.model_dump(mode="json"), "rows": dataset.sha256, "libraries": libraries()}
     history = fit(
         autoencoder,
         preprocessing,
@@ -375,7 +386,7 @@ def write_documents(folder: Path, manifest: Manifest, evidence: "Evidence", hist
     from service.training.html_report import report_page
 
     (folder / MODEL_CARD).write_text(model_card(manifest), encoding="utf-8")
-    draw_plots(folder / PLOTS, evidence, history, manifest.calibration)
+    draw_plots(folder / PLOTS, evidence, history, manifest.calibrated)
     (folder / REPORT).write_text(report_page(manifest, evidence, history), encoding="utf-8")
 
 
@@ -406,7 +417,7 @@ def _manifest(trained: TrainedModel, specs: dict[str, SignatureSpec], *, model: 
         source_sha256=trained.dataset.sha256,
         row_counts=trained.split.counts,
         source_rows=trained.dataset.total,
-        libraries=_libraries(),
+        libraries=libraries(),
         metrics=_metrics(trained, None),
         warnings=trained.warnings,
         calibration=trained.calibration,
@@ -417,7 +428,7 @@ def _manifest(trained: TrainedModel, specs: dict[str, SignatureSpec], *, model: 
     )
 
 
-def _libraries() -> dict[str, str]:
+def libraries() -> dict[str, str]:
     """Versions that the result may depend on; TensorFlow goes by one of two names."""
     found: dict[str, Any] = {"python": platform.python_version()}
     for name in (*TENSORFLOW, *LIBRARIES):

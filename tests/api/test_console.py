@@ -105,7 +105,7 @@ def test_all_files_together_are_small() -> None:
 def test_the_calibration_says_what_each_rate_asks_of_the_threshold(service: LiveService, trained_store: Path) -> None:
     """All calibration scores in the histogram; thresholds as ``service.scoring`` has them."""
     shown = service.get("/models/payments/versions/1/calibration").json()
-    calibration = Store(trained_store).manifest("payments", 1).calibration
+    calibration = Store(trained_store).manifest("payments", 1).calibrated
     assert sum(shown["histogram"]["counts"]) == shown["rows"] == calibration.rows
     assert len(shown["histogram"]["edges"]) == len(shown["histogram"]["counts"]) + 1
     assert shown["threshold"] == calibration.threshold

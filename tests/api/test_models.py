@@ -102,9 +102,9 @@ def test_a_model_shows_its_default_version_in_full(service: LiveService, trained
     assert [column["name"] for column in detail["input"]["columns"]] == list(COLUMNS)
     assert detail["latent_dim"] == manifest.latent_dim
     assert detail["metrics"] == manifest.model_dump(mode="json")["metrics"]
-    assert detail["calibration"]["rows"] == manifest.calibration.rows
-    assert detail["calibration"]["threshold"] == manifest.calibration.threshold
-    assert detail["calibration"]["quantiles"]["1"] == max(manifest.calibration.scores)
+    assert detail["calibration"]["rows"] == manifest.calibrated.rows
+    assert detail["calibration"]["threshold"] == manifest.calibrated.threshold
+    assert detail["calibration"]["quantiles"]["1"] == max(manifest.calibrated.scores)
     assert detail["model_card"].startswith("#")
     assert set(detail["signatures"]) == {"encode", "reconstruct", "anomaly_score", "explain"}
     assert "scores" not in detail["calibration"]

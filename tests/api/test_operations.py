@@ -51,7 +51,7 @@ def score(service: LiveService, model: str = "digits", **body: Any) -> dict[str,
 
 def calibration_scores(trained_store: Path, model: str) -> np.ndarray[Any, np.dtype[np.float32]]:
     store = Store(trained_store)
-    return np.asarray(store.manifest(model, store.versions(model)[-1]).calibration.scores, np.float32)
+    return np.asarray(store.manifest(model, store.versions(model)[-1]).calibrated.scores, np.float32)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -195,7 +195,7 @@ def test_manifest_that_json_cannot_hold(store: Store) -> None:
 
     def build_manifest(number: int, digests: dict[str, str]) -> Manifest:
         manifest = manifest_of(number, digests)
-        calibration = manifest.calibration.model_copy(update={"threshold": float("nan")})
+        calibration = manifest.calibrated.model_copy(update={"threshold": float("nan")})
         return manifest.model_copy(update={"calibration": calibration})
 
     with pytest.raises(InvalidVersion, match=r"calibration\.threshold"):

@@ -84,10 +84,10 @@ def test_an_imported_version_is_one_as_any_other(classic: SimpleNamespace) -> No
     manifest = Store(classic.store).manifest("classic", 1)
     assert Store(classic.store).aliases("classic") == {"production": 1}
     assert "Version 1 is in production now" in classic.said
-    assert (manifest.latent_dim, manifest.input.row_shape, manifest.calibration.rows) == (32, (784,), 400)
+    assert (manifest.latent_dim, manifest.input.row_shape, manifest.calibrated.rows) == (32, (784,), 400)
     assert manifest.training["imported"] == "autoencoder.keras"
     assert manifest.training["score"] == "reconstruction error"
-    assert abs(manifest.metrics["test_alarm_rate"] - manifest.calibration.false_alarm_rate) < 0.05
+    assert abs(manifest.metrics["test_alarm_rate"] - manifest.calibrated.false_alarm_rate) < 0.05
     assert {MODEL_CARD, REPORT, KERAS_MODEL} <= set(manifest.digests)
     assert HISTORY not in manifest.digests
     card = Store(classic.store).read_file("classic", 1, MODEL_CARD)
@@ -166,7 +166,7 @@ def test_a_notebook_publishes_a_model(classic: SimpleNamespace, tmp_path: Path) 
     assert (result.version, result.latent_dim) == (1, 2)
     manifest = Store(tmp_path).manifest("payments", 1)
     assert [column.name for column in manifest.input.columns] == list(COLUMNS)
-    assert (manifest.training["scale"], manifest.calibration.false_alarm_rate) == ("StandardScaler", 0.05)
+    assert (manifest.training["scale"], manifest.calibrated.false_alarm_rate) == ("StandardScaler", 0.05)
     version = open_version(Store(tmp_path).path("payments", 1), manifest)
     rows = table.to_numpy()[:9]
     scaled = (rows - scaler.mean_) / scaler.scale_
@@ -186,7 +186,7 @@ def test_a_version_is_recalibrated(trained_store: Path, tmp_path: Path) -> None:
     old, new = (version.run("anomaly_score", {INSTANCES: rows[:50]}) for version in versions)
     np.testing.assert_allclose(new["score"], old["score"], rtol=1e-5)
     first, second = (version.manifest for version in versions)
-    assert (second.calibration.rows, second.calibration.false_alarm_rate) == (320, 0.02)
+    assert (second.calibrated.rows, second.calibrated.false_alarm_rate) == (320, 0.02)
     assert second.reference != first.reference
     assert (second.training["recalibrated"], second.source) == ("version 1", "recent.csv")
     assert {MODEL_CARD, REPORT, KERAS_MODEL, HISTORY} <= set(second.digests)

@@ -49,7 +49,7 @@ def test_a_version_is_complete(trained_store: Path) -> None:
     assert all(manifest.training[name] is not None for name in ("hidden", "latent_dim", "batch_size"))
     assert manifest.source == "payments.csv"
     assert sum(manifest.row_counts.model_dump().values()) == 3000
-    assert manifest.calibration.rows == manifest.row_counts.calibration
+    assert manifest.calibrated.rows == manifest.row_counts.calibration
     assert set(manifest.metrics["reconstruction_error"]) == {"autoencoder", "pca"}
     assert manifest.signatures["anomaly_score"].inputs["instances"].shape == (None, 6)
     assert manifest.signatures["anomaly_score"].outputs["is_anomaly"].dtype == "bool"
@@ -228,7 +228,7 @@ def test_labels_are_for_the_comparison_only(tmp_path: Path) -> None:
     comparison = run("fraud").metrics["comparison"]
     assert comparison["auroc"]["candidate"] == comparison["auroc"]["production"] > 0.8
     assert comparison["aupr"]["candidate"] > 0.5
-    scores = [Store(tmp_path / "new").manifest("rows", number).calibration.scores for number in (1, 2)]
+    scores = [Store(tmp_path / "new").manifest("rows", number).calibrated.scores for number in (1, 2)]
     assert scores[0] == scores[1]
     with pytest.raises(DataError, match="Column amount has other values"):
         run("amount")

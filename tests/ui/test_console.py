@@ -19,7 +19,7 @@ from service.api.access import hash_key
 from service.store import Store
 from tests.api.samples import named, payments
 from tests.conftest import COLUMNS, readings
-from tests.fakes import load_fake
+from tests.fakes import load_fake, publish_fake
 from tests.live import LiveService
 from tests.ui.conftest import SIZES, OpenPage
 
@@ -425,6 +425,38 @@ def test_a_version_trained_before_there_was_a_map_says_so(fake_service: LiveServ
     page.goto(f"{fake_service.url}/ui#/try/pumps/1")
     settled(page, "Try it")
     expect(page.get_by_label("value 2", exact=True)).to_be_visible()
+
+
+def test_a_version_without_calibration_is_shown(tmp_path: Path, serve: Serve, open_page: OpenPage) -> None:
+    """What it can do, and the command that makes it score; beside a version that scores, too."""
+    origin = {"imported": "ae.keras", "format": "Keras file", "latent": "layer code", "scale": "0-255"}
+    store = Store(tmp_path)
+    publish_fake(store, is_calibrated=False, training=origin)
+    publish_fake(store, training={**origin, "recalibrated": "version 1"}, source="recent.csv")
+    service = serve(tmp_path, load=load_fake)
+    page = open_page(f"{service.url}/ui#/models/pumps/1")
+    settled(page, "pumps, version 1")
+    command = page.get_by_text("autoencoder recalibrate pumps 1 --rows ROWS")
+    expect(command).to_be_visible()
+    expect(page.get_by_role("row", name="Trained elsewhere: ae.keras, a Keras file")).to_be_visible()
+    expect(page.get_by_role("row", name="Calibrated not yet")).to_be_visible()
+    page.goto(f"{service.url}/ui#/models/pumps/2")
+    settled(page, "pumps, version 2")
+    expect(page.get_by_role("link", name="version 1", exact=True)).to_be_visible()
+    expect(page.get_by_role("row", name="Calibrated with 7 rows of recent.csv")).to_be_visible()
+    page.goto(f"{service.url}/ui#/try/pumps/1")
+    settled(page, "Try it")
+    expect(page.get_by_role("heading", name="The row beside its reconstruction")).to_be_visible()
+    expect(command).to_be_visible()
+    page.goto(f"{service.url}/ui#/latent/pumps/1")
+    settled(page, "Latent space")
+    expect(command).to_be_visible()
+    page.goto(f"{service.url}/ui#/compare/pumps/1/2")
+    settled(page, "pumps: version 1 and version 2")
+    expect(command).to_be_visible()
+    page.goto(f"{service.url}/ui#/models/pumps")
+    settled(page, "pumps")
+    expect(page.get_by_role("row", name="Compare version 1")).to_be_visible()
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -165,7 +165,7 @@ def _grid(lines: Sequence[tuple[str, Images, str, float]]) -> Figure:
 
 def score_distribution(digits: Digits) -> Figure:
     """Scores of calibration rows with the threshold, one row's p-value as the share on its right, and damaged rows."""
-    calibration = np.asarray(digits.loaded.manifest.calibration.scores)
+    calibration = np.asarray(digits.loaded.manifest.calibrated.scores)
     damaged, _ = digits.scored(_damaged(digits.test))
     scores, p_values = digits.scored(digits.test)
     shown = int(np.argmin(np.abs(p_values - 0.1)))
@@ -184,7 +184,7 @@ def score_distribution(digits: Digits) -> Figure:
     )
     _histogram(axes, damaged, bins, ORANGE, "test rows with a blot", alpha=0.6)
     axes.axvline(scores[shown], color=BLUE, linewidth=1.2)
-    threshold, rate = digits.loaded.manifest.calibration.threshold, digits.loaded.manifest.calibration.false_alarm_rate
+    threshold, rate = digits.loaded.manifest.calibrated.threshold, digits.loaded.manifest.calibrated.false_alarm_rate
     axes.axvline(threshold, color=INK, linestyle="--", label=f"threshold (false-alarm rate {rate:.0%})")
     axes.set(xscale="log", xlabel="anomaly score", ylabel="share of rows")
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -28,7 +28,6 @@ from service.errors import InvalidOption, MalformedInput, TooLarge
 from service.runtime import ModelManager
 from service.runtime.loaded_model import LoadedModel
 from service.schemas import Array, Rows
-from service.words import ANOMALY_SCORE
 
 PREDICTION: Final = Methods("tensorflow.serving.PredictionService")
 MODELS: Final = Methods("tensorflow.serving.ModelService")
@@ -182,7 +181,8 @@ async def _metadata(incoming: Incoming) -> bytes:
 
 def _signatures(loaded: LoadedModel) -> Any:
     found = message_class("tensorflow.serving.SignatureDefMap")()
-    for key, name in {SERVING_DEFAULT: ANOMALY_SCORE.name, **{name: name for name in loaded.signature_names}}.items():
+    named = {SERVING_DEFAULT: loaded.default_signature} | {name: name for name in loaded.signature_names}
+    for key, name in named.items():
         signature, spec = found.signature_def[key], loaded.manifest.signatures[name]
         signature.method_name = METHOD_NAME
         for tensors, specs in ((signature.inputs, spec.inputs), (signature.outputs, spec.outputs)):

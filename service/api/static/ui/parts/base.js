@@ -65,6 +65,11 @@ export function StateBadge({ state, reason }) {
   return html`<span class=${`badge ${STATES[state] ?? ""}`} title=${reason ?? ""}>${state === "available" ? "✓ " : state === "failed" ? "✕ " : ""}${state}</span>`;
 }
 
+/** In place of scores, where a version was made without rows. */
+export function Uncalibrated({ model, version }) {
+  return html`<p class="message warn">This version is not calibrated: it encodes and reconstructs, and scores nothing. <code>autoencoder recalibrate ${model} ${version} --rows ROWS</code> makes one that scores.</p>`;
+}
+
 export function Tabs({ label, tabs, chosen, onChoose }) {
   const move = (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];

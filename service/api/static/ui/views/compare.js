@@ -1,5 +1,5 @@
 // Two versions of one model, side by side.
-import { Card, Loaded, StateBadge, html, useLoad } from "../parts/base.js";
+import { Card, Loaded, StateBadge, Uncalibrated, html, useLoad } from "../parts/base.js";
 import { call, modelPath, versionPath } from "../parts/api.js";
 import { LineChart, ScoreHistogram } from "../parts/charts.js";
 import { count, date, number, percent } from "../parts/words.js";
@@ -12,12 +12,12 @@ const LINES = [
   ["Test error", (each) => each.metrics.reconstruction_error?.autoencoder.test, number, -1],
   ["Validation error", (each) => each.metrics.reconstruction_error?.autoencoder.validation, number, -1],
   ["Train error", (each) => each.metrics.reconstruction_error?.autoencoder.train, number, -1],
-  ["PCA on test rows", (each) => each.metrics.reconstruction_error?.pca.test, number, 0],
+  ["PCA on test rows", (each) => each.metrics.reconstruction_error?.pca?.test, number, 0],
   ["Denoised error", (each) => each.metrics.denoising?.denoised, number, -1],
-  ["Threshold", (each) => each.calibration.threshold, number, 0],
-  ["False-alarm rate", (each) => each.calibration.false_alarm_rate, percent, 0],
+  ["Threshold", (each) => each.calibration?.threshold, number, 0],
+  ["False-alarm rate", (each) => each.calibration?.false_alarm_rate, percent, 0],
   ["Test rows flagged", (each) => each.metrics.test_alarm_rate, percent, 0],
-  ["Calibration rows", (each) => each.calibration.rows, count, 1],
+  ["Calibration rows", (each) => each.calibration?.rows, count, 1],
   ["Fitted rows", (each) => each.row_counts.train, count, 0],
   ["Latent", (each) => each.latent_dim, number, 0],
   ["Epochs", (each) => each.metrics.epochs, number, 0],
@@ -31,7 +31,8 @@ export default function Compare({ path }) {
   const state = useLoad(async (signal) => {
     const [shown, ...pairs] = await Promise.all([call(modelPath(model), { signal }), ...versions.map(async (version) => {
       const base = versionPath(model, version);
-      const [detail, calibration] = await Promise.all([call(base, { signal }), call(`${base}/calibration`, { signal })]);
+      const detail = await call(base, { signal });
+      const calibration = detail.calibration && await call(`${base}/calibration`, { signal });
       const history = detail.exhibits.includes("history") ? await call(`${base}/history`, { signal }) : null;
       return { detail, calibration, history };
     })]);
@@ -46,7 +47,7 @@ export default function Compare({ path }) {
         <p class="small muted">Errors are comparable only when both versions scale the rows alike, and scores only by their p-values.</p><//>
       <${Losses} pairs=${pairs} />
       <div class="two">${pairs.map(({ detail, calibration }) => html`<${Card} title=${`Scores of ordinary rows, version ${detail.version}`}>
-        <${ScoreHistogram} histogram=${calibration.histogram} threshold=${calibration.threshold} /><//>`)}</div>
+        ${calibration ? html`<${ScoreHistogram} histogram=${calibration.histogram} threshold=${calibration.threshold} />` : html`<${Uncalibrated} model=${model} version=${detail.version} />`}<//>`)}</div>
       ${concerns(shown.shadow, versions) ? html`<${Shadow} shadow=${shown.shadow} />`
         : html`<${Card} title="On live rows"><p class="muted">To see on how many live rows the two disagree, give the newer one the alias <b>candidate</b>: it then scores a share of the traffic in the shadow of the other.</p><//>`}
     </div>`}<//>`;

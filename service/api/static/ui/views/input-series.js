@@ -29,7 +29,7 @@ export function pointsOf(text, channels) {
 
 const textOf = (points) => points.map((point) => point.map((each) => (each === null ? "NaN" : Number(each.toPrecision(6)))).join(", ")).join("\n");
 
-export default function SeriesInput({ schema, samples, start, base, onRow }) {
+export default function SeriesInput({ schema, samples, start, base, onRow, isScored }) {
   const steps = schema.row_shape[0];
   const { channels } = schema;
   const [text, setText] = useState(() => (start ?? samples[0] ? textOf(start ?? samples[0]) : ""));
@@ -44,7 +44,13 @@ export default function SeriesInput({ schema, samples, start, base, onRow }) {
     try {
       const points = pointsOf(text, channels);
       if (points.length < steps) throw new Error(`The model looks at ${plural(steps, "point")} at a time; here ${points.length === 1 ? "is 1" : `are ${count(points.length)}`}.`);
-      const answer = await call(`${base}/anomaly-score`, { method: "POST", body: { series: points }, signal });
+      // Points may not be calibrated where windows are: a window by itself can be looked at.
+      const answer = isScored ? await call(`${base}/anomaly-score`, { method: "POST", body: { series: points }, signal }).catch((refusal) => { if (refusal.status === 409) return null; throw refusal; }) : null;
+      if (!answer) {
+        setScored(null);
+        look(points, 0);
+        return;
+      }
       const worst = answer.scores.indexOf(Math.max(...answer.scores));
       setScored({ points, ...answer });
       look(points, Math.max(0, Math.min(points.length - steps, worst - Math.floor(steps / 2))));

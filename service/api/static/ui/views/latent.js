@@ -1,5 +1,5 @@
 // The latent space: where ordinary rows lie, where the tried row lies among them, and what changes along its directions.
-import { Card, Loaded, Tabs, html, useEffect, useLoad, useMemo, useRef, useState } from "../parts/base.js";
+import { Card, Loaded, Tabs, Uncalibrated, html, useEffect, useLoad, useMemo, useRef, useState } from "../parts/base.js";
 import { call, objectUrl, versionPath } from "../parts/api.js";
 import { WithVersion } from "../parts/pickers.js";
 import { Scatter } from "../parts/scatter.js";
@@ -17,7 +17,7 @@ function Space({ model, version, detail }) {
   const base = versionPath(model, version);
   const state = useLoad((signal) => (detail.exhibits.includes("latent-map") ? call(`${base}/latent-map`, { signal }) : Promise.resolve(null)), [base]);
   return html`<${Loaded} state=${state} what="Loading the map">${(map) => (map === null
-    ? html`<${Card}><div class="empty"><h3>This version has no latent map</h3><p>It was trained before there were any. Train the model again, and the map is drawn with it.</p></div><//>`
+    ? !detail.calibration ? html`<${Uncalibrated} model=${model} version=${version} />` : html`<${Card}><div class="empty"><h3>This version has no latent map</h3><p>It was trained before there were any. Train the model again, and the map is drawn with it.</p></div><//>`
     : html`<div class="stack"><${LatentMap} map=${map} study=${tried.of(model, version)} detail=${detail} link=${`${encodeURIComponent(model)}/${version}`} />
         ${map.traversals && html`<${Walks} map=${map} base=${base} />`}</div>`)}<//>`;
 }

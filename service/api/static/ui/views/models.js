@@ -56,7 +56,8 @@ function ModelCard({ model, isDefault }) {
 /** How well a version reconstructs, beside what a linear method can do. */
 export function quality(version) {
   const errors = version.metrics.reconstruction_error;
-  if (!errors?.autoencoder || !errors.pca) return "No errors were measured in training.";
+  if (!errors?.autoencoder) return "No errors were measured.";
+  if (!errors.pca) return `Error on test rows ${number(errors.autoencoder.test)}.`;
   const [own, pca] = [errors.autoencoder.test, errors.pca.test];
   const change = (own - pca) / pca;
   const beside = Math.abs(change) < 0.005 ? "as good as" : `${percent(Math.abs(change))} ${change < 0 ? "lower" : "higher"} than`;
@@ -92,13 +93,13 @@ function VersionRow({ model, row, picked, onPick, onChange }) {
   const { version, state, reason, detail } = row;
   const errors = detail?.metrics.reconstruction_error;
   const aliases = Object.entries(model.aliases).filter(([, named]) => named === version).map(([alias]) => alias);
-  const better = errors && errors.autoencoder.test <= errors.pca.test;
+  const better = errors?.pca && errors.autoencoder.test <= errors.pca.test;
   return html`<tr>
     <td><input type="checkbox" checked=${picked} onChange=${onPick} aria-label=${`Compare version ${version}`} /></td>
     <th scope="row"><a href=${`#/models/${encodeURIComponent(model.name)}/${version}`}>${version}</a> ${aliases.map((alias) => html` <span class="badge alias">${alias}</span>`)}</th>
     <td><${StateBadge} state=${state} reason=${reason} />${version === model.default_version ? html` <span class="badge">answers</span>` : ""}${reason ? html`<div class="small muted">${reason}</div>` : ""}</td>
     <td class="nowrap">${detail ? date(detail.created) : "–"}</td>
-    <td class=${`right number ${better ? "best" : ""}`}>${number(errors?.autoencoder.test)}</td><td class="right number">${number(errors?.pca.test)}</td>
+    <td class=${`right number ${better ? "best" : ""}`}>${number(errors?.autoencoder.test)}</td><td class="right number">${number(errors?.pca?.test)}</td>
     <td class="right number">${detail?.metrics.test_alarm_rate === undefined ? "–" : percent(detail.metrics.test_alarm_rate)}</td>
     <td class="right">${model.aliases[PRODUCTION] === version ? "" : html`<button type="button" class="button small" onClick=${() => onChange({ alias: PRODUCTION, version, from: model.aliases[PRODUCTION] })}>Promote<span class="sr"> version ${version}</span></button>`}</td></tr>`;
 }

@@ -1,5 +1,5 @@
 // What the model said of one row: the verdict, what is at fault, the row beside its reconstruction, and the threshold.
-import { Card, html, useMemo } from "../parts/base.js";
+import { Card, Uncalibrated, html, useMemo } from "../parts/base.js";
 import { LineChart } from "../parts/charts.js";
 import { Picture, byPixel, layoutOf, levelsOf } from "../parts/pixels.js";
 import { ThresholdStudy } from "../parts/threshold.js";
@@ -9,15 +9,15 @@ export function Outcome({ study, row, detail, calibration, model, version }) {
   const schema = detail.input;
   const link = `${encodeURIComponent(model)}/${version}`;
   return html`<div class="stack" data-outcome=${study.flagged ? "flagged" : "ordinary"}>
-    <div class=${`verdict ${study.flagged ? "flagged" : ""}`} role="status">
+    ${calibration ? html`<div class=${`verdict ${study.flagged ? "flagged" : ""}`} role="status">
       <h2>${study.flagged ? "Flagged as an anomaly" : study.pValue < 0.1 ? "Unusual, but not flagged" : "Ordinary"}</h2>
       <p>${sentence(study, schema, calibration)}</p>
       <p class="small muted">Score ${number(study.score)}, threshold ${number(study.threshold)}, p-value ${number(study.pValue, 3)}${study.latent ? html` · <a href=${`#/latent/${link}`}>see it in the latent space</a>` : ""}</p>
-    </div>
+    </div>` : html`<${Uncalibrated} model=${model} version=${version} />`}
     ${schema.kind === "image" ? html`<${Images} study=${study} row=${row} schema=${schema} />` : schema.kind === "timeseries" ? html`<${Series} study=${study} row=${row} schema=${schema} />` : null}
     ${study.contributions && html`<${AtFault} contributions=${study.contributions} schema=${schema} flagged=${study.flagged} />`}
     ${schema.kind === "tabular" && html`<${Beside} study=${study} row=${row} schema=${schema} />`}
-    <${Card} title="Among ordinary rows"><${ThresholdStudy} calibration=${calibration} score=${study.score} /><//>
+    ${calibration && html`<${Card} title="Among ordinary rows"><${ThresholdStudy} calibration=${calibration} score=${study.score} /><//>`}
   </div>`;
 }
 

@@ -24,7 +24,7 @@ function Bench({ model, version, detail }) {
   const schema = detail.input;
   const ground = useLoad(async (signal) => {
     const [calibration, sample, module] = await Promise.all([
-      call(`${base}/calibration`, { signal }), detail.exhibits.includes("sample-request") ? call(`${base}/sample-request`, { signal }) : null, INPUTS[schema.kind](),
+      detail.calibration && call(`${base}/calibration`, { signal }), detail.exhibits.includes("sample-request") ? call(`${base}/sample-request`, { signal }) : null, INPUTS[schema.kind](),
     ]);
     return { calibration, samples: sample?.instances ?? [], Input: module.default };
   }, [base]);
@@ -32,7 +32,7 @@ function Bench({ model, version, detail }) {
   const [row, setRow] = useState(before?.row ?? null);
   const answer = useStudy(base, detail, row, (study) => tried.keep({ model, version, row, ...study }));
   return html`<${Loaded} state=${ground} what="Loading">${({ calibration, samples, Input }) => html`<div class="wide-left">
-    <div class="stack"><${Glance} study=${answer.problem ? null : answer.value} /><${Input} schema=${schema} samples=${samples} start=${row} base=${base} onRow=${setRow} study=${answer.value} problem=${answer.problem} /></div>
+    <div class="stack"><${Glance} study=${answer.problem ? null : answer.value} /><${Input} schema=${schema} samples=${samples} start=${row} base=${base} onRow=${setRow} study=${answer.value} problem=${answer.problem} isScored=${Boolean(calibration)} /></div>
     <div class="stack" id="outcome">
       ${answer.problem ? html`<${Failure} problem=${answer.problem} />` : answer.value ? html`<${Outcome} study=${answer.value} row=${answer.value.row} detail=${detail} calibration=${calibration} model=${model} version=${version} />`
         : row ? html`<${Loading} what="Asking the model" />`
@@ -42,7 +42,7 @@ function Bench({ model, version, detail }) {
 
 /** The verdict in short, where the form would push the whole out of sight. */
 function Glance({ study }) {
-  if (!study) return null;
+  if (!study || study.score === null) return null;
   const show = () => document.getElementById("outcome").scrollIntoView({ behavior: "smooth" });
   return html`<div class=${`glance ${study.flagged ? "flagged" : ""}`}><span>${study.flagged ? "Flagged" : "Not flagged"}, score ${number(study.score)}</span><button type="button" class="button small" onClick=${show}>See why</button></div>`;
 }
@@ -75,16 +75,16 @@ export async function studyOf(base, detail, row, signal) {
   const features = detail.input.columns.length || detail.input.row_shape.reduce((product, size) => product * size, 1);
   const explain = !can("explain") ? {} : { explain: isImage ? "map" : detail.input.kind === "timeseries" ? features : Math.min(features, 12) };
   const [score, reconstructed, denoised, latent] = await Promise.all([
-    post("anomaly-score", explain), post("reconstruct"), can("denoise") ? post("denoise") : null, can("encode") ? post("encode") : null,
+    can("anomaly_score") ? post("anomaly-score", explain) : null, post("reconstruct"), can("denoise") ? post("denoise") : null, can("encode") ? post("encode") : null,
   ]);
   return {
     row,
-    score: score.scores[0],
-    pValue: score.p_values[0],
-    flagged: score.is_anomaly[0],
-    threshold: score.threshold,
-    contributions: score.contributions?.[0] ?? null,
-    map: score.error_maps?.[0] ?? null,
+    score: score?.scores[0] ?? null,
+    pValue: score?.p_values[0] ?? null,
+    flagged: score?.is_anomaly[0] ?? false,
+    threshold: score?.threshold ?? null,
+    contributions: score?.contributions?.[0] ?? null,
+    map: score?.error_maps?.[0] ?? null,
     reconstruction: reconstructed.reconstructions[0],
     denoised: denoised?.denoised[0] ?? null,
     latent: latent?.latents[0] ?? null,

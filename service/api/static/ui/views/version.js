@@ -1,5 +1,5 @@
 // One version: what it is, how good it is, what its threshold costs, and its model card.
-import { Card, Failure, Loaded, StateBadge, Tile, html, useEffect, useLoad, useState } from "../parts/base.js";
+import { Card, Failure, Loaded, StateBadge, Tile, Uncalibrated, html, useEffect, useLoad, useState } from "../parts/base.js";
 import { addressOf, call, keys, objectUrl, textOf, versionPath } from "../parts/api.js";
 import { LineChart } from "../parts/charts.js";
 import { ThresholdStudy } from "../parts/threshold.js";
@@ -19,19 +19,41 @@ export default function Version({ model, version }) {
       <dl class="tiles">
         <${Tile} name="Takes" note=${KINDS[detail.input.kind]}>${shapeOf(detail.input)}<//>
         <${Tile} name="Latent" note="what a row becomes">${plural(detail.latent_dim, "number")}<//>
-        <${Tile} name="Trained on" note=${`${detail.source}, ${date(detail.created)}`}>${plural(detail.row_counts.train, "row")}<//>
-        <${Tile} name="False-alarm rate" note=${`test rows flagged: ${percent(detail.metrics.test_alarm_rate ?? 0)}`}>${percent(detail.calibration.false_alarm_rate)}<//>
+        ${isTrainedHere(detail) && html`<${Tile} name="Trained on" note=${`${detail.source}, ${date(detail.created)}`}>${plural(detail.row_counts.train, "row")}<//>`}
+        ${detail.calibration && html`<${Tile} name="False-alarm rate" note=${`test rows flagged: ${percent(detail.metrics.test_alarm_rate ?? 0)}`}>${percent(detail.calibration.false_alarm_rate)}<//>`}
         ${detail.metrics.denoising && html`<${Tile} name="Denoising" note=${`${detail.corruption.kind.replaceAll("_", " ")} noise of ${number(detail.corruption.level)}`}>${denoising(detail.metrics.denoising)}<//>`}
       </dl>
-      <div class="two">
+      <${Card} title="Where it comes from"><${Origin} model=${model} detail=${detail} /><//>
+      ${detail.calibration ? html`<div class="two">
         <${Card} title="How well it reconstructs"><${Errors} detail=${detail} /><//>
-        <${History} base=${base} exhibits=${detail.exhibits} />
+        ${isTrainedHere(detail) && html`<${History} base=${base} exhibits=${detail.exhibits} />`}
       </div>
-      <${Calibration} base=${base} />
+      <${Calibration} base=${base} isFitted=${detail.training.imported === undefined} />` : html`<${Uncalibrated} model=${model} version=${version} />`}
       <${Columns} columns=${detail.input.columns} />
       ${detail.exhibits.includes("plots/reconstructions") && html`<${Pictures} base=${base} />`}
       <${Card} title="Model card" aside=${detail.exhibits.includes("report") && html`<${Report} base=${base} />`}><${ModelCard} base=${base} /><//>
     </div>`}<//>`;
+}
+
+/** Whether the network was fitted on the rows that the version names as its source. */
+function isTrainedHere({ training }) {
+  return training.imported === undefined && training.recalibrated === undefined;
+}
+
+/** Who trained the network, on what, and which rows calibrated the version. */
+function Origin({ model, detail }) {
+  const { imported, format, latent, scale, recalibrated, fitted } = detail.training;
+  const earlier = recalibrated?.replace("version ", "");
+  const rows = Object.values(detail.row_counts).reduce((sum, count) => sum + count, 0);
+  const lines = [
+    ["Trained", imported ? `elsewhere: ${imported}, a ${format}` : `here, on ${fitted?.source ?? detail.source}`],
+    imported && ["Latent", latent],
+    imported && ["Scale", scale === "none" ? "rows are taken as they are" : scale],
+    earlier && ["Recalibrated", html`the networks of <a href=${`#/models/${encodeURIComponent(model)}/${earlier}`}>version ${earlier}</a>`],
+    ["Calibrated", detail.calibration ? `with ${plural(rows, "row")} of ${detail.source}` : "not yet"],
+    ["Published", date(detail.created)],
+  ].filter(Boolean);
+  return html`<table><tbody>${lines.map(([name, value]) => html`<tr><th scope="row">${name}</th><td>${value}</td></tr>`)}</tbody></table>`;
 }
 
 /** The service makes it of Markdown, in which no name can become markup; the page's policy runs no script of it either. */
@@ -47,12 +69,13 @@ function denoising({ noisy, denoised, noisy_psnr_db: before, denoised_psnr_db: a
 /** Errors by split as bars, the autoencoder's beside PCA's. */
 function Errors({ detail }) {
   const errors = detail.metrics.reconstruction_error;
-  if (!errors?.autoencoder || !errors.pca) return html`<p class="muted">Nothing was measured in training.</p>`;
-  const largest = Math.max(...Object.values(errors.autoencoder), ...Object.values(errors.pca));
+  if (!errors?.autoencoder) return html`<p class="muted">Nothing was measured in training.</p>`;
+  const methods = [["autoencoder", ""], ["pca", "cool"]].filter(([method]) => errors[method]);
+  const largest = Math.max(...methods.flatMap(([method]) => Object.values(errors[method])));
   return html`<div class="stack"><p>${quality(detail)}</p>
-    <div class="bars">${Object.keys(errors.autoencoder).map((split) => [["autoencoder", ""], ["pca", "cool"]].map(([method, tone]) => html`
+    <div class="bars">${Object.keys(errors.autoencoder).map((split) => methods.map(([method, tone]) => html`
       <div class="line"><span class="small">${split}, ${method === "pca" ? "PCA" : method}</span><div class="track"><div class=${`fill ${tone}`} style=${{ width: `${(100 * errors[method][split]) / largest}%` }}></div></div><span class="number small">${number(errors[method][split], 3)}</span></div>`))}</div>
-    <p class="small muted">Mean squared error in scaled units; lower is better. PCA has as many components as the latent has numbers. Large error on test but not on train rows means that the model memorises.</p></div>`;
+    <p class="small muted">Mean squared error in scaled units; lower is better.${errors.pca && " PCA has as many components as the latent has numbers."}${isTrainedHere(detail) && " Large error on test but not on train rows means that the model memorises."}</p></div>`;
 }
 
 export function lossSeries({ train_loss: train, validation_loss: validation }, name = "", tones = ["--chart-1", "--chart-2"]) {
@@ -72,10 +95,10 @@ function History({ base, exhibits }) {
   }}<//><//>`;
 }
 
-function Calibration({ base }) {
+function Calibration({ base, isFitted }) {
   const state = useLoad((signal) => call(`${base}/calibration`, { signal }), [base]);
   return html`<${Card} title="What the threshold costs"><${Loaded} state=${state}>${(calibration) => html`
-    <div class="stack"><p class="muted">The scores of ${plural(calibration.rows, "ordinary row")} that training never saw. Whatever lies to the right of the threshold is flagged.</p>
+    <div class="stack"><p class="muted">The scores of ${plural(calibration.rows, "ordinary row")}${isFitted ? " that training never saw" : ""}. Whatever lies to the right of the threshold is flagged.</p>
     <${ThresholdStudy} calibration=${calibration} /></div>`}<//><//>`;
 }
 
