@@ -37,7 +37,7 @@ train: $(VENV)/.service ## Train and publish a version: make train ARGS="rows.cs
 serve: $(VENV)/.service ## Serve the models in ./model_store.
 	@$(BIN)/autoencoder serve $(ARGS)
 
-clients: $(VENV)/.clients $(VENV)/.beam ## Install the clients of other servers and Beam, which some tests drive.
+clients: $(VENV)/.clients $(VENV)/.beam $(VENV)/.export ## Install what some tests drive: clients of other servers, Beam, converters.
 	@:
 
 fuzz: setup ## Send mutated requests in every encoding and protocol: make fuzz MINUTES=60.
@@ -72,6 +72,7 @@ lock: $(BIN)/python ## Lock the dependencies again; UPGRADE=1 also moves pinned 
 	@$(COMPILE) -o requirements/build.txt -c requirements/dev.txt requirements/build.in
 	@$(COMPILE) -o requirements/client.txt -c requirements/service.txt requirements/client.in
 	@$(COMPILE) -o requirements/beam.txt $(BEAM_HAS) requirements/beam.in
+	@$(COMPILE) -o requirements/export.txt -c requirements/dev.txt --no-deps requirements/export.in
 	@$(COMPILE) -o requirements/compat.txt -c requirements/dev.txt --no-deps requirements/compat.in
 
 vendor: ## Copy the console's locked libraries, ReDoc and the site's shim from npm again.
@@ -121,4 +122,8 @@ $(VENV)/.clients: requirements/compat.txt $(VENV)/.installed
 
 $(VENV)/.beam: requirements/beam.txt | $(VENV)/.installed
 	@$(PIP) --no-deps --require-hashes --upgrade --target $(VENV)/beam --requirement requirements/beam.txt
+	@touch $@
+
+$(VENV)/.export: requirements/export.txt | $(VENV)/.installed
+	@$(PIP) --no-deps --require-hashes --upgrade --target $(VENV)/export --requirement requirements/export.txt
 	@touch $@

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -216,6 +217,25 @@ def show(model: str, version: int | None, store: str) -> None:
     if manifest.calibration:
         manifest = manifest.model_copy(update={"calibration": manifest.calibration.model_copy(update={"scores": ()})})
     click.echo(manifest.model_dump_json(indent=2))
+
+
+@models.command()
+@click.argument("model")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--format", "form", type=click.Choice(["onnx", "tflite", "keras"]), required=True)
+@click.option("--version", type=int, help="Version of the model.  [default: production, else the highest]")
+@store_option
+def export(model: str, folder: Path, form: str, version: int | None, store: str) -> None:
+    """Write MODEL into FOLDER for another runtime, checked with that runtime against the version's own answers.
+
+    onnx (tf2onnx, ONNX Runtime) and tflite (LiteRT) take raw rows; keras is the network alone.
+    """
+    from service.store import Store
+    from service.training.convert import convert
+
+    opened = Store(store)
+    for file in convert(opened, model, opened.resolve(model, version=version), folder, form=form):
+        click.echo(file)
 
 
 @models.command()

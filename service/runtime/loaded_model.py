@@ -260,11 +260,12 @@ def _check_golden_outputs(loaded: LoadedModel, version_dir: Path, sample: Rows) 
         except Exception as error:
             raise InvalidVersion(f"signature '{signature}' fails on the sample request") from error
         for name, expected in outputs.items():
-            if name not in answers or not _agree(answers[name], expected):
+            if name not in answers or not agree(answers[name], expected):
                 raise InvalidVersion(f"output '{name}' of signature '{signature}' differs from its golden output")
 
 
-def _agree(answer: np.ndarray[Any, Any], expected: Any) -> bool:
+def agree(answer: np.ndarray[Any, Any], expected: Any) -> bool:
+    """Whether an output is its golden output, but for the rounding of another processor."""
     if answer.dtype.kind == "O":
         return bool(np.array_equal(answer, np.vectorize(str.encode, otypes=[object])(np.asarray(expected, object))))
     if answer.dtype.kind == "i":  # times, made of floating point numbers

@@ -111,15 +111,24 @@ class LinearScaling(Scaling):
 
     def scale(self, instances: Any, dtype: Any = tf.float32) -> Scaled:
         """Raw values (rows, *row_shape), scaled; those beyond 1e18 as that, so that their squares are finite."""
-        values = tf.clip_by_value(tf.cast(instances, tf.float64), -FARTHEST, FARTHEST)
-        scaled = tf.cast((values - self.center) / self.spread, dtype)
+        values = tf.clip_by_value(tf.cast(instances, self._dtype), -FARTHEST, FARTHEST)
+        center, spread = (self._constant(each, self._dtype) for each in (self.center, self.spread))
+        scaled = tf.cast((values - center) / spread, dtype)
         return Scaled(scaled, tf.fill(tf.shape(scaled), True))
 
     def unscale(self, scaled: Any) -> Any:
-        return tf.cast(tf.clip_by_value(self.widen(scaled), -MAX_FLOAT32, MAX_FLOAT32), tf.float32)
+        center, spread = (self._constant(each, self._dtype) for each in (self.center, self.spread))
+        values = tf.cast(scaled, self._dtype) * spread + center
+        return tf.cast(tf.clip_by_value(values, -MAX_FLOAT32, MAX_FLOAT32), tf.float32)
 
     def widen(self, scaled: Any) -> Any:
         return tf.cast(scaled, tf.float64) * self.spread + self.center
+
+    @property
+    def _dtype(self) -> Any:
+        """float32 where that holds centre and spread exactly: LiteRT, for one, computes in nothing wider."""
+        is_exact = all((each.astype(np.float32) == each).all() for each in (self.center, self.spread))
+        return tf.float32 if is_exact else tf.float64
 
 
 def _strange_rows(scaled: Any) -> Any:

@@ -1,7 +1,7 @@
 """``autoencoder import``: a version of a model that was trained elsewhere, which answers as the model does."""
 
 import json
-import shutil
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,16 +20,25 @@ from service import publish
 from service.cli import app
 from service.errors import ConfigurationError, DataError
 from service.runtime.loaded_model import open_version
-from service.runtime.quiet import tf
+from service.runtime.quiet import keras, tf
 from service.schemas import INSTANCES, Column, InputSchema
 from service.scoring import reconstruction_error
 from service.settings import Settings
 from service.store import HISTORY, KERAS_MODEL, MODEL_CARD, REPORT, Store
 from service.training.data import Dataset, check_dataset, read_dataset
 from service.training.foreign import of_keras
-from service.training.imported import Wishes, calibrated, fit_rows, import_config, make_scaling
+from service.training.imported import (
+    Wishes,
+    as_series,
+    calibrated,
+    find_parts,
+    fit_rows,
+    import_config,
+    make_scaling,
+    schema_without_rows,
+)
 from service.training.progress import Reporter
-from tests.conftest import COLUMNS, table_rows, write_csv
+from tests.conftest import COLUMNS, table_rows
 from tests.live import LiveService, serve_live
 from tests.training import networks
 from tests.training.conftest import table_dataset
@@ -174,25 +183,65 @@ def test_a_notebook_publishes_a_model(classic: SimpleNamespace, tmp_path: Path) 
     np.testing.assert_allclose(version.run("reconstruct", {INSTANCES: rows})["reconstruction"], expected, rtol=1e-4)
 
 
-def test_a_version_is_recalibrated(trained_store: Path, tmp_path: Path) -> None:
-    """The same networks and scores, a threshold and a reference of other rows; the gate compares it."""
-    store = shutil.copytree(trained_store, tmp_path / "store")
-    rows = table_rows(800, seed=7)
-    csv = write_csv(tmp_path / "recent.csv", rows)
-    said = run("recalibrate", "payments", "--rows", csv, "--store", store, "--false-alarm-rate", 0.02)
-    assert "Version 2 is in production now: it is not worse than version 1." in said
-    opened = Store(store)
-    versions = [open_version(opened.path("payments", number), opened.manifest("payments", number)) for number in (1, 2)]
-    old, new = (version.run("anomaly_score", {INSTANCES: rows[:50]}) for version in versions)
-    np.testing.assert_allclose(new["score"], old["score"], rtol=1e-5)
-    first, second = (version.manifest for version in versions)
-    assert (second.calibrated.rows, second.calibrated.false_alarm_rate) == (320, 0.02)
-    assert second.reference != first.reference
-    assert (second.training["recalibrated"], second.source) == ("version 1", "recent.csv")
-    assert {MODEL_CARD, REPORT, KERAS_MODEL, HISTORY} <= set(second.digests)
-    assert set(second.signatures) == set(first.signatures)
-    np.save(tmp_path / "narrow.npy", rows_of((5,)))
-    assert refused("recalibrate", "payments", "--rows", tmp_path / "narrow.npy", "--store", store)
+def test_without_rows_a_version_encodes_and_reconstructs(classic: SimpleNamespace, tmp_path: Path) -> None:
+    """As the model does; rows that come later make it score as one that was imported with them."""
+    (tmp_path / "store").mkdir()
+    path, rows, store = classic.folder / "autoencoder.keras", classic.folder / "rows.npy", tmp_path / "store"
+    said = run("import", path, "--scale", "0-255", "--model", "bare", "--store", store)
+    assert "autoencoder recalibrate bare 1 --rows ROWS" in said
+    first = Store(store).manifest("bare", 1)
+    assert (first.calibration, first.latent_dim, first.input.row_shape) == (None, 32, (784,))
+    assert set(first.signatures) == {"encode", "reconstruct", "explain"}
+    assert {MODEL_CARD, KERAS_MODEL} <= set(first.digests)
+    assert REPORT not in first.digests
+    bare = tf.saved_model.load(str(store / "bare" / "1"))
+    given = tf.constant(classic.rows[:5].reshape(5, 784).astype(np.float32))
+    expected = classic.model.predict(classic.scaled[:5], verbose=0)
+    for signature in ("serving_default", "reconstruct"):
+        answer = bare.signatures[signature](instances=given)["reconstruction"]
+        np.testing.assert_allclose(answer / 255, expected, atol=CLOSE)
+    said = run("recalibrate", "bare", "--rows", rows, "--store", store)
+    assert "Version 2 is in production now" in said
+    with_rows, second = Store(classic.store).manifest("classic", 1), Store(store).manifest("bare", 2)
+    assert second.calibrated.rows == 400
+    assert second.calibrated.threshold == pytest.approx(with_rows.calibrated.threshold, rel=1e-4)
+    errors = [each.metrics["reconstruction_error"]["autoencoder"]["test"] for each in (second, with_rows)]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-4)
+    assert {"anomaly_score", *first.signatures} == set(second.signatures)
+    card = Store(store).read_file("bare", 2, MODEL_CARD)
+    assert card is not None
+    assert "trained elsewhere: autoencoder.keras, a Keras file, taken from version 1" in card.decode()
+    said = run("import", path, "--scale", "0-255", "--model", "bare", "--store", store)
+    assert "Version 2 stays in production. The new version is not calibrated." in said
+
+
+def test_without_rows_the_model_must_say_what_rows_are(classic: SimpleNamespace, tmp_path: Path) -> None:
+    """And nothing can be fitted on them."""
+    path, store = classic.folder / "autoencoder.keras", classic.store
+    for options, sentence in (
+        (("--scale", "standard"), "--scale standard is fitted on rows: give --rows"),
+        (("--score", "ensemble"), "--labels and --score need --rows"),
+        (("--columns", "a,b"), r"2 columns are named, and a row has shape \(784,\)"),
+    ):
+        assert re.search(sentence, refused("import", path, *options, "--store", store, "--model", "none"))
+    layers = keras.layers
+    open_steps = keras.Sequential([layers.Input((None, 3)), layers.Conv1D(1, 3, padding="same"), layers.Dense(3)])
+    open_steps.save(tmp_path / "open.keras")
+    said = refused("import", tmp_path / "open.keras", "--store", store, "--model", "none")
+    assert "leaves the shape of its rows open: --rows gives it" in said
+    assert "none" not in Store(store).models()
+
+
+def test_without_rows_columns_and_steps_have_names() -> None:
+    """Columns as they are given; of windows the channels are numbered."""
+    named = schema_without_rows((2,), names=("amount", "age"), scale="none")
+    assert [(column.name, column.minimum) for column in named.columns] == [("amount", None), ("age", None)]
+    lstm = networks.lstm()
+    schema = schema_without_rows(lstm.input_shape[1:], names=(), scale="none")
+    parts, _ = find_parts(of_keras(lstm, "Keras model"), schema.row_shape)
+    series = as_series(schema, parts.network.graph)
+    assert (series.kind, series.channels) == ("timeseries", ("channel 1", "channel 2", "channel 3"))
+    assert as_series(named, parts.network.graph) is named
 
 
 # --- rows and scales --------------------------------------------------------------------------------------------------
