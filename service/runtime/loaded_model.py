@@ -1,7 +1,7 @@
 """One version in memory. The only place where the service calls TensorFlow."""
 
 import timeit
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -94,7 +94,7 @@ class Judge:
 
 
 class LoadedModel:
-    """A version whose signatures can be called. Safe to call from several threads; nothing changes after warm-up."""
+    """A version whose signatures can be called. Safe to call from several threads; once measured nothing changes."""
 
     def __init__(self, manifest: Manifest, signatures: Mapping[str, Callable[[Rows], Results]]) -> None:
         self.manifest = manifest
@@ -106,7 +106,8 @@ class LoadedModel:
         self._point_judge = Judge.of(manifest.point_calibration) if manifest.point_calibration else None
         self._signatures = signatures
         self.inline_rows = dict.fromkeys(signatures, 0)
-        """The number of rows that each signature answers within INLINE_S, as measured in warm-up; 0 without one."""
+        """The number of rows that each signature answers within INLINE_S, as measured; 0 until then."""
+        self._sample: Rows | None = None
         self.result_bytes = {name: spec.result_bytes for name, spec in manifest.signatures.items()}
         """Bytes of all results of one row, by signature."""
 
@@ -176,16 +177,28 @@ class LoadedModel:
         return self._point_judge.as_chosen(judged, options)
 
     def warm_up(self, sample: Rows) -> None:
-        """Run every signature at the batch sizes in use, so that no request pays for a first call, and time them."""
+        """Run every signature at the batch sizes in use, so that no request pays for a first call."""
+        self._sample = sample
+        for signature, batches in self._batches(sample):
+            for rows in batches.values():
+                self.run(signature, rows)
+
+    def measure(self) -> None:
+        """Time every signature once after ``warm_up``; call while nothing is being loaded."""
+        sample, self._sample = self._sample, None
+        if sample is not None:
+            for signature, batches in self._batches(sample):
+                self.inline_rows[signature] = self._timed_rows(signature, batches)
+
+    def _batches(self, sample: Rows) -> Iterator[tuple[str, Mapping[int, Rows]]]:
+        """Batches of each signature, by their number of rows."""
         batches = {
             size: {name: np.concatenate([array] * -(-size // len(array)))[:size] for name, array in sample.items()}
             for size in WARM_UP_ROWS
         }
         for signature in self._signatures:
-            sizes = WARM_UP_ROWS[: 1 if signature == EXPLAIN else None]  # each row of it is a batch by itself
-            for size in sizes:
-                self.run(signature, batches[size])
-            self.inline_rows[signature] = self._timed_rows(signature, {size: batches[size] for size in sizes})
+            # Each row of an explanation is a batch by itself.
+            yield signature, {1: batches[1]} if signature == EXPLAIN else batches
 
     def _timed_rows(self, signature: str, batches: Mapping[int, Rows]) -> int:
         """The number of rows that are answered within INLINE_S, interpolated between the measured sizes."""

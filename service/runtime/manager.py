@@ -253,6 +253,7 @@ class ModelManager:
                 self._unload()
                 self.has_looked = True
                 self._publish()
+            self._measure()
 
     def _load_all(self, wanted: list[Key]) -> None:
         """Have versions loaded: the first one by itself, since it shall answer soonest, the others side by side."""
@@ -263,6 +264,7 @@ class ModelManager:
             self._loading = set(keys)
             self._publish()
         self._ensure(keys.popleft())
+        self._measure()
 
         def load_on() -> None:
             while keys and not self._stopped:
@@ -280,6 +282,12 @@ class ModelManager:
             thread.start()
         for thread in threads:
             thread.join()
+
+    def _measure(self) -> None:
+        """Time what is loaded and not timed yet, while nothing loads."""
+        for loaded in list(self._loaded.values()):
+            if not self._stopped:
+                loaded.measure()
 
     def _read_store(self) -> dict[str, _Contents] | None:
         """Models of the store, or None when it cannot be trusted: then nothing may be unloaded for it."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from service.errors import (
@@ -23,6 +24,7 @@ from service.errors import (
 from service.runtime import ModelManager, ModelStatus, Target, VersionState
 from service.runtime.loaded_model import LoadedModel
 from service.runtime.manager import LOADED_AT_ONCE, memory_bytes
+from service.schemas import INSTANCES
 from service.settings import Settings
 from service.store import ALIASES, Store
 from service.words import PRODUCTION
@@ -520,6 +522,36 @@ def test_the_default_model_is_loaded_first_and_the_others_side_by_side(store: St
     assert sorted(loader.asked) == [(name, 1) for name in names]
     assert most == LOADED_AT_ONCE
     assert all(states(manager, name) == {1: "available"} for name in names)
+
+
+def test_versions_are_timed_while_nothing_is_loaded(store: Store) -> None:
+    """What loads beside them would make them slow, and they would be taken for slow ever after."""
+    names = [f"m{number}" for number in range(6)]
+    for name in names:
+        publish(store, model=name)
+    own, loading, timed = threading.local(), list[Path](), list[int]()
+
+    def call() -> None:
+        if not getattr(own, "is_loading", False):
+            timed.append(len(loading))
+
+    def load(path: Path) -> LoadedModel:
+        own.is_loading = True
+        loading.append(path)
+        loaded = load_fake(path, before=call)
+        loaded.warm_up({INSTANCES: np.zeros((1, 2), np.float32)})
+        time.sleep(0.01)
+        loading.remove(path)
+        own.is_loading = False
+        return loaded
+
+    manager = ModelManager(store, load=load)
+    manager.refresh()
+    assert set(timed) == {0}
+    assert all(manager.acquire(Target(name)).inline_rows["encode"] > 0 for name in names)
+    count = len(timed)
+    manager.refresh()
+    assert len(timed) == count
 
 
 def test_what_is_still_to_be_loaded_is_shown_as_loading(store: Store) -> None:
