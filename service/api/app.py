@@ -198,6 +198,7 @@ def create_app(
         summary="Encode, reconstruct, denoise and score rows with a trained autoencoder.",
         lifespan=lifespan,
         docs_url=None,
+        openapi_url=None,
         redoc_url=None,
     )
     app.state.service = service

@@ -5,6 +5,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
@@ -195,15 +196,23 @@ def install_openapi(app: FastAPI, manager: ModelManager | None) -> None:
         manager: Whose models the examples are for; None where no stranger may know them.
     """
     example: Example | None = None
+    text = b""
 
     def document() -> Json:
-        nonlocal example
+        nonlocal example, text
         now = Example() if manager is None else Example.of_loaded(manager)
         if app.openapi_schema is None or now != example:
             app.openapi_schema, example = _document(app, now), now
+            text = orjson.dumps(app.openapi_schema)
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        document()
+        return Response(text, media_type=JSON)
+
     static = files("service.api") / "static"
     app.mount("/docs/static", StaticFiles(directory=str(static / "swagger-ui")), name="docs-static")
     app.mount("/redoc/static", StaticFiles(directory=str(static / "redoc")), name="redoc-static")
