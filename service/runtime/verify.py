@@ -1,4 +1,7 @@
-"""``python -m service.runtime.verify DIR``: check a version in a fresh process, as the service will load it."""
+"""``python -m service.runtime.verify [DIR]``: check a version in a fresh process, as the service will load it.
+
+Without DIR its name is read from standard input, once TensorFlow is loaded.
+"""
 
 import sys
 from pathlib import Path
@@ -9,11 +12,17 @@ from service.runtime.loaded_model import load_version
 
 def main(arguments: list[str]) -> int:
     try:
-        load_version(Path(arguments[0]))
+        load_version(Path(arguments[0] if arguments else _asked()))
     except AutoencoderError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _asked() -> str:
+    import service.runtime.quiet  # noqa: F401
+
+    return sys.stdin.read()
 
 
 if __name__ == "__main__":

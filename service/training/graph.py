@@ -140,7 +140,8 @@ class ServingGraph:
         return Passed(scaled.values, scaled.observed, latent, reconstruction, tuple(hidden), scaled.gaps)
 
     def _score_scaled(self, scaled: Scaled) -> Any:
-        return self.score(self._run_scaled(scaled))
+        # A network from elsewhere is in float32, whatever the score computes in.
+        return tf.cast(self.score(self._run_scaled(scaled)), scaled.values.dtype)
 
 
 def _deviations(series: Any, scale: PointScale) -> Any:

@@ -44,7 +44,7 @@ from service.training.train import (
     make_version,
     measure,
     open_target,
-    verify_in_fresh_process,
+    verifier,
 )
 
 MARK = "latent_between_halves"
@@ -457,7 +457,7 @@ def _publish_without_rows(
     if promotion in ("auto", "never"):
         hold_production(target, model)
     metrics = {"latent_reason": _reason(autoencoder, where)}
-    with target.stage(model) as staging:
+    with target.stage(model) as staging, verifier(verify) as check:
         reporter.stage("Exporting")
         sample = {INSTANCES: scaling.unscale(tf.constant(random)).numpy()}
         blank = Manifest(
@@ -481,7 +481,7 @@ def _publish_without_rows(
         reporter.stage("Verifying in a fresh process")
         number = staging.publish(
             lambda taken, digests: blank.model_copy(update={"version": taken, "digests": digests}),
-            verify or verify_in_fresh_process,
+            check,
         )
     reporter.stage(f"Published version {number} of {model}")
     comparison = Comparison(before, 0, ("The new version is not calibrated.",)) if before else None

@@ -43,7 +43,7 @@ from service.training.progress import Reporter
 from service.training.report import TrainingResult, describe_rows
 from service.training.series import Windows
 from service.training.split import Split, split_rows
-from service.training.train import OWN_SETTINGS, verify_in_fresh_process, write_documents
+from service.training.train import OWN_SETTINGS, verifier, write_documents
 from service.words import ANOMALY_SCORE, DENOISE, ENCODE, EXPLAIN, POINT_ERRORS, RECONSTRUCT
 
 
@@ -141,7 +141,7 @@ def recalibrate(
     before = in_production(target, model) if promotion else None
     if promotion in ("auto", "never"):
         hold_production(target, model)
-    with target.stage(model) as staging:
+    with target.stage(model) as staging, verifier(verify) as check:
         reporter.stage("Exporting")
         sample = choose_sample(graph, calibration, test)
         denoises = DENOISE.name in kept.signatures
@@ -193,7 +193,7 @@ def recalibrate(
                 staging.path, evidence.latents, evidence.latent_scores, kept.input, decode=None, seed=config.seed
             )
         reporter.stage("Verifying in a fresh process")
-        published = staging.publish(build_manifest, verify or verify_in_fresh_process)
+        published = staging.publish(build_manifest, check)
     reporter.stage(f"Published version {published} of {model}")
     decision = promote(target, model, promotion, comparison, version=published, before=before) if promotion else None
     return TrainingResult(

@@ -5,7 +5,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -31,6 +32,7 @@ from service.store import (
     Manifest,
     SignatureSpec,
     Store,
+    Verify,
 )
 from service.training.checkpoint import Checkpoints
 from service.training.config import TrainingConfig, settle
@@ -332,7 +334,7 @@ def publish_model(
 
     dataset, split = trained.dataset, trained.split
     test_rows = take_rows(dataset.rows, split.test)
-    with store.stage(model) as staging:
+    with store.stage(model) as staging, verifier(verify) as check:
         reporter.stage("Exporting")
         sample = choose_sample(trained.graph, trained.calibration, test_rows)
         specs = export(
@@ -371,7 +373,7 @@ def publish_model(
         latents = (evidence.latents, evidence.latent_scores)
         write_latent_map(staging.path, *latents, dataset.schema, decode=draws, seed=trained.config.seed)
         reporter.stage("Verifying in a fresh process")
-        number = staging.publish(build_manifest, verify or verify_in_fresh_process)
+        number = staging.publish(build_manifest, check)
     reporter.stage(f"Published version {number} of {model}")
     return number, comparison
 
@@ -439,18 +441,34 @@ def libraries() -> dict[str, str]:
     return found
 
 
-def verify_in_fresh_process(folder: Path) -> None:
-    """Load the staged version in a fresh process as the service will: digests, signatures, golden outputs.
+@contextmanager
+def verifier(given: Verify | None = None) -> Iterator[Verify]:
+    """``given``, or a function that has a fresh process load a staged version as the service will.
+
+    The process loads TensorFlow while the version is being written.
+    """
+    if given is not None:
+        yield given
+        return
+    command, pipe = [sys.executable, "-m", "service.runtime.verify"], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, text=True) as process:
+        try:
+            yield partial(_verify, process)
+        finally:
+            process.kill()
+
+
+def _verify(process: "subprocess.Popen[str]", folder: Path) -> None:
+    """Check digests, signatures and golden outputs.
 
     Raises:
         TrainingFailed: it does not load, or does not answer as the trained network did.
     """
-    command = [sys.executable, "-m", "service.runtime.verify", str(folder)]
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=VERIFY_TIMEOUT_S, check=False)
+        _, said = process.communicate(str(folder), timeout=VERIFY_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
         raise TrainingFailed("The exported model took too long to load in a fresh process.") from error
-    if ended.returncode != 0:
-        lines = ended.stderr.strip().splitlines()
-        reason = lines[-1] if lines else f"the process ended with {ended.returncode}"
+    if process.returncode != 0:
+        lines = said.strip().splitlines()
+        reason = lines[-1] if lines else f"the process ended with {process.returncode}"
         raise TrainingFailed(f"The exported model does not answer as the trained one: {reason}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -18,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from service import publish
 from service.cli import app
+from service.cli.import_ import import_
 from service.errors import ConfigurationError, DataError
 from service.runtime.loaded_model import open_version
 from service.runtime.quiet import keras, tf
@@ -144,6 +146,26 @@ def test_the_folder_that_was_never_ready(classic: SimpleNamespace) -> None:
     manifest = Store(classic.store).manifest("ae", 2)
     assert (manifest.training["format"], manifest.latent_dim) == ("SavedModel", 32)
     assert KERAS_MODEL not in manifest.digests
+
+
+def test_the_score_of_trained_versions_can_be_fitted(tmp_path: Path) -> None:
+    """Beside the network, which reconstructs as before; it needs the rows only."""
+    option = next(each for each in import_.params if each.name == "score")
+    assert isinstance(option.type, click.Choice)
+    (score,) = set(option.type.choices) - {"reconstruction"}
+    model, rows = networks.nested(), rows_of((WIDTH,), 300)
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "rows.npy", rows)
+    (tmp_path / "store").mkdir()
+    arguments = (tmp_path / "model.keras", "--rows", tmp_path / "rows.npy", "--store", tmp_path / "store")
+    run("import", *arguments, "--score", score, "--model", "scored")
+    manifest = Store(tmp_path / "store").manifest("scored", 1)
+    assert manifest.training["score"] != "reconstruction error"
+    version = open_version(Store(tmp_path / "store").path("scored", 1), manifest)
+    answer = version.run("reconstruct", {INSTANCES: rows[:5]})
+    np.testing.assert_allclose(answer["reconstruction"], model(rows[:5], training=False), atol=CLOSE)
+    judged = version.run("anomaly_score", {INSTANCES: rows[:5]})
+    assert not np.allclose(judged["score"], answer["error"])
 
 
 def test_a_wrong_scale_is_warned_of(classic: SimpleNamespace) -> None:

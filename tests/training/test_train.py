@@ -14,7 +14,7 @@ from service.training import Reporter, load_config, summary, train
 from service.training.gate import Comparison, Promotion, decide, unseen_rows
 from service.training.report import TrainingResult
 from service.training.split import split_rows
-from service.training.train import verify_in_fresh_process
+from service.training.train import verifier
 from service.words import PRODUCTION
 from tests.conftest import COLUMNS, table_rows, write_csv
 from tests.fakes import fake_manifest
@@ -93,8 +93,9 @@ def test_a_latent_that_is_too_wide_is_found_before_training(empty_store: Path) -
 
 def test_what_the_fresh_process_refuses_is_not_published(tmp_path: Path) -> None:
     """Its sentence is passed on."""
-    with pytest.raises(TrainingFailed, match=r"does not answer as the trained one: manifest\.json cannot be read"):
-        verify_in_fresh_process(tmp_path)
+    sentence = r"does not answer as the trained one: manifest\.json cannot be read"
+    with verifier() as verify, pytest.raises(TrainingFailed, match=sentence):
+        verify(tmp_path)
 
 
 def test_summary_tells_errors_threshold_and_warnings() -> None:
