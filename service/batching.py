@@ -55,13 +55,12 @@ class BatchObserver(Protocol):
 
 
 class _Job:
-    __slots__ = ("answered", "count", "future", "parts", "queued_at", "row_cost", "rows", "size_bytes", "taken")
+    __slots__ = ("answered", "count", "future", "parts", "queued_at", "rows", "size_bytes", "taken")
 
-    def __init__(self, rows: Rows, count: int, size_bytes: int, row_cost: int, future: asyncio.Future[Results]) -> None:
+    def __init__(self, rows: Rows, count: int, size_bytes: int, future: asyncio.Future[Results]) -> None:
         self.rows = rows
         self.count = count
         self.size_bytes = size_bytes
-        self.row_cost = row_cost
         self.future = future
         self.queued_at = time.monotonic()
         self.taken = self.answered = 0
@@ -152,11 +151,10 @@ class Batcher(Generic[K]):
         if self.is_full:
             raise QueueFull("The queue is full.")
 
-    async def submit(self, key: K, rows: Rows, *, deadline: float | None = None, row_cost: int = 1) -> Results:
+    async def submit(self, key: K, rows: Rows, *, deadline: float | None = None) -> Results:
         """Run ``rows`` under ``key`` and give the results, one entry a row, in order.
 
-        ``deadline`` is an instant of the event loop's clock. ``row_cost`` says how many ordinary rows one of these is
-        worth, so that expensive ones come in smaller batches.
+        ``deadline`` is an instant of the event loop's clock.
 
         Raises:
             QueueFull, Draining: refused at once.
@@ -169,7 +167,7 @@ class Batcher(Generic[K]):
         over = self._rows + count > limits.max_queue_rows or self._bytes + size > limits.max_queue_bytes
         if over and self._requests:
             raise QueueFull("The queue has no room for the rows of this request now.")
-        job = _Job(rows, count, size, row_cost, self._loop.create_future())
+        job = _Job(rows, count, size, self._loop.create_future())
         self._queues.setdefault((key, size >= LARGE_BYTES), deque()).append(job)
         self._count(1, count, size)
         self._empty.clear()
@@ -256,7 +254,7 @@ class Batcher(Generic[K]):
         queue, limits = self._queues.pop((key, is_large)), self._limits
         first = queue[0]
         by_bytes = limits.max_batch_bytes * first.count // max(1, first.size_bytes)
-        most = max(1, min(limits.max_batch_rows // first.row_cost, by_bytes))
+        most = max(1, min(limits.max_batch_rows, by_bytes))
         jobs = [job for job in queue if not job.future.done()]
         if sum([job.count - job.taken for job in jobs]) <= most:
             slices = [_Slice(job, job.taken, job.count) for job in jobs]
@@ -275,7 +273,7 @@ class Batcher(Generic[K]):
         slices: dict[_Job, _Slice] = {}
         for share in (self._limits.slice_rows, room):
             for job in jobs:
-                rows = min(max(1, share // job.row_cost), room, job.count - job.taken)
+                rows = min(share, room, job.count - job.taken)
                 if rows <= 0:
                     continue
                 if job in slices:

@@ -239,15 +239,6 @@ async def test_small_requests_are_not_starved_by_a_big_one() -> None:
     batcher.close()
 
 
-async def test_expensive_rows_come_in_smaller_batches() -> None:
-    """The cost of a row divides the room of a batch."""
-    recorder = Recorder()
-    batcher: Batcher[str] = Batcher(recorder, limits=BatchLimits(max_batch_rows=100))
-    await batcher.submit("a", rows_of(*[1.0] * 30), row_cost=10)
-    assert [len(values) for _, values in recorder.batches] == [10, 10, 10]
-    batcher.close()
-
-
 async def test_draining_refuses_new_rows_and_answers_the_accepted() -> None:
     """After ``drain`` every accepted row has its answer, and new ones are refused."""
     recorder = Recorder()

@@ -38,8 +38,6 @@ log = logging.getLogger(__name__)
 
 JSON: Final = b"application/json"
 DEFLATE: Final = "deflate"
-EXPLAIN_ROW_COST: Final = 64
-"""Explaining a row calls the network once a feature and candidate."""
 INLINE_BYTES: Final = 32 * 2**10
 """Bodies and results up to this size are decoded and encoded on the event loop: a thread costs more than the work."""
 SMALL_BYTES: Final = 2**20
@@ -330,8 +328,7 @@ class Lifecycle:
         def submit(signature: str) -> Coroutine[Any, Any, Results]:
             if options.series and signature == ANOMALY_SCORE.name:
                 signature = POINT_ERRORS
-            row_cost = EXPLAIN_ROW_COST if signature == EXPLAIN else 1
-            return serving.batcher.submit((loaded, signature), rows, deadline=deadline, row_cost=row_cost)
+            return serving.batcher.submit((loaded, signature), rows, deadline=deadline)
 
         if exchange is not None:
             exchange.watch()

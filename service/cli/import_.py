@@ -29,7 +29,7 @@ from service.cli.train import model_name, promote_option, promotion_options, sou
 )
 @click.option("--denoises", is_flag=True, help="It was trained to remove noise.")
 @click.option("--trust", is_flag=True, help="Load code that the model brings along. Only if you know where it is from.")
-@click.option("--score", type=click.Choice(["reconstruction", "ensemble"]), default="reconstruction", show_default=True)
+@click.option("--score", type=click.Choice(["reconstruction", "network"]), default="reconstruction", show_default=True)
 @click.option("--false-alarm-rate", type=float, help="Share of normal rows that may be called anomalies.")
 @click.option("--max-rows", type=int, default=None, help="Use a random sample of at most N rows.  [default: 50000]")
 @click.option("--seed", type=int)

@@ -12,8 +12,6 @@ from service.cli.options import STORE_VARIABLE, engine_options, listed, options
 
 FORMATS = click.Choice(["csv", "parquet", "arrow", "ndjson"])
 SECONDS_BETWEEN_LINES = 10.0
-EXPLAINED_BATCH_ROWS = 64
-"""An explained row takes as long as hundreds of others: small batches keep all cores busy."""
 
 
 _options = options(
@@ -145,7 +143,7 @@ def _run(
         target,
         source_format=source_format,
         target_format=target_format,
-        batch_rows=batch_rows if chosen.get("explain") is None else min(batch_rows, EXPLAINED_BATCH_ROWS),
+        batch_rows=batch_rows,
         threads=threads or 0,
         resume=resume,
         part_rows=part_rows,

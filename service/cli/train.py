@@ -36,7 +36,7 @@ training_options = options(
     click.option("--noise-level", "corruption_level", type=float, help="Standard deviation, or share of values."),
     click.option("--dropout", type=float),
     click.option("--weight-decay", type=float),
-    click.option("--score", type=click.Choice(["auto", "ensemble", "reconstruction"]), help="The anomaly score."),
+    click.option("--score", type=click.Choice(["auto", "network", "reconstruction"]), help="The anomaly score."),
     click.option("--trim", type=float, help="Share of training rows that may be anomalies; 0 if none is."),
     click.option("--false-alarm-rate", type=float, help="Share of normal rows that may be called anomalies."),
     click.option("--max-rows", type=int, help="Train on a random sample of at most N rows."),

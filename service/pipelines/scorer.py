@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 CALL_ROWS: Final = 2048
 """Rows in one call of the model: enough to hide the call, few enough for the processor's cache."""
-EXPLAIN_CALL_ROWS: Final = 64
 KEPT_MODELS: Final = 4
 PROBLEM: Final = "problem"
 """Column that says why a row has no results."""
@@ -219,8 +218,8 @@ class Scorer:
 
     def _answer(self, rows: Rows) -> Answer:
         loaded, operation = self.load(), self._operation()
-        explained = _run(loaded, EXPLAIN, rows, EXPLAIN_CALL_ROWS) if self.explain is not None else {}
-        results = _run(loaded, operation.name, rows, CALL_ROWS)
+        explained = _run(loaded, EXPLAIN, rows) if self.explain is not None else {}
+        results = _run(loaded, operation.name, rows)
         if operation is ANOMALY_SCORE:
             results = loaded.judge(results, Options(self.threshold, self.false_alarm_rate))[0]
         return Answer(
@@ -251,10 +250,10 @@ class Scorer:
         return pa.table(columns)
 
 
-def _run(loaded: "LoadedModel", signature: str, rows: Rows, call_rows: int) -> Results:
+def _run(loaded: "LoadedModel", signature: str, rows: Rows) -> Results:
     """Call a signature with a bounded number of rows at a time: what it needs in between grows with them."""
-    cuts = range(0, row_count(rows), call_rows)
-    slices = [{name: array[at : at + call_rows] for name, array in rows.items()} for at in cuts]
+    cuts = range(0, row_count(rows), CALL_ROWS)
+    slices = [{name: array[at : at + CALL_ROWS] for name, array in rows.items()} for at in cuts]
     results = joined([loaded.run(signature, part) for part in slices])
     if (failure := failure_of(results)) is not None:
         raise failure

@@ -197,8 +197,7 @@ class LoadedModel:
             for size in WARM_UP_ROWS
         }
         for signature in self._signatures:
-            # Each row of an explanation is a batch by itself.
-            yield signature, {1: batches[1]} if signature == EXPLAIN else batches
+            yield signature, batches
 
     def _timed_rows(self, signature: str, batches: Mapping[int, Rows]) -> int:
         """The number of rows that are answered within INLINE_S, interpolated between the measured sizes."""

@@ -79,11 +79,11 @@ class TrainingConfig(Frozen):
     corruption_level: float = Field(default=0.3, gt=0, le=10)
     """Standard deviation in scaled units (gaussian), or share of values hit (masking, salt_and_pepper)."""
 
-    score: Literal["auto", "ensemble", "reconstruction"] = "auto"
-    """The anomaly score. ensemble: distances from training rows; auto: the same, but for series the reconstruction
-    error."""
+    score: Literal["auto", "network", "reconstruction"] = "auto"
+    """The anomaly score. network: of tables that of a denoiser, of images that of hidden layers; auto: the same. Series
+    have the reconstruction error."""
     trim: float = Field(default=0.05, ge=0, lt=0.5)
-    """Share of the training rows, those farthest out, that the ensemble does not trust; 0 where all are normal."""
+    """Share of a batch of training rows, those worst denoised, that the score does not learn from."""
     false_alarm_rate: float = Field(default=0.01, gt=0, lt=1)
     split: SplitShares | None = None
     """None: 60/10/15/15 %, with at most 2,500 validation, 5,000 calibration and 5,000 test rows."""

@@ -135,7 +135,9 @@ def fit(
     loss = row_loss(config, preprocessing.layout)
     corruptor = Corruptor(config, preprocessing.scaling, limits=limits_of(train))
     steps = math.ceil(len(train.inputs) / batch_rows(config, len(train.inputs), train.inputs[0].size))
-    optimizer = _optimizer(config, steps=config.epochs * steps)
+    optimizer = adam(
+        config.learning_rate, steps=config.epochs * steps, schedule=config.schedule, weight_decay=config.weight_decay
+    )
     optimizer.build(network.trainable_variables)
     fit_epoch = _epoch_function(network, optimizer, config, loss, corruptor=corruptor, rows=train, devices=devices)
     validate = _validation_function(network, corruptor, config, validation, loss)
@@ -241,15 +243,14 @@ def _validation_function(
     return validate
 
 
-def _optimizer(config: TrainingConfig, *, steps: int) -> Any:
+def adam(rate: float, *, steps: int, schedule: str = "cosine", weight_decay: float = 0.0) -> Any:
     """Adam. The cosine of learning rates: Loshchilov and Hutter, SGDR (ICLR 2017), one period without restarts."""
-    rate, warm_up = config.learning_rate, max(1, steps // WARM_UP_PART)
-    if config.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0, max(1, steps - warm_up), warmup_target=config.learning_rate, warmup_steps=warm_up
-        )
-    optimizer = keras.optimizers.Adam(rate, weight_decay=config.weight_decay or None)
-    if config.weight_decay:
+    warm_up = max(1, steps // WARM_UP_PART)
+    rates = keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warm_up), warmup_target=rate, warmup_steps=warm_up
+    )
+    optimizer = keras.optimizers.Adam(rates if schedule == "cosine" else rate, weight_decay=weight_decay or None)
+    if weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias"])
     return optimizer
 

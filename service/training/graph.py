@@ -6,7 +6,7 @@ which is another one in each batch. So are small images whose score is one of di
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,16 @@ from service.store import Calibration
 from service.training.architecture import Autoencoder, in_float64
 from service.training.preprocessing import Layout, Preprocessing
 from service.training.scaling import Scaled
-from service.training.score import Passed, ReconstructionScore, Score, mean_squared_error, squared_errors
+from service.training.score import (
+    DenoisingScore,
+    Passed,
+    ReconstructionScore,
+    Score,
+    mean_squared_error,
+    squared_errors,
+)
 from service.words import ANOMALY_SCORE, DENOISE, ENCODE, EXPLAIN, POINT_ERRORS, RECONSTRUCT
 
-MAX_COUNTERFACTUAL_FEATURES = 256
-QUANTILES = (0.02, 0.1, 0.25, 0.4, 0.6, 0.75, 0.9, 0.98)
-FEW_QUANTILES = (0.1, 0.5, 0.9)
-"""For tables of more than ``MANY_FEATURES`` columns, where every candidate costs as many passes."""
-MANY_FEATURES = 64
 WIDE_FEATURES = 256
 CLEAR_ERROR = 1e-2
 """Mean squared error in scaled units: of so many features it is the same to 1e-6 in float32, whatever the batch."""
@@ -44,9 +46,7 @@ class ServingGraph:
     serving: Autoencoder
     """The same in the precision in which it is served."""
     preprocessing: Preprocessing
-    score: Score
-    typical: NDArray[np.float32]
-    """(candidates, scaled values): typical values of each feature, candidates for what was expected."""
+    score: Score = field(default_factory=ReconstructionScore)
 
     @property
     def latent_dim(self) -> int:
@@ -60,14 +60,17 @@ class ServingGraph:
     def tracked(self) -> list[Any]:
         """The parts that a SavedModel of the graph must keep: weights, and the table of labels."""
         lookup = self.preprocessing.lookup
-        return [*(each.value for each in self.serving.variables), *([] if lookup is None else [lookup.table])]
+        weights = [each.value for each in self.serving.variables]
+        return [*weights, *self.score.variables, *([] if lookup is None else [lookup.table])]
 
     def save_network(self, path: Path) -> None:
         """Write the Keras file, for fine-tuning and for other tools."""
         self.trained.network.save(path)
 
     def run(self, rows: Rows) -> Passed:
-        return self._run_scaled(self._scale(rows))
+        scaled = self._scale(rows)
+        latent, reconstruction, *hidden = self.serving.whole(scaled.values, training=False)
+        return Passed(scaled.values, scaled.observed, latent, reconstruction, tuple(hidden), scaled.gaps)
 
     def scores(self, rows: Rows) -> Any:
         """Anomaly score of each row, (rows,) float32."""
@@ -93,19 +96,16 @@ class ServingGraph:
         return lambda rows: judge(self.scores(rows), calibration)
 
     def explain(self, rows: Rows) -> dict[str, Any]:
-        """Share of each feature in the score, and what was expected instead, in raw units."""
+        """Share of each feature in the score, and what was expected instead, in raw units.
+
+        Of a score that is no sum over features, it is the share in the squared error, whatever the score.
+        """
         passed = self.run(rows)
-        if len(self.typical):
-            contribution, expected = counterfactual_shares(
-                passed,
-                typical=self.typical,
-                layout=self.layout,
-                score=self._score_scaled,
-            )
+        if isinstance(self.score, DenoisingScore):
+            parts, expected = self.score.parts(passed), self.score.expected(passed)
         else:
-            contribution = error_shares(passed, self.layout)
-            expected = passed.reconstruction
-        return {"contribution": tf.cast(contribution, tf.float32), **self._raw("expected", expected)}
+            parts, expected = self.layout.by_feature(squared_errors(passed)), passed.reconstruction
+        return {"contribution": tf.cast(_shares(parts), tf.float32), **self._raw("expected", expected)}
 
     def point_errors(self, rows: Rows) -> dict[str, Any]:
         """Squared error of each step of a window in scaled units, the mean of its channels."""
@@ -134,14 +134,6 @@ class ServingGraph:
         """Scaled rows as outputs in raw units: numbers under the name itself, labels and times under longer ones."""
         raw = self.preprocessing.unscale(scaled)
         return {output if name == INSTANCES else f"{output}_{name}": values for name, values in raw.items()}
-
-    def _run_scaled(self, scaled: Scaled) -> Passed:
-        latent, reconstruction, *hidden = self.serving.whole(scaled.values, training=False)
-        return Passed(scaled.values, scaled.observed, latent, reconstruction, tuple(hidden), scaled.gaps)
-
-    def _score_scaled(self, scaled: Scaled) -> Any:
-        # A network from elsewhere is in float32, whatever the score computes in.
-        return tf.cast(self.score(self._run_scaled(scaled)), scaled.values.dtype)
 
 
 def _deviations(series: Any, scale: PointScale) -> Any:
@@ -179,15 +171,15 @@ def judge(score: Any, calibration: Calibration) -> dict[str, Any]:
 def needs_float64(
     autoencoder: Autoencoder, scaled: NDArray[np.float32], schema: InputSchema, *, distances: bool
 ) -> bool:
-    """Whether rounding in float32 could be seen in scores; float64 takes twice the time and memory.
+    """Whether rounding in float32 could be seen in errors and scores; float64 takes twice the time and memory.
 
     Args:
         scaled: rows that were not fitted, (rows, *layout.shape).
-        distances: whether the score is one of distances, which are small differences of large sums.
+        distances: whether the score of an image is one of distances, which are small differences of large sums.
     """
     if schema.kind == "image":
         return distances and schema.features < WIDE_FEATURES
-    if distances or schema.features < WIDE_FEATURES:
+    if schema.features < WIDE_FEATURES:
         return True
     rows = scaled[:ROWS_PER_BATCH]
     squares = np.square(rows - autoencoder.network.predict(rows, verbose=0))
@@ -195,50 +187,10 @@ def needs_float64(
 
 
 def build_graph(
-    schema: InputSchema,
-    autoencoder: Autoencoder,
-    preprocessing: Preprocessing,
-    *,
-    train: NDArray[np.float32],
-    precise: bool = True,
+    schema: InputSchema, autoencoder: Autoencoder, preprocessing: Preprocessing, *, precise: bool = True
 ) -> ServingGraph:
-    """The graph around a trained network, in float64 where ``precise``.
-
-    ``train``: scaled training rows, NaN where a value is missing.
-    """
-    serving = in_float64(autoencoder) if precise else autoencoder
-    # Only the counterfactuals of tables need them, and for large images they would be large.
-    explains = schema.kind == "tabular" and preprocessing.layout.features <= MAX_COUNTERFACTUAL_FEATURES
-    typical = typical_values(train, preprocessing.layout) if explains else np.empty((0, 0), np.float32)
-    return ServingGraph(schema, autoencoder, serving, preprocessing, ReconstructionScore(), typical)
-
-
-def typical_values(train: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
-    """Scaled values of each feature that are typical of training, (candidates, values).
-
-    Quantiles of numbers, frequent labels, and the times of rows at quantiles of the time.
-    """
-    levels = np.array(QUANTILES if layout.features <= MANY_FEATURES else FEW_QUANTILES)
-    typical = np.zeros((len(levels), len(layout.owner)), np.float32)
-    is_label = {block.start for block in layout.labels}
-    starts = np.searchsorted(layout.owner, np.arange(layout.features))
-    for start, size in zip(starts.tolist(), layout.sizes.tolist(), strict=True):
-        block = train[:, start : start + size]
-        present = block[~np.isnan(block[:, 0])]
-        if not len(present):
-            continue
-        if size == 1:
-            typical[:, start] = np.quantile(present[:, 0], levels)
-        elif start in is_label:
-            positions, counts = np.unique(present.argmax(axis=1), return_counts=True)
-            frequent = positions[np.argsort(-counts, kind="stable")][: len(levels)]
-            weights = present.max(axis=0)
-            for row, position in enumerate(np.resize(frequent, len(levels))):
-                typical[row, start + position] = weights[position]
-        else:
-            order = np.argsort(present[:, 0], kind="stable")
-            typical[:, start : start + size] = present[order[(levels * len(order)).astype(int)]]
-    return typical
+    """The graph around a trained network, in float64 where ``precise``."""
+    return ServingGraph(schema, autoencoder, in_float64(autoencoder) if precise else autoencoder, preprocessing)
 
 
 def signatures(graph: ServingGraph, calibration: Calibration | None, *, denoises: bool) -> dict[str, Any]:
@@ -285,74 +237,10 @@ def run_rows(function: Any, rows: Rows) -> Any:
     )
 
 
-def counterfactual_shares(
-    passed: Passed,
-    *,
-    typical: NDArray[np.float32],
-    layout: Layout,
-    score: Callable[[Scaled], Any],
-) -> tuple[Any, Any]:
-    """Share of each feature in the score (rows, features) and what was expected (rows, values), for rows of columns.
-
-    The contribution of a feature is how far the score falls at most when that feature alone, all of its scaled values
-    at once, is replaced by a typical one: its reconstruction, or what it was in one of the rows ``typical``
-    (candidates, values); the one with the lowest score is the expected one. A wrong value also spoils the
-    reconstruction of the columns that correlate with it, so that squared errors smear the blame over them; repairing
-    an innocent column leaves the score high, and so it gets none. A missing value contributes nothing.
-
-    After the reconstruction-based contribution of Alcala and Qin (Automatica 45, 2009), with a search in place of
-    its closed form for linear models.
-    """
-
-    def one_row(row: tuple[Any, Any, Any]) -> tuple[Any, Any]:
-        values, present, rebuilt = row
-        candidates = tf.concat([rebuilt[None], tf.cast(typical, rebuilt.dtype)], axis=0)
-        scores, base = _scores_of_variants(values, present, candidates, layout, score)
-        is_there = tf.gather(present, first)
-        fall = tf.where(is_there, tf.maximum(base - tf.reduce_min(scores, axis=1), 0.0), 0.0)
-        best = tf.gather(tf.argmin(scores, axis=1), layout.owner)
-        return fall, tf.where(present, tf.gather(tf.transpose(candidates), best, batch_dims=1), rebuilt)
-
-    first = np.searchsorted(layout.owner, np.arange(layout.features))
-
-    # Row by row, so that memory does not grow with the batch.
-    falls, expected = tf.map_fn(
-        one_row,
-        (passed.scaled, passed.observed, passed.reconstruction),
-        fn_output_signature=(passed.scaled.dtype, passed.scaled.dtype),
-        parallel_iterations=1,
-    )
-    falls = tf.ensure_shape(falls, (None, layout.features))
-    expected = tf.ensure_shape(expected, (None, len(layout.owner)))
-    return _shares(falls, otherwise=error_shares(passed, layout)), expected
-
-
-def error_shares(passed: Passed, layout: Layout) -> Any:
-    """Share of each feature in the squared error of its row: (rows, *row_shape), or (rows, columns)."""
-    squares = squared_errors(passed)
-    if not layout.is_plain:
-        by_value = tf.math.unsorted_segment_sum(tf.transpose(squares), layout.owner, layout.features)
-        squares = tf.ensure_shape(tf.transpose(by_value), (None, layout.features))
-    return _shares(squares, otherwise=tf.ones_like(squares) / float(np.prod(squares.shape[1:])))
-
-
-def _scores_of_variants(
-    values: Any, present: Any, candidates: Any, layout: Layout, score: Callable[[Scaled], Any]
-) -> tuple[Any, Any]:
-    """Scores (features, candidates) of one row with one feature replaced, and the score of the row as it is."""
-    features, count, width = layout.features, candidates.shape[0], len(layout.owner)
-    itself = (np.arange(features)[:, None] == layout.owner)[:, None, :]
-    variants = tf.where(itself, candidates, values)
-    batch = tf.concat([tf.reshape(variants, (features * count, width)), values[None]], axis=0)
-    scores = score(Scaled(batch, tf.broadcast_to(present, tf.shape(batch))))
-    return tf.reshape(scores[:-1], (features, count)), scores[-1]
-
-
-def _shares(parts: Any, *, otherwise: Any) -> Any:
-    """Each row divided by its sum; ``otherwise`` where that is zero."""
+def _shares(parts: Any) -> Any:
+    """Each row divided by its sum; equal shares where that is zero."""
     axes = list(range(1, parts.shape.rank))
     # Divided by the greatest first: the sum of very large parts must not overflow, nor that of small ones vanish.
     greatest = tf.reduce_max(parts, axis=axes, keepdims=True)
-    relative = tf.math.divide_no_nan(parts, greatest)
-    total = tf.reduce_sum(relative, axis=axes, keepdims=True)
-    return tf.where(greatest > 0, tf.math.divide_no_nan(relative, total), otherwise)
+    relative = tf.where(greatest > 0, tf.math.divide_no_nan(parts, greatest), tf.ones_like(parts))
+    return relative / tf.reduce_sum(relative, axis=axes, keepdims=True)

@@ -406,7 +406,7 @@ def calibrated(
     scaling = make_scaling(wishes.scale, dataset.schema, train[INSTANCES], config)
     preprocessing = Preprocessing(plain_layout(dataset.schema), scaling, dataset.schema.width)
     splits = scale_splits(dataset, split, preprocessing)
-    graph = build_graph(dataset.schema, autoencoder, preprocessing, train=splits["train"].scaled.targets, precise=False)
+    graph = build_graph(dataset.schema, autoencoder, preprocessing, precise=False)
     trained = measure(
         dataset,
         config,
@@ -451,8 +451,7 @@ def _publish_without_rows(
     preprocessing = Preprocessing(plain_layout(schema), scaling, schema.width)
     # Numbers from 0 to 1 as the model sees them: no row in particular, for the golden outputs.
     random = np.random.default_rng(config.seed).uniform(size=(SAMPLE_ROWS, *schema.row_shape)).astype(np.float32)
-    graph = build_graph(schema, autoencoder, preprocessing, train=random, precise=False)
-    graph = replace(graph, typical=np.empty((0, 0), np.float32))
+    graph = build_graph(schema, autoencoder, preprocessing, precise=False)
     before = in_production(target, model) if promotion else None
     if promotion in ("auto", "never"):
         hold_production(target, model)

@@ -88,6 +88,18 @@ class Layout:
         """Values of each feature."""
         return np.bincount(self.owner)
 
+    @property
+    def first(self) -> NDArray[np.intp]:
+        """(features,): where the values of each begin."""
+        return np.searchsorted(self.owner, np.arange(self.features))
+
+    def by_feature(self, values: Any) -> Any:
+        """Sums over the values of each feature, (rows, features) from (rows, values)."""
+        if self.is_plain:
+            return values
+        summed = tf.math.unsorted_segment_sum(tf.transpose(values), self.owner, self.features)
+        return tf.ensure_shape(tf.transpose(summed), (None, self.features))
+
 
 def plain_layout(schema: InputSchema) -> Layout:
     """Each value of a row by itself: numbers, pixels, steps."""

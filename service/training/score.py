@@ -1,42 +1,29 @@
 """The anomaly score inside the graph: a ``Score`` of rows as they passed through the network, and which one it is.
 
-The serving graph, calibration, explanations and export know a score only as ``Score``. ``ReconstructionScore`` is that
-of series, ``EnsembleScore`` of tables, ``HiddenLayersScore`` of images, the latter two made of ``score_parts``.
+The serving graph, calibration and export know a score only as ``Score``. ``ReconstructionScore`` is that of series,
+``DenoisingScore`` of tables, which says how much each feature adds, and ``HiddenLayersScore`` of images.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.runtime.quiet import tf
 from service.runtime.signature import in_batches
 from service.schemas import InputSchema
 from service.training.architecture import Autoencoder
 from service.training.config import TrainingConfig
-from service.training.preprocessing import ScaledRows
+from service.training.denoiser import Denoiser
+from service.training.preprocessing import Layout, ScaledRows
+from service.training.progress import Reporter
 from service.training.scaling import Gaps
-from service.training.score_parts import (
-    MAX_CORESET_ROWS,
-    SMALLEST_DISTANCE,
-    Directions,
-    Mahalanobis,
-    Neighbours,
-    Tails,
-    Units,
-    bulk_ranges,
-    ranges,
-)
+from service.training.score_parts import Directions, Mahalanobis, Tails, Units
 
 MAX_FIT_ROWS = 10_000
-NEAR_WEIGHTS = np.array([0.32, 0.1, 0.32, 0.1, 0.06, 0.1])
-"""Of the distances to 5 and to 10 nearest rows, by range and by bulk, of that of latent and residual, and of tails."""
-FAR_WEIGHTS = np.array([0.3, 0.3])
-"""By range and by bulk. Together below 1: ``far`` decides only where it is clear. While all training rows are normal,
-near rows tell more."""
-LOWEST, HIGHEST = -40.0, 1e30
+TAILS_WEIGHT = 0.3
+"""Beside the denoiser's error, which has 1."""
 MAX_DIRECTION_ROWS = 8192
 MAHALANOBIS_WEIGHT = 0.5
 """Of the Mahalanobis distance beside the mean of the layers' distances, which has 2."""
@@ -73,6 +60,11 @@ class Score(Protocol):
     """Higher = more anomalous. A score must treat each row alone."""
 
     name: str
+
+    @property
+    def variables(self) -> Sequence[Any]:
+        """What a SavedModel of the score must keep."""
+        ...
 
     def __call__(self, rows: Passed) -> Any:
         """Score of each row, (rows,), finite."""
@@ -121,102 +113,37 @@ class ReconstructionScore:
     """The mean squared reconstruction error of a row, in scaled units."""
 
     name = "reconstruction error"
+    variables: tuple[Any, ...] = ()
 
     def __call__(self, rows: Passed) -> Any:
         return mean_squared_error(rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TableParts:
-    """Seven distances and a probability of a row.
+class DenoisingScore:
+    """How far a denoiser moves a row, and how rare its values are: a mean over features, of a training row about 1."""
 
-    ``near`` in shares of the columns' ranges and ``near`` in shares of their bulk (rare values stretch a range, and are
-    lost in a bulk), ``latent and residual``, ``tails``, and ``far`` in both shares.
-    """
-
-    by_range: Neighbours
-    by_bulk: Neighbours
-    mahalanobis: Mahalanobis
+    denoiser: Denoiser
     tails: Tails
 
-    @classmethod
-    def fit(cls, rows: Passed, is_trusted: NDArray[np.bool_], *, core: int) -> Self:
-        """From training rows, of which the first ``core`` are kept, the trusted ones of these first of all."""
-        kept, trusted = rows.scaled[:core], int(is_trusted[:core].sum())
-        spreads = (ranges(kept[:trusted]), bulk_ranges(kept[:trusted]))
-        by_range, by_bulk = (Neighbours.fit(kept, trusted, spread=spread) for spread in spreads)
-        normal = rows[is_trusted]
-        residual = np.where(normal.observed, normal.scaled - normal.reconstruction, 0.0)
-        mahalanobis = Mahalanobis.fit(np.concatenate([normal.latent, residual], axis=1))
-        return cls(by_range, by_bulk, mahalanobis, Tails.fit(kept[:trusted]))
+    name = "denoising network"
 
-    def __call__(self, rows: Passed, itself: Any = None) -> Any:
-        """Logarithms, (rows, 8), in the order of ``NEAR_WEIGHTS`` and ``FAR_WEIGHTS``."""
-        scaled, observed = _flat(rows.scaled), _flat(rows.observed)
-        by_range, by_bulk = self.by_range(scaled, observed, itself), self.by_bulk(scaled, observed, itself)
-        residual = residuals(rows)
-        within = self.mahalanobis(tf.concat([tf.cast(rows.latent, residual.dtype), _flat(residual)], axis=1))
-        near = tf.concat([by_range[:, :-1], by_bulk[:, :-1], within[:, None] + SMALLEST_DISTANCE], axis=1)
-        far = tf.stack([by_range[:, -1], by_bulk[:, -1]], axis=1)
-        return tf.concat([tf.math.log(near), self.tails(scaled, observed)[:, None], tf.math.log(far)], axis=1)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class EnsembleScore:
-    """The parts of a row in one score: the mean of all but ``far``, which takes over where it says clearly more.
-
-    The result is made positive by log(1 + exp(x)): a typical training row scores about 0.7, and one in ten more than
-    about 1.3.
-    """
-
-    parts: TableParts
-    units: Units
-    """Of trusted rows, each left out of the coreset itself."""
-
-    name = "neighbours, latent and residual, tails"
-
-    @classmethod
-    def fit(cls, rows: Passed, *, trim: float) -> Self:
-        """Fit on ``rows``, flat and in random order, of which the share ``trim`` that lies farthest out is not trusted.
-
-        A trimmed fit in the manner of Rousseeuw and Van Driessen (A fast algorithm for the minimum covariance
-        determinant, Technometrics 41, 1999); ``far`` of a first fit on all rows says which they are.
-        """
-        core = min(len(rows), MAX_CORESET_ROWS)
-        is_trusted = np.ones(len(rows), bool)
-        if trim:
-            everything = Neighbours.fit(rows.scaled[:core], core, spread=ranges(rows.scaled[:core]))
-            itself = _itself(len(rows), core)
-            far = in_batches(
-                lambda part: everything(rows.scaled[part], rows.observed[part], itself[part])[:, -1], len(rows)
-            )
-            is_trusted[np.argsort(far, kind="stable")[max(2, round(len(rows) * (1 - trim))) :]] = False
-        return cls._fit_once(rows, is_trusted, core)
-
-    @classmethod
-    def _fit_once(cls, rows: Passed, is_trusted: NDArray[np.bool_], core: int) -> Self:
-        # The trusted rows of the coreset, its others, then the rest, so that a row's number is that in the coreset.
-        order = np.argsort(np.where(np.arange(len(rows)) < core, ~is_trusted, 2), kind="stable")
-        rows, is_trusted, itself = rows[order], is_trusted[order], _itself(len(rows), core)
-        parts = TableParts.fit(rows, is_trusted, core=core)
-        logarithms = in_batches(lambda part: parts(rows[part], itself[part]), len(rows))
-        return cls(parts, Units.fit(logarithms[is_trusted]))
+    @property
+    def variables(self) -> Sequence[Any]:
+        return self.denoiser.network.variables
 
     def __call__(self, rows: Passed) -> Any:
-        standard = self.units(self.parts(rows))
-        near, far = standard[:, : len(NEAR_WEIGHTS)], standard[:, len(NEAR_WEIGHTS) :]
-        together = tf.maximum(tf.linalg.matvec(near, NEAR_WEIGHTS), tf.linalg.matvec(far, FAR_WEIGHTS))
-        return tf.math.softplus(tf.clip_by_value(together, LOWEST, HIGHEST))
+        return tf.reduce_mean(self.parts(rows), axis=1)
 
+    def parts(self, rows: Passed) -> Any:
+        """What each feature adds to the score, (rows, features), not below 0; 0 where it is missing."""
+        tails = tf.where(rows.observed, self.tails(rows.scaled), 0.0)
+        error = self.denoiser.errors(rows.scaled, rows.observed)
+        return (error + TAILS_WEIGHT * self.denoiser.layout.by_feature(tails)) / (1 + TAILS_WEIGHT)
 
-def _itself(rows: int, core: int) -> NDArray[np.int32]:
-    """The number of each row in the coreset, which the first ``core`` rows are; -1 for the others."""
-    numbers = np.arange(rows, dtype=np.int32)
-    return np.where(numbers < core, numbers, np.int32(-1))
-
-
-def _flat(values: Any) -> Any:
-    return values if len(values.shape) == 2 else tf.reshape(values, (-1, int(np.prod(values.shape[1:]))))
+    def expected(self, rows: Passed) -> Any:
+        """What would have been usual in place of each value: (rows, values), in scaled units."""
+        return self.denoiser.expected(rows.scaled)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -259,6 +186,7 @@ class HiddenLayersScore:
     units: Units
 
     name = "neighbours in hidden layers, and reconstruction error"
+    variables: ClassVar[Sequence[Any]] = ()
 
     @classmethod
     def fit(cls, rows: Passed) -> Self:
@@ -279,30 +207,31 @@ def _layers_of(rows: Passed) -> tuple[Any, ...]:
     return rows.hidden or (rows.latent,)
 
 
-def takes_distances(schema: InputSchema, config: TrainingConfig) -> bool:
-    """Whether the configured score is one of distances from training rows, and not the reconstruction error."""
-    return config.score == "ensemble" or (config.score == "auto" and schema.kind != "timeseries")
-
-
-def fit_score(serving: Autoencoder, splits: Sequence[ScaledRows], schema: InputSchema, config: TrainingConfig) -> Score:
-    """The configured score, fitted on the rows of ``splits``; at most 10,000 of them, drawn with the seed.
+def fit_score(
+    serving: Autoencoder,
+    splits: Sequence[ScaledRows],
+    *,
+    schema: InputSchema,
+    layout: Layout,
+    config: TrainingConfig,
+    reporter: Reporter,
+) -> Score:
+    """The configured score, fitted on the rows of ``splits``.
 
     Early stopping has decided by then, so that its validation rows serve here; calibration rows must not.
     """
-    if not takes_distances(schema, config):
+    if config.score == "reconstruction" or schema.kind == "timeseries":
         return ReconstructionScore()
+    reporter.stage("Fitting the score")
     inputs = np.concatenate([rows.inputs for rows in splits])
-    missing = np.concatenate([np.isnan(rows.targets) for rows in splits])
-    order = np.random.default_rng([config.seed, 4]).permutation(len(inputs))[:MAX_FIT_ROWS]
-    scaled, observed = inputs[order], ~missing[order]
-    latent, reconstruction, *hidden = in_batches(
-        lambda part: serving.whole(tf.constant(scaled[part]), training=False), len(scaled)
-    )
-    rows = Passed(scaled, observed, latent, reconstruction, tuple(hidden))
+    order = np.random.default_rng([config.seed, 4]).permutation(len(inputs))
     if schema.kind == "image":
-        return HiddenLayersScore.fit(rows)
-    # Each row a vector, in float64; without the hidden layers, which tables are not scored by.
-    flat = {name: getattr(rows, name).reshape(len(rows), -1) for name in ("scaled", "observed", "reconstruction")}
-    numbers = {name: flat[name].astype(np.float64) for name in ("scaled", "reconstruction")}
-    vectors = Passed(latent=rows.latent.astype(np.float64), observed=flat["observed"], **numbers)
-    return EnsembleScore.fit(vectors, trim=config.trim)
+        images = inputs[order[:MAX_FIT_ROWS]]
+        latent, reconstruction, *hidden = in_batches(
+            lambda part: serving.whole(tf.constant(images[part]), training=False), len(images)
+        )
+        observed = np.ones(images.shape, bool)  # pixels are never missing
+        return HiddenLayersScore.fit(Passed(images, observed, latent, reconstruction, tuple(hidden)))
+    observed = np.concatenate([~np.isnan(rows.targets) for rows in splits])
+    denoiser = Denoiser.fit(inputs[order], observed[order], layout, config, reporter)
+    return DenoisingScore(denoiser, Tails.fit(inputs[order[:MAX_FIT_ROWS]]))

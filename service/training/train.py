@@ -228,7 +228,6 @@ def train_model(
     from service.training.fit import fit, fit_refiner, is_refined, make_reproducible, use_devices
     from service.training.graph import build_graph, needs_float64
     from service.training.preprocessing import fit_preprocessing
-    from service.training.score import takes_distances
 
     device = use_devices()
     reporter.stage(f"Fitting {len(split.train)} rows on {device}")
@@ -262,9 +261,9 @@ def train_model(
             validation=validation,
             reporter=reporter,
         )
-    distances = takes_distances(dataset.schema, config)
+    distances = config.score != "reconstruction"
     precise = needs_float64(autoencoder, validation.inputs, dataset.schema, distances=distances)
-    graph = build_graph(dataset.schema, autoencoder, preprocessing, train=fitted.targets, precise=precise)
+    graph = build_graph(dataset.schema, autoencoder, preprocessing, precise=precise)
     measured = measure(
         dataset,
         config,
@@ -301,7 +300,10 @@ def measure(
     from service.training.score import fit_score
 
     scaled = (splits["train"].scaled, splits["validation"].scaled)
-    graph = replace(graph, score=fit_score(graph.serving, scaled, dataset.schema, config))
+    score = fit_score(
+        graph.serving, scaled, schema=dataset.schema, layout=graph.layout, config=config, reporter=reporter
+    )
+    graph = replace(graph, score=score)
     reporter.stage("Calibrating and measuring")
     calibration = calibrate(graph, take_rows(dataset.rows, split.calibration), config)
     points = None
