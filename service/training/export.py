@@ -64,7 +64,8 @@ def export(
         try:
             tf.saved_model.save(module, str(folder), exported)
         except tf.errors.OpError as error:  # a full disk, say
-            raise OSError(None, error.message.rpartition("; ")[2]) from error
+            reason = error.message.rpartition("; ")[2].partition(" [Op:")[0]
+            raise OSError(None, reason) from error
         (folder / KERAS_MODEL).parent.mkdir(exist_ok=True)
         # Keras copies TensorFlow variables in a way that NumPy 2 deprecates.
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)

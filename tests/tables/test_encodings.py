@@ -145,6 +145,6 @@ def test_a_row_has_one_score(tmp_path: Path) -> None:
                 run(Job(str(path), f"{folder}/out.parquet"), scorer)
                 scores.append(parquet.read_table(f"{folder}/out.parquet")["anomaly_score"].to_numpy())
             for each in scores[1:]:
-                np.testing.assert_array_equal(each, scores[0])
+                np.testing.assert_allclose(each, scores[0], rtol=1e-5)
 
     scores_agree()

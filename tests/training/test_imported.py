@@ -242,7 +242,7 @@ def test_without_rows_the_model_must_say_what_rows_are(classic: SimpleNamespace,
     path, store = classic.folder / "autoencoder.keras", classic.store
     for options, sentence in (
         (("--scale", "standard"), "--scale standard is fitted on rows: give --rows"),
-        (("--score", "ensemble"), "--labels and --score need --rows"),
+        (("--score", "network"), "--labels and --score need --rows"),
         (("--columns", "a,b"), r"2 columns are named, and a row has shape \(784,\)"),
     ):
         assert re.search(sentence, refused("import", path, *options, "--store", store, "--model", "none"))
