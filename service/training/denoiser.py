@@ -25,11 +25,11 @@ LEVELS = (0.07, 0.22, 0.98, 3.0)
 EXPECTED_LEVEL = 2
 """The level, by its place, at which the denoised row is what was expected instead."""
 LEAST_LEVEL, GREATEST_LEVEL = 0.03, 4.0
-WIDTH, LAYERS = 256, 3
+WIDTH, LAYERS = 256, 2
 NOISE_FEATURES = 4
 STEPS_AN_EPOCH, MAX_STEPS = 20, 2_000
 """As many steps as the autoencoder may have epochs, times the first; 100 epochs, the default, give the second."""
-BATCH, PASSES = 256, 10
+BATCH, PASSES = 128, 10
 LEARNING_RATE = 2e-3
 LINEAR_LIMIT = 3.0
 """In deviations: beyond, a value counts with its logarithm."""
