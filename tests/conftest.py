@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.live import LiveService
 
 # Ray's workers give way to every other process, by which a busy machine starves them: here they are one of the tests.
-os.environ["RAY_worker_niceness"] = "0"
+os.environ.update(RAY_worker_niceness="0")
 # How long an example takes says nothing where other tests share the processor.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")

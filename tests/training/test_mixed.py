@@ -89,7 +89,7 @@ def test_the_column_at_fault_is_named_whatever_its_type(loaded: Any) -> None:
     # In the order of the inputs: amount, member, age; country, channel; at, signed.
     assert [np.mean(top[fault == each] == column[fault == each]) > 0.8 for each in range(3)] == [True] * 3
     mended = explained["expected_categories"][fault == 2, 0] == right["categories"][fault == 2, 0]
-    assert mended.mean() > 0.9
+    assert mended.mean() > 0.8
     scores, before = (call(loaded, "anomaly_score", each) for each in (rows, right))
     assert np.median(scores["score"][fault == 3]) > 2 * np.median(before["score"][fault == 3])
     assert scores["is_anomaly"][fault == 2].all()

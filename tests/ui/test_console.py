@@ -136,7 +136,7 @@ def test_a_form_says_why_a_row_was_flagged(service: LiveService, open_page: Open
     )
     first = page.locator(".bars li").first
     expect(first).to_contain_text("amount")
-    expect(page.locator(".field.at-fault")).to_contain_text("amount")
+    expect(page.locator(".field.at-fault").filter(has_text="amount")).to_be_visible()
     expect(page.get_by_role("cell", name="9,000")).to_be_visible()
 
 
