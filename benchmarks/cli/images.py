@@ -42,7 +42,7 @@ def images(
     from rich.table import Table
 
     from benchmarks.images import Line, measure_images, read_images
-    from service.runtime import quiet  # noqa: F401 - silences TensorFlow
+    from service.runtime.quiet import tf  # noqa: F401 - imports TensorFlow without notices
 
     table = Table("images", "method", "metric", "value", "fit s", "CPU s")
     lines: list[Line] = []

@@ -31,7 +31,7 @@ def series(*, data: Path, out: Path | None, options: tuple[str, ...]) -> None:
     from rich.table import Table
 
     from benchmarks.series import SeriesLine, mean_line, measure_series, read_labelled
-    from service.runtime import quiet  # noqa: F401 - silences TensorFlow
+    from service.runtime.quiet import tf  # noqa: F401 - imports TensorFlow without notices
 
     lines: list[SeriesLine] = []
     with tempfile.TemporaryDirectory() as folder:

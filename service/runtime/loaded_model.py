@@ -1,7 +1,7 @@
 """One version in memory. The only place where the service calls TensorFlow."""
 
 import timeit
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from service.codecs import Options
 from service.codecs.json_rows import decode_json
 from service.errors import InvalidVersion, OperationNotSupported, RequestError
-from service.runtime.signature import Signature
+from service.runtime.signature import SignatureCall, load_signatures
 from service.schemas import INSTANCES, InputSchema, Results, Rows, unsupported
 from service.scoring import (
     conformal_p_values,
@@ -96,7 +96,7 @@ class Judge:
 class LoadedModel:
     """A version whose signatures can be called. Safe to call from several threads; once measured nothing changes."""
 
-    def __init__(self, manifest: Manifest, signatures: Mapping[str, Callable[[Rows], Results]]) -> None:
+    def __init__(self, manifest: Manifest, signatures: Mapping[str, SignatureCall]) -> None:
         self.manifest = manifest
         self.name = manifest.model
         self.version = manifest.version
@@ -249,17 +249,15 @@ def _read(path: Path) -> bytes:
         raise InvalidVersion(f"{path.name} cannot be read: {error.strerror}") from error
 
 
-def _load_signatures(version_dir: Path, manifest: Manifest) -> dict[str, Signature]:
-    from service.runtime.quiet import tf
-
+def _load_signatures(version_dir: Path, manifest: Manifest) -> dict[str, SignatureCall]:
     try:
-        saved_model = tf.saved_model.load(str(version_dir))
+        signatures = load_signatures(version_dir)
     except Exception as error:
         raise InvalidVersion(f"TensorFlow cannot load it: {type(error).__name__}") from error
-    missing = sorted(set(manifest.signatures) - set(saved_model.signatures))
+    missing = sorted(set(manifest.signatures) - set(signatures))
     if missing:
         raise InvalidVersion(f"the SavedModel lacks the signature '{missing[0]}' that the manifest names")
-    return {name: Signature(saved_model.signatures[name], saved_model) for name in manifest.signatures}
+    return {name: signatures[name] for name in manifest.signatures}
 
 
 def _check_golden_outputs(loaded: LoadedModel, version_dir: Path, sample: Rows) -> None:

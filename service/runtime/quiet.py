@@ -40,21 +40,20 @@ def keras_unloaded() -> Iterator[None]:
         del os.environ[name]
 
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with silent_stderr(), keras_unloaded():
-    import tensorflow as tf
-
-tf.__path__ = [folder for folder in tf.__path__ if folder]  # the old Keras left None there
-tf.get_logger().setLevel("ERROR")
-
-__all__ = ["tf"]
-
-
 def __getattr__(name: str) -> Any:
-    """Keras, imported when it is first asked for: a service needs none of it."""
-    if name != "keras":
+    """``tf`` and ``keras``, each imported when it is first asked for: a service needs neither as a rule."""
+    if name not in ("tf", "keras"):
         raise AttributeError(name)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    with silent_stderr():
-        import keras
-    return keras
+    if name == "keras":
+        with silent_stderr():
+            import keras as module
+    else:
+        with silent_stderr(), keras_unloaded():
+            import tensorflow as module
+
+        module.__path__ = [folder for folder in module.__path__ if folder]  # the old Keras left None there
+        module.get_logger().setLevel("ERROR")
+    globals()[name] = module
+    return module

@@ -1,19 +1,57 @@
 """Calling models: a SavedModel's signature at the price of the call itself, and any function batch by batch."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from operator import methodcaller
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from service.runtime import native
 from service.schemas import Results, Rows
 
 ROWS_PER_BATCH = 1024
 _as_numpy = methodcaller("numpy")
+SignatureCall: TypeAlias = Callable[[Rows], Results]
+"""Arrays with the rows first in, arrays with the rows first out. Blocks; safe to call from several threads."""
 
 
-class Signature:
-    """One signature of a loaded SavedModel.
+def prepare() -> None:
+    """Load what ``load_signatures`` will call, which takes a quarter of a second, or seconds of Python's TensorFlow."""
+    if "tensorflow" not in sys.modules:
+        with suppress(native.NotAvailable):
+            native.library()
+            return
+    from service.runtime.quiet import tf  # noqa: F401
+
+
+def load_signatures(folder: Path) -> Mapping[str, SignatureCall]:
+    """The signatures of a SavedModel, called by TensorFlow's C API.
+
+    In a process that has imported Python's TensorFlow, as training has, and where the C API is not there or the model
+    has a tensor that ``native`` does not read, by Python's.
+
+    Raises:
+        Exception: whatever TensorFlow says of a folder that it cannot load.
+    """
+    if "tensorflow" not in sys.modules:
+        with suppress(native.NotAvailable):
+            return native.load_signatures(folder)
+    return python_signatures(folder)
+
+
+def python_signatures(folder: Path) -> Mapping[str, SignatureCall]:
+    """The signatures of a SavedModel, called by Python's TensorFlow."""
+    from service.runtime.quiet import tf
+
+    saved_model = tf.saved_model.load(str(folder))
+    return {name: PythonSignature(function, saved_model) for name, function in saved_model.signatures.items()}
+
+
+class PythonSignature:
+    """One signature of a SavedModel that Python's TensorFlow loaded.
 
     Calling the object that ``tf.saved_model.load`` gives binds arguments and structures outputs in Python each time,
     which takes longer than a small batch: 260 us a call, where running the same function as an operation takes 110.
@@ -33,7 +71,6 @@ class Signature:
         self._dtypes = [output.dtype for output in function.outputs]
 
     def __call__(self, rows: Rows) -> Results:
-        """Arrays with the rows first in, arrays with the rows first out. Blocks."""
         arrays = map(rows.__getitem__, self._inputs)
         outputs = self._call(args=[*arrays, *self._captured], Tout=self._dtypes, f=self._function)
         return dict(zip(self._outputs, map(_as_numpy, outputs), strict=True))

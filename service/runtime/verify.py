@@ -1,6 +1,6 @@
 """``python -m service.runtime.verify [DIR]``: check a version in a fresh process, as the service will load it.
 
-Without DIR its name is read from standard input, once TensorFlow is loaded.
+Without DIR its name is read from standard input, once TensorFlow's library is loaded.
 """
 
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from service.errors import AutoencoderError
 from service.runtime.loaded_model import load_version
+from service.runtime.signature import prepare
 
 
 def main(arguments: list[str]) -> int:
@@ -20,8 +21,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _asked() -> str:
-    import service.runtime.quiet  # noqa: F401
-
+    prepare()
     return sys.stdin.read()
 
 
