@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from service import __version__
-from service.cli import import_, score, top, train
+from service.cli import import_, sample, score, top, train
 from service.cli.options import STORE_HELP, engine_options, fail, has_version, store_option
 
 WIDE = 100
@@ -52,6 +52,7 @@ app.add_command(train.tune)
 app.add_command(import_.import_)
 app.add_command(import_.recalibrate)
 app.add_command(top.top)
+app.add_command(sample.sample)
 for command in (score.score, score.encode, score.denoise, score.reconstruct):
     app.add_command(command)
 

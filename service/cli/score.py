@@ -2,16 +2,20 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from service.cli.options import STORE_VARIABLE, engine_options, listed, options
 
+if TYPE_CHECKING:
+    from service.pipelines.series import Stretch
+
 FORMATS = click.Choice(["csv", "parquet", "arrow", "ndjson"])
 SECONDS_BETWEEN_LINES = 10.0
+SHOWN_STRETCHES = 20
 
 
 _options = options(
@@ -61,11 +65,12 @@ _options = options(
     help="Flag rows so that at most this share of them is normal in expectation; reads IN twice.",
 )
 @click.option("--explain", type=int, help="Add the N columns that contribute most.")
+@click.option("--timestamp", help="Series: the column of times.  [default: the first that there is]")
 def score(**arguments: Any) -> None:
     """Score the rows of IN and write them to OUT with anomaly_score, p_value and is_anomaly beside them.
 
     IN is a file, a folder, a pattern or "-": CSV, Parquet, Arrow (Feather) or NDJSON. OUT is a file, a folder (with a
-    slash at its end) or "-".
+    slash at its end) or "-". A model of a series scores every reading of a table with one reading a row, oldest first.
     """
     _run("anomaly_score", **arguments)
 
@@ -112,12 +117,14 @@ def _run(
     workers: int | None,
     quiet: bool,
     false_discovery_rate: float | None = None,
+    timestamp: str | None = None,
     **chosen: Any,
 ) -> None:
     from service.errors import ConfigurationError
     from service.pipelines.files import Job, run
     from service.pipelines.remote import RemoteScorer, client_of
     from service.pipelines.scorer import Scorer
+    from service.pipelines.series import is_series, score_series
     from service.store import Store
 
     chosen |= {"operation": operation, "columns": listed(columns)}
@@ -149,17 +156,39 @@ def _run(
         part_rows=part_rows,
         false_discovery_rate=false_discovery_rate,
     )
-    began = time.monotonic()
+    of_series = bool(scorer.schema.channels) and is_series(job, scorer)
+    if of_series and (url or work is not None):
+        raise ConfigurationError("A series is scored by a model of the store, here: leave out --url and --engine.")
+    began, also, notes = time.monotonic(), "", list[str]()
     with nullcontext(lambda _done, _total: None) if quiet else _progress(sys.stderr) as progress:
-        outcome = run(job, scorer, progress=progress, work=work)
+        if of_series:
+            rows, stretches = score_series(job, scorer, timestamp=timestamp, progress=progress)
+            notes = [] if quiet else _in_words(stretches)
+        else:
+            outcome = run(job, scorer, progress=progress, work=work)
+            rows = outcome.rows
+            if outcome.skipped_parts:
+                also = f", {outcome.skipped_parts} of {outcome.parts} parts were there already"
+            if (found := outcome.discovered) is not None and (found.warning or not quiet):
+                flagged = f"{found.rows:,} rows flagged at a false discovery rate of {false_discovery_rate:g}"
+                notes = [found.warning or flagged]
     if not quiet:
         seconds = time.monotonic() - began
-        done = f"{outcome.rows:,} rows by version {scorer.version} of {scorer.model} in {seconds:.1f} s"
-        skipped = f", {outcome.skipped_parts} of {outcome.parts} parts were there already"
-        click.echo(f"{done}{skipped if outcome.skipped_parts else ''}: {target}", err=True)
-    if (found := outcome.discovered) is not None and (found.warning or not quiet):
-        flagged = f"{found.rows:,} rows flagged at a false discovery rate of {false_discovery_rate:g}"
-        click.echo(found.warning or flagged, err=True)
+        done = f"{rows:,} rows by version {scorer.version} of {scorer.model} in {seconds:.1f} s{also}: {target}"
+        click.echo(done, err=True)
+    for note in notes:
+        click.echo(note, err=True)
+
+
+def _in_words(stretches: "Sequence[Stretch]") -> list[str]:
+    """A line for each stretch that is flagged, the longest ones where there are many, in the order of time."""
+    if not stretches:
+        return ["Nothing is flagged."]
+    longest = set(sorted(stretches, key=lambda stretch: -stretch.readings)[:SHOWN_STRETCHES])
+    some = "One stretch is" if len(stretches) == 1 else f"{len(stretches)} stretches are"
+    more = f", the {len(longest)} longest of them" if len(longest) < len(stretches) else ""
+    lines = [f"{each.first} to {each.last}: {each.readings:,} readings" for each in stretches if each in longest]
+    return [f"{some} flagged{more}:", *lines]
 
 
 @contextmanager

@@ -87,7 +87,8 @@ promotion_options = options(
 def source_arguments(source: str, given: dict[str, Any]) -> dict[str, Any]:
     """Arguments of ``read_dataset``; takes the options of ``source_options`` out of ``given``."""
     from service.errors import ConfigurationError
-    from service.training.series import Windows, seconds_of
+    from service.tables.series import seconds_of
+    from service.training.series import Windows
 
     kind, timestamp, window, stride, step = (
         given.pop(name) for name in ("kind", "timestamp", "window", "stride", "step")

@@ -128,7 +128,7 @@ def run(
     elif plan.folder is not None:
         score_parts(plan, remaining, scorer, advance)
     else:
-        with whole_file(plan.job.target) as file, _sink(plan, file, plan.parts[0]) as sink:
+        with whole_file(plan.job.target) as file, open_sink(plan, file, plan.parts[0]) as sink:
             scored = _scored(plan.job, plan.parts, scorer, as_text=plan.kind == CSV)
             for chunk, results in _with_a_result(scored, scorer):
                 sink.write(chunk.kept, results, chunk.lines)
@@ -277,14 +277,14 @@ def score_parts(plan: Plan, parts: Sequence[Part], scorer: Scorer, advance: Adva
     scored = next(stream, None)
     while scored is not None:
         part = scored[0].part
-        with whole_file(str(plan.part_path(part))) as file, _sink(plan, file, part) as sink:
+        with whole_file(str(plan.part_path(part))) as file, open_sink(plan, file, part) as sink:
             while scored is not None and scored[0].part is part:
                 sink.write(scored[0].kept, scored[1], scored[0].lines)
                 advance(scored[0].rows)
                 scored = next(stream, None)
 
 
-def _sink(plan: Plan, file: Any, part: Part) -> Sink:
+def open_sink(plan: Plan, file: Any, part: Part) -> Sink:
     delimiter = "\t" if Path(plan.job.target).suffix == ".tsv" else ","
     header = part.number == 0 or plan.job.to_folder
     return Sink(file, plan.kind, delimiter=delimiter, header=header)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.codecs.tensors import objects
+from service.runtime.quiet import silent_stderr
 from service.schemas import Results, Rows
 
 LIBRARY: Final = "libtensorflow_cc.so.2"
@@ -120,7 +121,8 @@ def library() -> Any:
         raise NotAvailable(f"{LIBRARY} is not installed.")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        loaded = ctypes.CDLL(str(path), mode=ctypes.RTLD_LOCAL)  # global, its BoringSSL would replace Python's OpenSSL
+        with silent_stderr():  # with global symbols its BoringSSL would replace Python's OpenSSL
+            loaded = ctypes.CDLL(str(path), mode=ctypes.RTLD_LOCAL)
         for name, (result, arguments) in _FUNCTIONS.items():
             function = getattr(loaded, name)
             function.restype, function.argtypes = result, arguments

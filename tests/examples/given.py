@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.tables import samples
 from tests.conftest import COLUMNS, table_rows
 
 COUNT = 400
@@ -127,7 +128,8 @@ def bring_names(_: Path) -> dict[str, Any]:
 def readme_names(_: Path) -> dict[str, Any]:
     from sklearn.datasets import load_digits
 
-    return {"images": load_digits().images[:5].astype(np.float32), "rows": frame(20)[["amount", "age", "visits"]]}
+    rows = samples.payments(20, seed=1).to_pandas().drop(columns=["id", "label"])
+    return {"images": load_digits().images[:5].astype(np.float32), "rows": rows}
 
 
 def client_names(_: Path) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def protocols_names(_: Path) -> dict[str, Any]:
 
 
 GIVEN = {
-    "README.md": Given(("digits",), (payments,), readme_names),
+    "README.md": Given(("digits",), names=readme_names),
     "docs/bring-your-own.md": Given(files=(pictures, boiler, payments), names=bring_names),
     "docs/client.md": Given(("payments",), names=client_names),
     "docs/console.md": Given(("digits",)),
@@ -163,7 +165,6 @@ GIVEN = {
     "docs/stores.md": Given(files=(payments,)),
     "docs/protocols.md": Given(names=protocols_names),
     "docs/tables.md": Given(files=(payments_with_zip, days)),
-    "docs/timeseries.md": Given(files=(boiler,)),
     "docs/training.md": Given(files=(payments,)),
     "docs/tutorial.md": Given(brief=False),
 }

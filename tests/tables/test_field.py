@@ -20,10 +20,11 @@ from service.pipelines.chunks import read_chunks
 from service.schemas import ColumnType, InputSchema, Rows, joined
 from service.tables.files import plan_parts
 from service.tables.frames import model_columns
+from service.tables.series import seconds_of
 from service.tables.writing import Sink
 from service.training.data import Dataset, read_dataset
 from service.training.report import describe_rows
-from service.training.series import Windows, read_series, seconds_of
+from service.training.series import Windows, read_series
 from service.words import ANOMALY_SCORE
 
 ROWS = 60
