@@ -1,6 +1,7 @@
 """Models of other programs: every kind of file read, cut at its latent, and refused where it would run code."""
 
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_keras_files_answer_as_keras_does(build: Callable[[], Any], latent_dim: 
 
 @pytest.mark.parametrize("build", [networks.sequential, networks.lstm])
 def test_legacy_files_and_saved_models(build: Callable[[], Any], tmp_path: Path) -> None:
-    """The same network from HDF5, from ``model.export`` and from a folder of MLflow."""
+    """The same network from HDF5, from ``model.export`` and from folders of MLflow, with either inside."""
     model = build()
     shape = model.input_shape[1:]
     model.save(tmp_path / "model.h5")
@@ -78,7 +79,12 @@ def test_legacy_files_and_saved_models(build: Callable[[], Any], tmp_path: Path)
     logged.mkdir(parents=True)
     (logged.parent / "MLmodel").write_text("flavors: {tensorflow: {data: data, model_type: keras}}\n")
     model.save(logged / "model.keras")
-    found = {name: open_model(tmp_path / name) for name in ("model.h5", "exported", "logged")}
+    (tmp_path / "module").mkdir()
+    (tmp_path / "module/MLmodel").write_text(
+        "flavors: {tensorflow: {saved_model_dir: tfmodel}}\n"
+    )
+    shutil.copytree(tmp_path / "exported", tmp_path / "module/tfmodel")
+    found = {name: open_model(tmp_path / name) for name in ("model.h5", "exported", "logged", "module")}
     assert {foreign.format for foreign in found.values()} == {"HDF5 file of Keras", "SavedModel", "MLflow folder"}
     assert {agrees(foreign, model, shape).latent_dim for foreign in found.values()} == {4 if len(shape) > 1 else LATENT}
 

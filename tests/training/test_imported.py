@@ -21,7 +21,7 @@ from service import publish
 from service.cli import app
 from service.cli.import_ import import_
 from service.errors import ConfigurationError, DataError
-from service.runtime.loaded_model import open_version
+from service.runtime.loaded_model import load_version, open_version
 from service.runtime.quiet import keras, tf
 from service.schemas import INSTANCES, Column, InputSchema
 from service.scoring import reconstruction_error
@@ -203,6 +203,33 @@ def test_a_notebook_publishes_a_model(classic: SimpleNamespace, tmp_path: Path) 
     scaled = (rows - scaler.mean_) / scaler.scale_
     expected = model.predict(scaled, verbose=0) * scaler.scale_ + scaler.mean_
     np.testing.assert_allclose(version.run("reconstruct", {INSTANCES: rows})["reconstruction"], expected, rtol=1e-4)
+
+
+def test_a_model_that_removes_noise(classic: SimpleNamespace, tmp_path: Path) -> None:
+    """``/denoise`` is its reconstruction, where its owner says that it was trained for that."""
+    store = tmp_path / "store"
+    rows = classic.folder / "rows.npy"
+    path = classic.folder / "autoencoder.keras"
+    run("import", path, "--rows", rows, "--scale", "0-255", "--denoises", "--model", "clean", "--store", store)
+    version = load_version(store / "clean/1")
+    given = {INSTANCES: classic.rows[:5].reshape(5, 784).astype(np.float32)}
+    denoised = version.run("denoise", given)["denoised"]
+    np.testing.assert_array_equal(denoised, version.run("reconstruct", given)["reconstruction"])
+    np.testing.assert_allclose(denoised / 255, classic.model.predict(classic.scaled[:5], verbose=0), atol=CLOSE)
+    assert "denoise" not in Store(classic.store).manifest("classic", 1).signatures
+
+
+def test_a_notebook_publishes_without_rows(classic: SimpleNamespace, tmp_path: Path) -> None:
+    """A version that is not calibrated: it encodes, reconstructs and denoises, and scores nothing."""
+    result = publish(classic.model, None, store=tmp_path, model="bare", scale="0-255", denoises=True)
+    assert (result.version, result.latent_dim) == (1, 32)
+    manifest = Store(tmp_path).manifest("bare", 1)
+    assert manifest.calibration is None
+    assert set(manifest.signatures) == {"encode", "reconstruct", "denoise", "explain"}
+    version = load_version(tmp_path / "bare/1")
+    given = {INSTANCES: classic.rows[:5].reshape(5, 784).astype(np.float32)}
+    expected = classic.model.predict(classic.scaled[:5], verbose=0)
+    np.testing.assert_allclose(version.run("denoise", given)["denoised"] / 255, expected, atol=CLOSE)
 
 
 def test_without_rows_a_version_encodes_and_reconstructs(classic: SimpleNamespace, tmp_path: Path) -> None:
