@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 if sys.platform != "win32":
     import resource
@@ -174,8 +174,7 @@ def serve(settings: Settings) -> None:
         if settings.workers > 1:
             run_workers(settings.workers, sock, partial(_work, settings))
         else:
-            app = create_app(settings, opens_at_once=True)
-            GuardedServer(server_config(app, settings), settings).run([sock])
+            _run_to_the_end(create_app(settings, opens_at_once=True), settings, sock)
 
 
 def check_store(settings: Settings) -> None:
@@ -208,7 +207,19 @@ def bound(settings: Settings) -> socket.socket:
 
 def _work(settings: Settings, sock: socket.socket) -> None:
     configure_logging(settings.log_level, settings.log_format)
-    GuardedServer(server_config(create_app(settings), settings), settings).run([sock])
+    _run_to_the_end(create_app(settings), settings, sock)
+
+
+def _run_to_the_end(app: FastAPI, settings: Settings, sock: socket.socket) -> NoReturn:
+    """Serve, and end the process with the server.
+
+    A thread may still load a version. Were the interpreter to end as it usually does, destructors of TensorFlow would
+    run while that thread calls it, and the process would crash now and then.
+    """
+    GuardedServer(server_config(app, settings), settings).run([sock])
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 # --- several processes on one socket ----------------------------------------------------------------------------------

@@ -25,8 +25,9 @@ from service.schemas import Results, Rows
 LIBRARY: Final = "libtensorflow_cc.so.2"
 TAG: Final = b"serve"
 STRING: Final = 7
-CONFIG: Final = b"\x28" + b"\xff" * 9 + b"\x01"
-"""A ConfigProto with ``inter_op_parallelism_threads`` of -1: operations run in the thread that calls."""
+CONFIG: Final = b"\x10\x01\x28" + b"\xff" * 9 + b"\x01"
+"""A ConfigProto with ``intra_op_parallelism_threads`` of 1 and ``inter_op_parallelism_threads`` of -1: all work is done
+by the thread that calls. Handing parts of a matrix to other threads takes as long as a whole row does."""
 
 DTYPES: Final = {
     number: np.dtype(name)

@@ -1,18 +1,24 @@
 """Calling models: a SavedModel's signature at the price of the call itself, and any function batch by batch."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache, partial
+from itertools import pairwise
 from operator import methodcaller
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from service.runtime import native
-from service.schemas import Results, Rows
+from service.schemas import Results, Rows, joined, row_count
 
 ROWS_PER_BATCH = 1024
+ROWS_PER_THREAD: Final = 128
+"""Fewer rows are not worth another thread."""
 _as_numpy = methodcaller("numpy")
 SignatureCall: TypeAlias = Callable[[Rows], Results]
 """Arrays with the rows first in, arrays with the rows first out. Blocks; safe to call from several threads."""
@@ -38,8 +44,31 @@ def load_signatures(folder: Path) -> Mapping[str, SignatureCall]:
     """
     if "tensorflow" not in sys.modules:
         with suppress(native.NotAvailable):
-            return native.load_signatures(folder)
+            calls, threads = native.load_signatures(folder), threads_of_a_call()
+            return {name: partial(in_parallel, call, threads=threads) for name, call in calls.items()}
     return python_signatures(folder)
+
+
+def threads_of_a_call() -> int:
+    """Cores that one call may use: all, unless TensorFlow's variable says how many."""
+    return int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0) or os.cpu_count() or 1
+
+
+@cache
+def _other_threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, "model-part")
+
+
+def in_parallel(call: SignatureCall, rows: Rows, *, threads: int) -> Results:
+    """The results of ``call(rows)``; the rows of a large batch are divided among threads."""
+    count = row_count(rows)
+    parts = min(threads, count // ROWS_PER_THREAD)
+    if parts < 2:
+        return call(rows)
+    cuts = np.linspace(0, count, parts + 1).astype(int).tolist()
+    slices = [{name: array[start:end] for name, array in rows.items()} for start, end in pairwise(cuts)]
+    others = [_other_threads().submit(call, part) for part in slices[1:]]
+    return joined([call(slices[0]), *(other.result() for other in others)])
 
 
 def python_signatures(folder: Path) -> Mapping[str, SignatureCall]:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 
 from service.runtime import native
 from service.runtime.loaded_model import agree, sample_rows
-from service.runtime.signature import SignatureCall, python_signatures
-from service.schemas import INSTANCES, row_count
+from service.runtime.signature import ROWS_PER_THREAD, SignatureCall, in_parallel, python_signatures
+from service.schemas import INSTANCES, Results, Rows, row_count
 from service.store import GOLDEN_OUTPUTS, read_manifest
 from tests.api.samples import digits
 
@@ -186,3 +187,28 @@ def test_python_s_tensorflow_is_the_fall_back(trained_store: Path, before: str, 
     """A version is loaded without importing it, unless the library is not there."""
     command = [sys.executable, "-c", before + LOADS, str(trained_store / "payments" / "1")]
     assert subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip() == python
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 1000])
+def test_large_batches_are_divided_among_threads(count: int) -> None:
+    """In order, whatever the number of rows; small ones are one call in the caller's thread."""
+    threads = set()
+
+    def twice(rows: Rows) -> Results:
+        threads.add(threading.get_ident())
+        assert count < 2 * ROWS_PER_THREAD or len(rows[INSTANCES]) >= ROWS_PER_THREAD
+        return {"twice": 2 * rows[INSTANCES]}
+
+    rows = np.arange(2 * count).reshape(count, 2)
+    np.testing.assert_array_equal(in_parallel(twice, {INSTANCES: rows}, threads=3)["twice"], 2 * rows)
+    assert len(threads) == max(1, min(3, count // ROWS_PER_THREAD))
+
+
+def test_an_error_of_another_thread_is_raised() -> None:
+    def fails_late(rows: Rows) -> Results:
+        if rows[INSTANCES].max() > 500:
+            raise ValueError("too large")
+        return rows
+
+    with pytest.raises(ValueError, match="too large"):
+        in_parallel(fails_late, {INSTANCES: np.arange(1000)}, threads=2)

@@ -80,9 +80,7 @@ def test_legacy_files_and_saved_models(build: Callable[[], Any], tmp_path: Path)
     (logged.parent / "MLmodel").write_text("flavors: {tensorflow: {data: data, model_type: keras}}\n")
     model.save(logged / "model.keras")
     (tmp_path / "module").mkdir()
-    (tmp_path / "module/MLmodel").write_text(
-        "flavors: {tensorflow: {saved_model_dir: tfmodel}}\n"
-    )
+    (tmp_path / "module/MLmodel").write_text("flavors: {tensorflow: {saved_model_dir: tfmodel}}\n")
     shutil.copytree(tmp_path / "exported", tmp_path / "module/tfmodel")
     found = {name: open_model(tmp_path / name) for name in ("model.h5", "exported", "logged", "module")}
     assert {foreign.format for foreign in found.values()} == {"HDF5 file of Keras", "SavedModel", "MLflow folder"}
