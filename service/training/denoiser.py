@@ -130,7 +130,9 @@ class Denoiser:
                 np.arange(self.layout.features), [self.layout.owner[each.start] for each in self.layout.labels]
             )
             ratios = tf.where(is_label, MOST_OF_LABELS * tf.math.log1p(ratios / MOST_OF_LABELS), ratios)
-        return tf.where(tf.gather(observed, self.layout.first, axis=1), ratios, 0.0)
+        if not self.layout.is_plain:
+            observed = tf.gather(observed, self.layout.first, axis=1)
+        return tf.where(observed, ratios, 0.0)
 
     def expected(self, rows: Any) -> Any:
         """The rows without noise of ``EXPECTED_LEVEL``, in scaled units: (rows, values)."""

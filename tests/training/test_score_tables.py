@@ -1,7 +1,8 @@
 """The score of tables: a sum over features, robust to anomalies in training, finite for any row, without its rows."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,8 @@ def test_tails_count_what_lies_as_far_out() -> None:
     rows = np.array([[8.0, 1.0, 3.0], [5.0, 0.0, 3.0], [-1.0, 0.5, 7.0]], np.float32)
     fitted = Tails.fit(np.random.default_rng(0).permutation(np.stack(columns, axis=1).astype(np.float32)))
     shares = np.array([[0.2, 0.2, 1], [0.5, 0.8, 1], [1 / 129, 0.2, 1 / 129]])
-    np.testing.assert_allclose(fitted(rows).numpy() * fitted.usual, -np.log(shares), atol=0.05)
+    found = fitted(rows).numpy()
+    np.testing.assert_allclose(found / found[0, 0], -np.log(shares) / -np.log(0.2), atol=0.1)
 
 
 def test_tails_do_not_take_rounding_for_rare() -> None:
@@ -66,14 +68,43 @@ def test_tails_do_not_take_rounding_for_rare() -> None:
     np.testing.assert_allclose(fitted(np.array([[0.1 + 1e-8, 9.7 - 1e-7]])).numpy(), 0.0, atol=1e-9)
 
 
-def test_tails_keep_neither_the_least_nor_the_greatest_value() -> None:
-    """Their number is bounded, and no value of a single training row is among them."""
+@pytest.mark.parametrize(
+    ("draw", "apart_at_most"),
+    [
+        (lambda random, shape: random.normal(size=shape), 0.05),
+        (lambda random, shape: random.lognormal(sigma=2, size=shape), 0.05),
+        (lambda random, shape: random.poisson(2, shape), 0.01),
+        (lambda random, shape: np.where(random.random(shape) < 0.9, 0, random.exponential(size=shape)), 0.05),
+        (lambda random, shape: random.normal(random.choice([0, 100], shape), 1), 0.5),
+    ],
+)
+def test_tails_are_those_of_the_quantiles(draw: Callable[..., Any], apart_at_most: float) -> None:
+    """Nearly, and the more so the closer values lie: of two heaps far apart, one has few cells."""
     from service.training.score_parts import MAX_QUANTILES, Tails
+
+    random = np.random.default_rng(0)
+    rows = draw(random, (2000, 2)).astype(np.float32)
+    given = np.concatenate([draw(random, (2000, 2)), [[-1e6, 1e6], [1e6, -1e6]]]).astype(np.float32)
+    quantiles = np.quantile(rows, (np.arange(MAX_QUANTILES) + 0.5) / MAX_QUANTILES, axis=0).astype(np.float32)
+
+    def rarity(values: Any) -> Any:
+        beyond = [(quantiles <= values[:, None]).sum(axis=1), (quantiles >= values[:, None]).sum(axis=1)]
+        return -np.log((np.minimum(*beyond) + 1) / (MAX_QUANTILES + 1))
+
+    expected = rarity(given) / rarity(rows).mean()
+    apart = np.abs(Tails.fit(rows)(given).numpy() - expected)
+    assert apart.mean() < apart_at_most
+    np.testing.assert_allclose(apart[-2:] / expected[-2:], 0, atol=0.3 * apart_at_most + 0.01)
+
+
+def test_tails_keep_no_value_of_a_row() -> None:
+    """What is kept of a column are the places of cells, and how rare they are."""
+    from service.training.score_parts import CELLS, Tails
 
     rows = normal(5000, seed=0, columns=3)
     fitted = Tails.fit(rows)
-    assert fitted.quantiles.shape == (3, MAX_QUANTILES)
-    assert not np.isin(np.stack([rows.min(axis=0), rows.max(axis=0)]), fitted.quantiles).any()
+    assert fitted.rarities.shape == (3 * CELLS,)
+    assert not np.isin(rows, [fitted.centers, fitted.units, fitted.starts, fitted.cells_a_place]).any()
 
 
 def test_mahalanobis_is_scikit_learns() -> None:
