@@ -256,6 +256,12 @@ def _add_request_id(_logger: Any, _name: str, event: MutableMapping[str, Any]) -
     return event
 
 
+def _without_colors(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Leave out uvicorn's second copy of a message, which has escape sequences in it."""
+    event.pop("color_message", None)
+    return event
+
+
 def configure_logging(level: str, log_format: Literal["json", "console"]) -> None:
     """Send every log record, ours and the libraries', to standard error as one JSON object or one line of text."""
     shared: list[Any] = [
@@ -263,6 +269,7 @@ def configure_logging(level: str, log_format: Literal["json", "console"]) -> Non
         structlog.stdlib.add_logger_name,
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.stdlib.ExtraAdder(),
+        _without_colors,
         _add_request_id,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -384,6 +385,11 @@ def test_train_and_promote(tmp_path: Path) -> None:
     assert store.models() == ["my-rows"]
     assert store.aliases("my-rows") == {"production": 1}
     assert [column.name for column in store.manifest("my-rows", 1).input.columns] == list(COLUMNS[:-1])
+    next_steps = dict(line.split(":  ") for line in result.stdout.splitlines() if ":  " in line)
+    assert Path(next_steps["The report"]).is_file()
+    with chdir(tmp_path):
+        assert run(*shlex.split(next_steps["Score a file"])[1:]).exit_code == 0
+    assert len((tmp_path / "scored.csv").read_text().splitlines()) == 401
     assert "nothing to do" in run(*arguments, "--if-missing").stdout
     assert store.versions("my-rows") == [1]
     result = run(*arguments)

@@ -1,5 +1,7 @@
 """What is counted for each request."""
 
+import json
+import subprocess
 import sys
 import threading
 
@@ -34,3 +36,19 @@ def test_each_request_is_counted_once_whoever_reads_the_metrics() -> None:
     assert value("autoencoder_request_seconds_bucket", {"operation": "encode", "le": "0.001"}) == 0
     assert value("autoencoder_request_seconds_bucket", {"operation": "encode", "le": "0.0025"}) == REQUESTS
     assert value("autoencoder_stage_seconds_count", {"stage": "decode"}) == REQUESTS
+
+
+LOGS = """
+import logging
+from service.telemetry import configure_logging
+configure_logging("info", "json")
+logging.getLogger("uvicorn.error").info("Started [%d]", 7, extra={"color_message": "Started [\\x1b[36m%d\\x1b[0m]"})
+"""
+
+
+def test_a_log_line_has_its_message_once() -> None:
+    """uvicorn gives each of its own a second time, with colours."""
+    done = subprocess.run([sys.executable, "-c", LOGS], capture_output=True, text=True, check=True)
+    line = json.loads(done.stderr)
+    assert line.pop("event") == "Started [7]"
+    assert set(line) == {"level", "logger", "timestamp"}

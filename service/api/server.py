@@ -84,7 +84,7 @@ class GuardedServer(uvicorn.Server):
         more = range(ACCEPTED_AT_ONCE - 1 if os.name == "posix" else 0)
         await super().startup(sockets and [*sockets, *(sock.dup() for sock in sockets for _ in more)])
         for sock in sockets or ():  # of others uvicorn tells
-            log.info("serving on http://%s:%d", *sock.getsockname()[:2])
+            log.info("serving on http://%s:%d (the console is at /ui)", *sock.getsockname()[:2])
         self._reaper = asyncio.create_task(self._reap())
 
     async def _reap(self) -> None:

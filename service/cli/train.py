@@ -111,6 +111,10 @@ def source_arguments(source: str, given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+TABLES = (".csv", ".tsv", ".parquet", ".ndjson", ".arrow", ".feather")
+"""Files that ``autoencoder score`` takes, by their suffix."""
+
+
 @click.command()
 @click.argument("source", required=False)
 @click.option("--preset", default=None, help="demo, dense, conv or keras-tutorial.  [default: by kind of rows]")
@@ -178,6 +182,21 @@ def train(
         checkpoints=Checkpoints(checkpoint_dir or own, every_s=checkpoint_every_s, resume=resume),
         tensorboard=tensorboard,
     )
+    show_next_steps(store, model, source)
+
+
+def show_next_steps(store: str, model: str, source: str | None) -> None:
+    """Say what to do with the newest version: serve it, look at it, score a file."""
+    from service.store import REPORT, Store
+
+    version = Store(store).versions(model)[-1]
+    where = [] if store == "model_store" else ["--store", store]
+    click.echo(f"\nServe it, and open http://127.0.0.1:8000/ui:  {shlex.join(['autoencoder', 'serve', *where])}")
+    if source and Path(source).suffix in TABLES:
+        scored = ["autoencoder", "score", source, "scored.csv", "--model", model, *where]
+        click.echo(f"Score a file:  {shlex.join(scored)}")
+    if "://" not in store:
+        click.echo(f"The report:  {Path(store) / model / str(version) / REPORT}")
 
 
 def train_and_publish(

@@ -37,9 +37,9 @@ log = logging.getLogger(__name__)
 LOADED_AT_ONCE: Final = min(4, os.cpu_count() or 1)
 """Versions that are loaded side by side."""
 
-# Measured over ten copies each: graphs of 0.2, 0.5, 0.8 and 2.0 MB took 12 to 16, 24, 32 and 38 MiB of memory.
-BASE_BYTES: Final = 15 * 2**20
-GRAPH_FACTOR: Final = 12
+# Measured over ten copies each: graphs of 0.3, 1.9 and 6.5 MiB took 15, 24 and 49 MiB of memory, weights included.
+BASE_BYTES: Final = 13 * 2**20
+GRAPH_FACTOR: Final = 6
 
 
 class VersionState(StrEnum):

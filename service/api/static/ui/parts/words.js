@@ -21,6 +21,11 @@ export function percent(share, digits = 2) {
   return `${number(100 * share, digits)} %`;
 }
 
+/** What one of many parts adds to a whole; one that adds next to nothing is not counted out. */
+export function portion(share) {
+  return share > 0 && share < 0.001 ? "under 0.1 %" : percent(share);
+}
+
 export function date(text) {
   return new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 }

@@ -2,7 +2,7 @@
 import { Card, Failure, Loading, Tile, html, useEffect, useMemo, useState } from "../parts/base.js";
 import { call, modelPath } from "../parts/api.js";
 import { LineChart } from "../parts/charts.js";
-import { count, date, featureName, number, percent, plural, time } from "../parts/words.js";
+import { count, date, featureName, number, percent, plural, portion, time } from "../parts/words.js";
 
 const INTERVAL_MS = 5000;
 const STAGES = ["decode", "queue", "model", "encode"];
@@ -110,7 +110,7 @@ function Alerts({ alerts }) {
   return html`<${Card} title="Last alerts">${!alerts.length ? html`<p class="empty small">No row was flagged since the service started.</p>` : html`
     <div class="scroll" tabindex="0" role="region" aria-label="Last alerts" style=${{ maxHeight: "300px", overflowY: "auto" }}><table><thead><tr><th scope="col">When</th><th scope="col">Model</th><th scope="col" class="right">Score</th><th scope="col" class="right">p-value</th><th scope="col">Mostly because of</th></tr></thead>
       <tbody>${alerts.map((alert) => html`<tr><td class="nowrap" title=${date(alert.at)}>${time(alert.at)}</td><td>${alert.model} <span class="muted">${alert.version}</span></td><td class="right number">${number(alert.score)}</td><td class="right number">${number(alert.p_value, 2)}</td>
-        <td>${alert.columns === null ? html`<span class="muted">–</span>` : alert.columns.map((column) => html`<div class="small">${Array.isArray(column.feature) ? `place ${column.feature.map((index) => index + 1).join(", ")}` : typeof column.feature === "number" ? `value ${column.feature + 1}` : column.feature} <span class="muted">${percent(column.share)}${column.observed === undefined ? "" : `: ${number(column.observed)}, expected ${number(column.expected)}`}</span></div>`)}</td></tr>`)}</tbody></table></div>
+        <td>${alert.columns === null ? html`<span class="muted">–</span>` : alert.columns.map((column) => html`<div class="small">${Array.isArray(column.feature) ? `place ${column.feature.map((index) => index + 1).join(", ")}` : typeof column.feature === "number" ? `value ${column.feature + 1}` : column.feature} <span class="muted">${portion(column.share)}${column.observed === undefined ? "" : `: ${number(column.observed)}, expected ${number(column.expected)}`}</span></div>`)}</td></tr>`)}</tbody></table></div>
     <p class="small muted" style=${{ marginTop: "8px" }}>The values of the rows are not kept${alerts.some(({ columns }) => columns?.some(({ observed }) => observed !== undefined)) ? " longer than these alerts" : ""}.</p>`}<//>`;
 }
 

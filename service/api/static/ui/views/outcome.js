@@ -3,7 +3,7 @@ import { Card, Uncalibrated, html, useMemo } from "../parts/base.js";
 import { LineChart } from "../parts/charts.js";
 import { Picture, byPixel, layoutOf, levelsOf } from "../parts/pixels.js";
 import { ThresholdStudy } from "../parts/threshold.js";
-import { explanation, featureName, finding, number, percent, place } from "../parts/words.js";
+import { explanation, featureName, finding, number, place, portion } from "../parts/words.js";
 
 export function Outcome({ study, row, detail, calibration, model, version }) {
   const schema = detail.input;
@@ -40,7 +40,7 @@ function AtFault({ contributions, schema, flagged }) {
   const parts = schema.kind === "tabular" ? "Columns" : "Places";
   return html`<${Card} title=${flagged ? `${parts} at fault` : `${parts} that add most to the score`}>
     <ol class="bars" style=${{ listStyle: "none", margin: 0, padding: 0 }}>${shown.map((each) => html`<li class="line"><span class="name">${nameOf(each.feature)}</span>
-      <div class="track"><div class="fill" style=${{ width: `${100 * each.share}%` }}></div></div><span class="number small right">${percent(each.share)}</span>
+      <div class="track"><div class="fill" style=${{ width: `${100 * each.share}%` }}></div></div><span class="number small right">${portion(each.share)}</span>
       <span class="why">${finding(each, nameOf).replace(`${nameOf(each.feature)} is `, "")}</span></li>`)}</ol>
     <p class="small muted" style=${{ marginTop: "12px" }}>Shares of the score; all of them add up to 100 %.</p><//>`;
 }
@@ -80,7 +80,7 @@ function Series({ study, row, schema }) {
   return html`<${Card} title="What went in, and what came out"><div class="stack">
     ${drawn.sent.map((values, channel) => html`<${LineChart} label=${`${schema.channels?.[channel] ?? "The series"}: what was sent, and its reconstruction`} x=${drawn.steps} xLabel="step" height=${200}
       series=${[{ label: schema.channels?.[channel] ?? "input", values, tone: "--chart-1" }, { label: "reconstruction", values: drawn.rebuilt[channel], tone: "--chart-2", dashed: true }, ...(drawn.clean ? [{ label: "denoised", values: drawn.clean[channel], tone: "--chart-3" }] : [])]} />`)}
-    ${study.contributions && html`<${LineChart} label="Share of the score by step" x=${drawn.steps} xLabel="step" height=${130} fromZero=${true} format=${(share) => percent(share)} series=${[{ label: "share of the score", values: drawn.fault, tone: "--chart-4", fill: true }]} />`}
+    ${study.contributions && html`<${LineChart} label="Share of the score by step" x=${drawn.steps} xLabel="step" height=${130} fromZero=${true} format=${portion} series=${[{ label: "share of the score", values: drawn.fault, tone: "--chart-4", fill: true }]} />`}
   </div><//>`;
 }
 
@@ -92,5 +92,5 @@ function Beside({ study, row, schema }) {
   return html`<${Card} title="The row beside its reconstruction"><div class="scroll" tabindex="0" role="region" aria-label="The row beside its reconstruction"><table>
     <thead><tr><th scope="col">${schema.columns.length ? "Column" : "Value"}</th><th scope="col" class="right">Sent</th><th scope="col" class="right">Reconstruction</th>${study.denoised && html`<th scope="col" class="right">Denoised</th>`}<th scope="col" class="right">Share of the score</th></tr></thead>
     <tbody>${names.map((name) => html`<tr><th scope="row">${nameOf(name)}</th><td class="right number">${row[name] === null || row[name] === undefined ? "missing" : number(row[name])}</td><td class="right number">${number(study.reconstruction[name])}</td>
-      ${study.denoised && html`<td class="right number">${number(study.denoised[name])}</td>`}<td class="right number">${shares.has(name) ? percent(shares.get(name)) : "–"}</td></tr>`)}</tbody></table></div><//>`;
+      ${study.denoised && html`<td class="right number">${number(study.denoised[name])}</td>`}<td class="right number">${shares.has(name) ? portion(shares.get(name)) : "–"}</td></tr>`)}</tbody></table></div><//>`;
 }
