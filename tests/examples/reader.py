@@ -22,7 +22,7 @@ ADDRESS = re.compile(r"(?:127\.0\.0\.1|localhost):8000")
 AND_SO_ON = re.compile(r"(-?[\d.]+), …\]")
 MAKE_DEMO = re.compile(r"^make demo\b", flags=re.M)
 SERVES = re.compile(r"^[^#\n]*\bautoencoder (?:serve|demo)\b[^#\n]*", flags=re.M)
-LONG_SERIES = 100
+LONG_SERIES = 200
 BLOCK_TIMEOUT_S = 280
 START_TIMEOUT_S = 240
 STOP_TIMEOUT_S = 30

@@ -98,6 +98,7 @@ def test_resumed_after_sigkill_gives_the_same_weights(tmp_path: Path) -> None:
     csv = write_csv(tmp_path / "rows.csv", table_rows(600, seed=0))
     options = ["--epochs", "400", "--patience", "400", "--dropout", "0.1", "--noise", "gaussian", "--hidden", "16"]
     options += ["--latent", "2", "--weight-decay", "0.01", "--schedule", "cosine", "--checkpoint-every-s", "0"]
+    options += ["--score", "reconstruction"]
 
     def command(store: str, *more: str) -> list[str]:
         train = [sys.executable, "-m", "service.cli", "train", str(csv), "--store", str(tmp_path / store)]
