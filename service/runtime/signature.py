@@ -19,6 +19,8 @@ from service.schemas import Results, Rows, joined, row_count
 ROWS_PER_BATCH = 1024
 ROWS_PER_THREAD: Final = 128
 """Fewer rows are not worth another thread."""
+BYTES_OF_A_PIECE: Final = 2 * 2**20
+"""Of the rows of one call: what the operations of a model hand on is several times as much."""
 _as_numpy = methodcaller("numpy")
 SignatureCall: TypeAlias = Callable[[Rows], Results]
 """Arrays with the rows first in, arrays with the rows first out. Blocks; safe to call from several threads."""
@@ -60,15 +62,23 @@ def _other_threads() -> ThreadPoolExecutor:
 
 
 def in_parallel(call: SignatureCall, rows: Rows, *, threads: int) -> Results:
-    """The results of ``call(rows)``; the rows of a large batch are divided among threads."""
+    """The results of ``call(rows)``; the rows of a large batch are divided among threads, and those into pieces."""
     count = row_count(rows)
-    parts = min(threads, count // ROWS_PER_THREAD)
-    if parts < 2:
+    shares = max(1, min(threads, count // ROWS_PER_THREAD))
+    size = max(ROWS_PER_THREAD, count * BYTES_OF_A_PIECE // max(1, sum(array.nbytes for array in rows.values())))
+    if shares == 1 and count <= size:
         return call(rows)
-    cuts = np.linspace(0, count, parts + 1).astype(int).tolist()
-    slices = [{name: array[start:end] for name, array in rows.items()} for start, end in pairwise(cuts)]
-    others = [_other_threads().submit(call, part) for part in slices[1:]]
-    return joined([call(slices[0]), *(other.result() for other in others)])
+
+    def called(start: int, end: int) -> list[Results]:
+        cuts = [*range(start, end, size), end]
+        return [call({name: array[at:to] for name, array in rows.items()}) for at, to in pairwise(cuts)]
+
+    first, *others = pairwise(np.linspace(0, count, shares + 1).astype(int).tolist())
+    under_way = [_other_threads().submit(called, *share) for share in others]
+    found = called(*first)
+    for share in under_way:
+        found += share.result()
+    return joined(found)
 
 
 def python_signatures(folder: Path) -> Mapping[str, SignatureCall]:

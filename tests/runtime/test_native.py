@@ -12,7 +12,13 @@ import pytest
 
 from service.runtime import native
 from service.runtime.loaded_model import agree, sample_rows
-from service.runtime.signature import ROWS_PER_THREAD, SignatureCall, in_parallel, python_signatures
+from service.runtime.signature import (
+    BYTES_OF_A_PIECE,
+    ROWS_PER_THREAD,
+    SignatureCall,
+    in_parallel,
+    python_signatures,
+)
 from service.schemas import INSTANCES, Results, Rows, row_count
 from service.store import GOLDEN_OUTPUTS, read_manifest
 from tests.api.samples import digits
@@ -202,6 +208,21 @@ def test_large_batches_are_divided_among_threads(count: int) -> None:
     rows = np.arange(2 * count).reshape(count, 2)
     np.testing.assert_array_equal(in_parallel(twice, {INSTANCES: rows}, threads=3)["twice"], 2 * rows)
     assert (len(threads) > 1) == (count >= 2 * ROWS_PER_THREAD)
+
+
+def test_rows_of_many_bytes_go_in_pieces() -> None:
+    """Whatever the number of threads: what a model needs in between grows with the rows of a call."""
+    calls = []
+
+    def first_value(rows: Rows) -> Results:
+        calls.append(rows[INSTANCES].nbytes)
+        return {"first": rows[INSTANCES][:, 0]}
+
+    rows = np.arange(5000 * 1024, dtype=np.float32).reshape(5000, 1024)
+    for threads in (1, 2):
+        found = in_parallel(first_value, {INSTANCES: rows}, threads=threads)["first"]
+        np.testing.assert_array_equal(found, rows[:, 0])
+        assert max(calls) <= BYTES_OF_A_PIECE
 
 
 def test_an_error_of_another_thread_is_raised() -> None:
