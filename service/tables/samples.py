@@ -96,7 +96,7 @@ def _slow(rows: int, random: np.random.Generator) -> Array:
 
 
 @dataclass(frozen=True)
-class Sample:
+class MadeTable:
     make: Callable[[int, int], pa.Table]
     """From a number of rows and a seed."""
     rows: int
@@ -104,9 +104,9 @@ class Sample:
     """Of ``autoencoder train``, for this table."""
 
 
-SAMPLES: Final[dict[str, Sample]] = {
-    "payments": Sample(payments, 3_000, "--drop id,label"),
-    "series": Sample(series, 8_640, "--kind timeseries --drop label"),
+SAMPLES: Final[dict[str, MadeTable]] = {
+    "payments": MadeTable(payments, 3_000, "--drop id,label"),
+    "series": MadeTable(series, 8_640, "--kind timeseries --drop label"),
 }
 
 

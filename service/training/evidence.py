@@ -37,6 +37,7 @@ SHOWN_ROWS = 6
 """Rows drawn of the best and of the worst each."""
 MAX_POINTS = 10_000
 MAX_TSNE_POINTS = 1_000
+TSNE_STEPS = 500
 MIN_TSNE_POINTS = 50
 MAX_COMPONENTS = 16
 """Most principal directions that are kept; t-SNE and the placing of other rows use no more."""
@@ -292,7 +293,7 @@ def _tsne(projected: NDArray[np.float64], random: np.random.Generator, *, seed: 
     chosen = _sample(len(projected), MAX_TSNE_POINTS, random)
     if len(chosen) < MIN_TSNE_POINTS or projected.shape[1] < 3:
         return None
-    tsne = TSNE(2, init="pca", perplexity=min(30, len(chosen) // 4), random_state=seed)
+    tsne = TSNE(2, init="pca", perplexity=min(30, len(chosen) // 4), max_iter=TSNE_STEPS, random_state=seed)
     # Its threads wait for each other a thousand times: on a busy machine two take a hundred times as long as one.
     with threadpool_limits(1):
         placed = tsne.fit_transform(projected[chosen].astype(np.float32))

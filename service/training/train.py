@@ -6,12 +6,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -299,6 +302,8 @@ def measure(
     from service.training.evaluate import calibrate, calibrate_points, evaluate, find_warnings
     from service.training.score import fit_score
 
+    # What the documents need takes seconds to import, and fitting does not hold the interpreter's lock.
+    Thread(target=_import_for_documents, name="imports").start()
     scaled = (splits["train"].scaled, splits["validation"].scaled)
     score = fit_score(
         graph.serving, scaled, schema=dataset.schema, layout=graph.layout, config=config, reporter=reporter
@@ -314,6 +319,11 @@ def measure(
     warnings = (*dataset.notes, *find_warnings(metrics, calibration, config, test_rows=len(split.test), points=points))
     reference = feature_reference(splits["train"].raw, dataset.schema)
     return TrainedModel(dataset, config, split, graph, history, calibration, points, metrics, reference, warnings)
+
+
+def _import_for_documents() -> None:
+    for name in ("service.training.charts", "sklearn.manifold"):
+        import_module(name)
 
 
 def publish_model(
@@ -368,12 +378,16 @@ def publish_model(
         # Of rows that were not fitted: of the others everything drawn would be too flattering.
         held_back = take_rows(dataset.rows, np.concatenate([split.test, split.calibration, split.validation]))
         evidence = gather(exported, held_back, test_rows=len(split.test))
-        write_documents(staging.path, described, evidence, trained.history)
-        if trained.history.train_loss:
-            write_history(staging.path, trained.history)
         draws = partial(decode, trained.graph) if image_shape(dataset.schema) is not None else None
         latents = (evidence.latents, evidence.latent_scores)
-        write_latent_map(staging.path, *latents, dataset.schema, decode=draws, seed=trained.config.seed)
+        with ThreadPoolExecutor(1, "latent-map") as beside:
+            mapped = beside.submit(
+                write_latent_map, staging.path, *latents, dataset.schema, decode=draws, seed=trained.config.seed
+            )
+            write_documents(staging.path, described, evidence, trained.history)
+            if trained.history.train_loss:
+                write_history(staging.path, trained.history)
+            mapped.result()
         reporter.stage("Verifying in a fresh process")
         number = staging.publish(build_manifest, check)
     reporter.stage(f"Published version {number} of {model}")
