@@ -94,7 +94,9 @@ def _instances(table: Table, kind: _Kind, schema: InputSchema, names: Sequence[s
     import pyarrow as pa
 
     if list(names) == [INSTANCES] and INSTANCES not in kind.names(table):
-        raise InvalidRows([], f"The table has no column '{INSTANCES}'; name those that make up a row.")
+        raise InvalidRows(
+            [], f"The table has no column '{INSTANCES}'; name those that make up a row, as in --columns a,b."
+        )
     values = [_to_arrow(kind.column(table, name)) for name in names]
     if len(values) == 1:
         return pa.table({INSTANCES: values[0]})

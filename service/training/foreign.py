@@ -19,6 +19,7 @@ from service.training.frozen import dangers
 
 SAVED_MODEL = "saved_model.pb"
 MLFLOW = "MLmodel"
+KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 CODE_LAYERS = frozenset({"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"})
 FILE_LAYERS = frozenset({"StringLookup", "IntegerLookup", "TextVectorization"})
 """Layers that may name files to be read."""
@@ -57,6 +58,8 @@ def open_model(path: Path, *, trust: bool = False) -> Foreign:
         return _open_folder(path, trust=trust)
     is_keras = zipfile.is_zipfile(path)
     if not is_keras and path.read_bytes()[:4] != b"\x89HDF":
+        if path.suffix in KERAS_SUFFIXES:
+            raise ConfigurationError(f"{path.name} is damaged, or no file of Keras.")
         raise ConfigurationError(
             f"{path.name} is no model: a .keras or .h5 file, a SavedModel folder or an MLflow folder can be imported."
         )

@@ -35,6 +35,7 @@ REACHES_OUT = re.compile(r"\w*(File|Dataset|PyFunc|Reader|Summary|Save|Restore|C
 """Operations without state that touch files or run Python."""
 SMALL_CONSTANT = 256
 """Values of a constant that stays in the graph. Larger ones are weights, which the signatures of a version share."""
+UNNUMBERED = re.compile(r"_\d+$")
 POINTWISE = re.compile(
     r"(Identity|Cast|BiasAdd|AddV2?|Relu6?|LeakyRelu|Elu|Selu|Sigmoid|Tanh|Softplus|Softsign|Softmax|Maximum|Minimum|Mul"
     r"|Erf|Erfc|Neg|Exp|Sub|Squeeze|Reshape|L2Normalize)"
@@ -401,6 +402,10 @@ def _forms(graph: FrozenGraph, latent: Candidate, row_shape: tuple[int, ...]) ->
     return forms
 
 
+def _names(candidate: Candidate) -> tuple[str, ...]:
+    return candidate.layer, candidate.layer.rpartition("/")[2], _node(candidate.tensor)
+
+
 def find_latent(cuts: Sequence[Candidate], *, features: int, layer: str | None = None) -> Candidate:
     """The narrowest place between a row and its reconstruction, or what the named layer gives.
 
@@ -409,10 +414,9 @@ def find_latent(cuts: Sequence[Candidate], *, features: int, layer: str | None =
     """
     listed = ", ".join(dict.fromkeys(candidate.layer for candidate in cuts if candidate.layer)) or "none"
     if layer is not None:
-        named = [
-            candidate
-            for candidate in cuts
-            if layer in (candidate.layer, candidate.layer.rpartition("/")[2], _node(candidate.tensor))
+        # TensorFlow may have numbered a layer's own name.
+        named = [each for each in cuts if layer in _names(each)] or [
+            each for each in cuts if layer in (UNNUMBERED.sub("", name) for name in _names(each))
         ]
         if not named:
             raise ConfigurationError(

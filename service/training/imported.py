@@ -101,7 +101,10 @@ def trace(model: Foreign, row_shape: tuple[int, ...], *, by_halves: bool) -> Fro
         )
     chosen = next((name for name in fitting if "recon" in name.lower() or "decod" in name.lower()), fitting[0])
     spec = tf.TensorSpec((None, *row_shape), model.dtype, name="rows")
-    traced = tf.function(lambda rows: outputs(rows)[chosen], autograph=False).get_concrete_function(spec)
+    try:
+        traced = tf.function(lambda rows: outputs(rows)[chosen], autograph=False).get_concrete_function(spec)
+    except Exception as error:
+        raise ConfigurationError(f"TensorFlow cannot make a graph of the model: {first_line(error)}") from error
     return freeze(traced)
 
 

@@ -145,8 +145,10 @@ def test_a_layer_may_be_named(tmp_path: Path) -> None:
         parts_of(foreign, (WIDTH,))
     with pytest.raises(ConfigurationError, match=r"No layer wide .*broad"):
         parts_of(foreign, (WIDTH,), layer="wide")
-    parts = parts_of(foreign, (WIDTH,), layer="broad_1")
-    np.testing.assert_allclose(parts.encoder(rows_of((WIDTH,), 5)), model.layers[0](rows_of((WIDTH,), 5)), atol=CLOSE)
+    rows = rows_of((WIDTH,), 5)
+    for name in ("broad", "broad_1"):  # its own name, and as TensorFlow has numbered it
+        parts = parts_of(foreign, (WIDTH,), layer=name)
+        np.testing.assert_allclose(parts.encoder(rows), model.layers[0](rows), atol=CLOSE)
 
 
 def test_what_is_no_autoencoder_is_refused(tmp_path: Path) -> None:
@@ -160,6 +162,9 @@ def test_what_is_no_autoencoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"cannot be called with rows of shape \(5,\)"):
         parts_of(of_keras(networks.nested(), "Keras model"), (5,))
     (tmp_path / "notes.txt").write_text("nothing")
+    (tmp_path / "cut.keras").write_bytes(b"PK\x03\x04 half of a file")
+    with pytest.raises(ConfigurationError, match=r"cut.keras is damaged"):
+        open_model(tmp_path / "cut.keras")
     with pytest.raises(ConfigurationError, match=r"notes.txt is no model: a .keras or .h5 file"):
         open_model(tmp_path / "notes.txt")
     with pytest.raises(ConfigurationError, match="There is no file"):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -205,6 +207,28 @@ def test_a_notebook_publishes_a_model(classic: SimpleNamespace, tmp_path: Path) 
     scaled = (rows - scaler.mean_) / scaler.scale_
     expected = model.predict(scaled, verbose=0) * scaler.scale_ + scaler.mean_
     np.testing.assert_allclose(version.run("reconstruct", {INSTANCES: rows})["reconstruction"], expected, rtol=1e-4)
+
+
+ODD_NAME = """
+import sys, keras, numpy as np
+from pathlib import Path
+folder = Path(sys.argv[1])
+layers = [keras.layers.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(3)]
+keras.Sequential(layers, name="my model!").save(folder / "odd.keras")
+np.save(folder / "rows.npy", np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32))
+from service.cli import main
+files = [str(folder / name) for name in ("odd.keras", "rows.npy")]
+sys.argv = ["autoencoder", "import", files[0], "--rows", files[1], "--store", sys.argv[1]]
+main()
+"""
+
+
+def test_a_name_that_tensorflow_does_not_take_is_one_sentence(tmp_path: Path) -> None:
+    """In a process of its own: Keras is left with half a scope."""
+    done = subprocess.run([sys.executable, "-c", ODD_NAME, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "not a valid" in done.stderr.strip().splitlines()[-1]
 
 
 def test_a_model_that_removes_noise(classic: SimpleNamespace, tmp_path: Path) -> None:
