@@ -2,40 +2,39 @@
 
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from statistics import median
-from typing import Any
-from urllib.parse import urlsplit
+from typing import IO, Any, cast
 
 import psutil
 import pytest
 
 from service.store import Store
 from tests.api.processes import ServiceProcess, fakes, running
+from tests.attack import caller
+from tests.attack.caller import REQUESTS, TIMEOUT_S, ask
 from tests.fakes import MODEL, publish_fake
 
 MAX_GROWTH_BYTES = 300 * 10**6
 MAX_LEFT_BYTES = 50 * 10**6
 RETURN_TIMEOUT_S = 20.0
-CALLER_TIMEOUT_S = 20.0
+CALLER_TIMEOUT_S = TIMEOUT_S
 USUAL_WAIT_S = 0.2
 """The median of at least ``ENOUGH_WAITS``."""
 ENOUGH_WAITS = 5
 BUSY_MACHINE = 20
 """Where a probe of the idle service takes long, others keep the machine busy: usual is up to so many times that."""
 MAX_WAIT_S = 10.0
-CALLER_PAUSE_S = 0.02
 SAMPLE_INTERVAL_S = 0.02
 WIDE, WIDE_VALUES = "wide", 1024
 """A second model, whose rows are large."""
-ROW = json.dumps({"instances": [[1.0, 2.0]]}).encode()
-JSON = {"content-type": "application/json"}
 
 
 @dataclass
@@ -65,22 +64,11 @@ class Target:
         return float(times.user + times.system)
 
     def score(self) -> str:
-        """Ask for one row of somebody else, on a connection of its own; what is wrong with the answer."""
-        return self._ask("POST", "/anomaly-score", ROW, JSON)
+        """Ask for one row; return what is wrong with the answer."""
+        return ask(self.url, "score")
 
     def probe(self) -> str:
-        return self._ask("GET", "/livez")
-
-    def _ask(self, method: str, path: str, *request: Any) -> str:
-        address = urlsplit(self.url)
-        with closing(HTTPConnection(address.hostname or "", address.port, CALLER_TIMEOUT_S)) as connection:
-            try:
-                connection.request(method, path, *request)
-                answer = connection.getresponse()
-                text = answer.read().decode()
-            except (OSError, HTTPException) as error:
-                return f"{path}: {error!r}"
-        return "" if answer.status == 200 else f"{path}: {answer.status} {text[:200]}"
+        return ask(self.url, "probe")
 
     @contextmanager
     def watched(self) -> Iterator[Watch]:
@@ -91,26 +79,34 @@ class Target:
             while not ended.wait(SAMPLE_INTERVAL_S):
                 watch.peak_bytes = max(watch.peak_bytes, self.rss())
 
-        def call() -> None:
-            while True:
-                for ask in (self.score, self.probe):
-                    began = time.monotonic()
-                    failure = ask()
-                    watch.waits_s.setdefault(ask.__name__, []).append(time.monotonic() - began)
-                    if failure:
-                        watch.failures.append(failure)
-                if ended.wait(CALLER_PAUSE_S):
-                    return
+        command = [sys.executable, caller.__file__, self.url, str(CALLER_TIMEOUT_S)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        answers = cast("IO[str]", process.stdout)
 
-        threads = [threading.Thread(target=sample), threading.Thread(target=call)]
+        def note(line: str) -> None:
+            name, wait_s, failure = json.loads(line)
+            watch.waits_s.setdefault(name, []).append(wait_s)
+            if failure:
+                watch.failures.append(failure)
+
+        def note_all() -> None:
+            for line in answers:
+                note(line)
+
+        for _ in REQUESTS:
+            note(next(answers))
+        threads = [threading.Thread(target=sample), threading.Thread(target=note_all)]
         for thread in threads:
             thread.start()
         try:
             yield watch
         finally:
             ended.set()
+            cast("IO[str]", process.stdin).close()
             for thread in threads:
                 thread.join()
+            answers.close()
+            assert process.wait() == 0
             watch.processor_s += self.processor_s()
 
     @contextmanager
@@ -127,10 +123,10 @@ class Target:
         while (left := self.rss() - before) > MAX_LEFT_BYTES:
             assert time.monotonic() < ends, f"{left / 1e6:.0f} MB of memory were kept"
             time.sleep(0.1)
-        for ask, waits_s in watch.waits_s.items():
+        for name, waits_s in watch.waits_s.items():
             usual_s = median(waits_s) if len(waits_s) >= ENOUGH_WAITS else 0
-            assert usual_s <= most_s, f"{ask} of the second caller usually took {usual_s:.2f} s"
-            assert max(waits_s) <= MAX_WAIT_S, f"{ask} of the second caller took {max(waits_s):.2f} s"
+            assert usual_s <= most_s, f"{name} of the second caller usually took {usual_s:.2f} s"
+            assert max(waits_s) <= MAX_WAIT_S, f"{name} of the second caller took {max(waits_s):.2f} s"
 
     def idle_wait_s(self) -> float:
         """What a probe usually takes now."""

@@ -10,7 +10,8 @@ import pytest
 
 from tests.api.raw import RawConnection, connect, head
 from tests.api.samples import assert_problem
-from tests.attack.conftest import CALLER_TIMEOUT_S, ROW, Target, attacked
+from tests.attack.caller import ROW
+from tests.attack.conftest import CALLER_TIMEOUT_S, Target, attacked
 from tests.attack.test_memory import flood
 
 MOST = 64

@@ -14,7 +14,8 @@ import pytest
 
 from service.api.grpc.messages import message_class
 from tests.api.raw import RawConnection, chunk, connect, head
-from tests.attack.conftest import CALLER_TIMEOUT_S, ROW, WIDE, WIDE_VALUES, Target, attacked, grpc_address
+from tests.attack.caller import ROW
+from tests.attack.conftest import CALLER_TIMEOUT_S, WIDE, WIDE_VALUES, Target, attacked, grpc_address
 from tests.compat.test_limits import GRPC_INFER
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,8 @@ import httpx2 as httpx
 import pytest
 
 from tests.api.raw import chunk, connect, head
-from tests.attack.conftest import ROW, Target
+from tests.attack.caller import ROW
+from tests.attack.conftest import Target
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.api.raw import RawConnection, chunk, connect, head
 from tests.api.samples import assert_problem
-from tests.attack.conftest import ROW, Target
+from tests.attack.caller import ROW
+from tests.attack.conftest import Target
 
 pytestmark = pytest.mark.slow
 
