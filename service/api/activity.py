@@ -51,8 +51,11 @@ class AlertDetail(BaseModel):
     at: datetime
     model: str
     version: int
+    request_id: str | None = Field(description="`X-Request-ID` of the request and of its answer.")
+    row: int = Field(description="Index of the row in its request.")
     score: float
     p_value: float
+    values: Any = Field(description="The row as `instances` has it, where `alert_values` keeps it; else null.")
     columns: list[dict[str, Any]] | None = Field(
         description="What contributed most: `feature` and `share`; `observed` and `expected` only where the setting "
         "`alert_values` keeps them. Null where alerts came faster than they are explained."

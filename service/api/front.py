@@ -85,7 +85,7 @@ class AutoencoderApp(FastAPI):
             allow_origins=settings.allowed_origins,
             allow_methods=("GET", "HEAD", "POST", "PUT", "DELETE"),
             allow_headers=("*",),
-            expose_headers=("X-Model-Name", "X-Model-Version", "X-Request-ID", "Retry-After"),
+            expose_headers=("X-Model-Name", "X-Model-Version", "X-Request-ID", "X-Flagged-Rows", "Retry-After"),
         )
         names = frozenset(name.lower() for name in settings.allowed_hosts)
         self._any_host = not names and not settings.on_loopback

@@ -29,6 +29,7 @@ from service.codecs.options import NO_OPTIONS
 from service.errors import DeadlineExceeded, InvalidOption, TooLarge
 from service.runtime import ModelManager
 from service.runtime.loaded_model import LoadedModel
+from service.runtime.traffic import LiveTraffic, flagged_rows
 from service.schemas import Results, Rows, row_count
 from service.settings import Settings
 from service.telemetry import Stage, Telemetry, Tracing
@@ -43,6 +44,8 @@ INLINE_BYTES: Final = 32 * 2**10
 SMALL_BYTES: Final = 2**20
 """Bodies and results up to this size have threads of their own."""
 MIN_COMPRESSED_BYTES: Final = 1024
+MAX_FLAGGED: Final = 50
+"""Row indices in the header of an answer."""
 LEFT: Final = 499
 """Status in the metrics for callers who left before their answer."""
 _LATE: Final = "The deadline passed while the request was decoded or encoded."
@@ -110,6 +113,7 @@ class Serving:
     reception: Reception
     threads: CodecThreads
     statistics: Statistics = field(default_factory=Statistics)
+    traffic: LiveTraffic = field(init=False)
     batcher: Batcher[BatchKey] = field(init=False)
     """Only while the service runs."""
     draining: bool = False
@@ -204,6 +208,7 @@ class Lifecycle:
     Attributes:
         deadline: an instant of the event loop's clock by which every stage has to end; a protocol sets it.
         exchange: the request over HTTP; gRPC sees to callers who leave by itself.
+        flagged: indices of the rows that the answer flags; of a stream, in its last block.
         hold: counts bytes that the request is about to hold, or raises ``QueueFull``.
         loaded: the version that answers, when it is known.
         status: what the request is counted with.
@@ -216,6 +221,7 @@ class Lifecycle:
         "_started",
         "deadline",
         "exchange",
+        "flagged",
         "hold",
         "loaded",
         "serving",
@@ -226,6 +232,7 @@ class Lifecycle:
         self, serving: Serving, operation: str, headers: dict[bytes, bytes], exchange: Exchange | None = None
     ) -> None:
         self.loaded: LoadedModel | None = None
+        self.flagged: list[int] = []
         self.status = LEFT
         self.deadline = math.inf
         self.exchange = exchange
@@ -294,6 +301,7 @@ class Lifecycle:
         *,
         received: bytes | memoryview = b"",
         block_deadline: float | None = None,
+        first_row: int = 0,
     ) -> codecs.Answer:
         """Run rows through the batcher under signatures that the version has, and complete their answer.
 
@@ -303,6 +311,7 @@ class Lifecycle:
         Args:
             options: those of ``anomaly_score``.
             block_deadline: of a block of a stream, whose bytes and caller the stream itself looks after.
+            first_row: index of the block's first row in the stream.
 
         Raises:
             CallerLeft: the caller has left.
@@ -344,11 +353,13 @@ class Lifecycle:
             if exchange is not None:
                 exchange.watched()
         once = loaded.own_flags if ANOMALY_SCORE.name in signatures else {}
+        serving.traffic.alerts.scored(loaded, rows, results, first_row=first_row)
         if options.series:
             # A long series takes a while: its time of day is looked for.
             results, once = await asyncio.to_thread(loaded.judge_points, results, rows, options)
         elif once and options is not NO_OPTIONS:
             results, once = loaded.judge(results, options)
+        self.flagged = flagged_rows(results)
         return codecs.Answer(
             operation=OPERATION_NAMED.get(signatures[0], ANOMALY_SCORE),
             schema=loaded.schema,
@@ -395,15 +406,22 @@ async def serve(
     except CallerLeft:
         pass
     except Exception as error:  # noqa: BLE001 - every error becomes an answer
-        reply = refusal(error)
+        reply, life.flagged = refusal(error), []
         life.refused(error, reply.status)
     try:
         if reply is not None:
             named = () if life.loaded is None else model_headers(life.loaded.name, life.loaded.version)
-            await exchange.answer(reply.status, reply.body, reply.media_type, reply.headers, named)
+            headers = [*reply.headers, *flagged_headers(life.flagged)]
+            await exchange.answer(reply.status, reply.body, reply.media_type, headers, named)
     finally:
         exchange.release()
         life.end()
+
+
+def flagged_headers(flagged: list[int]) -> tuple[Header, ...]:
+    """The header of an answer that names the rows that it flags, by their indices; of many the first."""
+    named = b",".join([b"%d" % row for row in flagged[:MAX_FLAGGED]])
+    return ((b"x-flagged-rows", named + (b",..." if len(flagged) > MAX_FLAGGED else b"")),) if flagged else ()
 
 
 @lru_cache(maxsize=1024)

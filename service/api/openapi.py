@@ -301,6 +301,10 @@ _HEADERS: Json = {
     "X-Model-Name": {"schema": {"type": "string"}},
     "X-Model-Version": {"schema": {"type": "string"}},
     "X-Request-ID": {"schema": {"type": "string"}},
+    "X-Flagged-Rows": {
+        "schema": {"type": "string"},
+        "description": "Indices of the rows that the answer flags, with commas; of many the first 50, then `...`.",
+    },
 }
 _BINARY: Json = {"schema": {"type": "string", "format": "binary"}}
 

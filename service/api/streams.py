@@ -161,7 +161,8 @@ class NdjsonExchange:
         """A full queue makes a stream wait: its caller is already being answered."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
-        run = partial(self._life.run, self._loaded, (self._operation.name,), block.rows, self._options)
+        names, first = (self._operation.name,), block.first_row
+        run = partial(self._life.run, self._loaded, names, block.rows, self._options, first_row=first)
         while True:
             try:
                 return await run(block_deadline=deadline)

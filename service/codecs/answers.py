@@ -10,7 +10,7 @@ import orjson
 from numpy.typing import NDArray
 
 from service.schemas import CATEGORIES, INSTANCES, MISSING_TIMESTAMP, TIMESTAMPS, Array, InputSchema, Results, Rows
-from service.words import CONTRIBUTIONS, ERROR_MAPS, RESULT_COLUMNS, ROW_RESULTS, Operation
+from service.words import CONTRIBUTIONS, ERROR_MAPS, RECONSTRUCT, RESULT_COLUMNS, ROW_RESULTS, Operation
 
 _ROW_OUTPUTS: Final = frozenset(ROW_RESULTS.values())
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
@@ -78,6 +78,16 @@ def rows_as_json(answer: Answer) -> list[bytes]:
     elif answer.explain is not None:
         parts.append((CONTRIBUTIONS, [orjson.dumps(row, option=_NUMPY) for row in contributions(answer)]))
     return interleave([b'"%b":' % name.encode() for name, _ in parts], [values for _, values in parts])
+
+
+def instances_of(rows: Rows, schema: InputSchema) -> list[Any]:
+    """Rows as a JSON request has them: objects for named columns, nested lists otherwise, None for what is missing."""
+    if not schema.columns:
+        return [orjson.loads(row) for row in each_json(rows[INSTANCES])]
+    (_, output), *_ = RECONSTRUCT.results
+    named = {output if name == INSTANCES else f"{output}_{name}": array for name, array in rows.items()}
+    answer = Answer(operation=RECONSTRUCT, schema=schema, model="", version=0, results=named)
+    return [orjson.loads(row) for row in _objects_json(answer, output)]
 
 
 def each_json(array: Array) -> list[bytes]:

@@ -1,7 +1,7 @@
 """Live rows: counts, drift, the last alerts with the columns at fault, and the candidate on a share of the traffic.
 
-Explaining a row costs many passes of the network, so it is done on a thread of its own, a few rows a second; alerts
-that come faster are kept without their columns. The values themselves are forgotten unless they are to be kept.
+Explaining a row costs passes of the network, so it is done on a thread of its own, a few rows a second, and logged
+there; alerts that come faster are kept without their columns. Values are forgotten unless they are to be kept.
 
 The candidate scores a share of the batches as well, so that a promotion is decided on evidence. Its scores answer
 nobody. They are computed on a thread of their own, and dropped when that thread is behind.
@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from pydantic import Field, computed_field
 
-from service.codecs.answers import Answer, contributions
+from service.codecs.answers import Answer, contributions, instances_of
 from service.runtime.drift import DriftMonitor, DriftReport
 from service.runtime.loaded_model import LoadedModel
 from service.runtime.manager import ModelManager, ModelStatus
-from service.schemas import Frozen, Results, Rows, row_count
-from service.telemetry import Telemetry
+from service.schemas import Frozen, Results, Rows, row_count, take_rows
+from service.telemetry import Telemetry, request_id_of_context
 from service.words import ANOMALY_SCORE, EXPLAIN
 
 # --- the last alerts --------------------------------------------------------------------------------------------------
@@ -35,11 +35,13 @@ from service.words import ANOMALY_SCORE, EXPLAIN
 log = logging.getLogger(__name__)
 
 MAX_ALERTS = 100
-MAX_ALERTS_OF_A_BATCH = 10
+MAX_ALERTS_OF_A_REQUEST = 10
 MAX_WAITING = 8
 PAUSE_S = 0.5
 """Between two explanations, so that a flood of alerts costs no more than a trickle."""
 COLUMNS = 3
+LOGGED = ("model", "version", "request_id", "row", "score", "p_value")
+"""Fields of an alert in the log, beside the reason."""
 
 
 @dataclass(slots=True)
@@ -47,23 +49,34 @@ class Alert:
     at: datetime
     model: str
     version: int
+    request_id: str | None
+    row: int
+    """Index in the request."""
     score: float
     p_value: float
+    values: Any = None
+    """The row as a JSON request has it, where the values are kept."""
     columns: tuple[Mapping[str, Any], ...] | None = None
     """The largest contributions, as ``contributions`` gives them; without the values unless these are kept."""
+
+
+def flagged_rows(results: Results) -> list[int]:
+    """Indices of the flagged rows."""
+    indices: list[int] = np.flatnonzero(results["is_anomaly"]).tolist() if "is_anomaly" in results else []
+    return indices
 
 
 _Explained = tuple[Alert, LoadedModel, Rows]
 
 
 class Alerts:
-    """The last rows over the threshold. Receives every scored batch on the model's thread; its size is bounded."""
+    """The last rows over the threshold. Receives the rows of every scored request; its size is bounded."""
 
     def __init__(self, *, keep_values: bool, pause_s: float = PAUSE_S) -> None:
         self._keep_values = keep_values
         self._pause_s = pause_s
         self._alerts: deque[Alert] = deque(maxlen=MAX_ALERTS)
-        self._waiting: deque[_Explained] = deque(maxlen=MAX_WAITING)
+        self._waiting: deque[_Explained] = deque(maxlen=MAX_ALERTS_OF_A_REQUEST)
         self._arrived = threading.Semaphore(0)
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -78,21 +91,19 @@ class Alerts:
         if self._thread is not None:
             self._thread.join(5)
 
-    def scored(self, loaded: LoadedModel, rows: Rows, results: Results) -> None:
-        """Keep the rows of one batch that are over the version's threshold."""
-        flagged = np.flatnonzero(results["is_anomaly"])
-        if not len(flagged):
-            return
-        now = datetime.now(UTC)
-        for row in flagged[-MAX_ALERTS_OF_A_BATCH:].tolist():
-            score, p_value = float(results["score"][row]), float(results["p_value"][row])
-            alert = Alert(now, loaded.name, loaded.version, score, p_value)
+    def scored(self, loaded: LoadedModel, rows: Rows, results: Results, *, first_row: int = 0) -> None:
+        """Keep the last of a request's rows that are over the version's threshold; of a stream's block, which begins
+        with its row ``first_row``."""
+        now, request_id = datetime.now(UTC), request_id_of_context.get()
+        for at in flagged_rows(results)[-MAX_ALERTS_OF_A_REQUEST:]:
+            score, p_value = float(results["score"][at]), float(results["p_value"][at])
+            alert = Alert(now, loaded.name, loaded.version, request_id, first_row + at, score, p_value)
+            one = take_rows(rows, [at])  # a copy: a view would keep the whole request in memory
+            if self._keep_values:
+                (alert.values,) = instances_of(one, loaded.schema)
             self._alerts.append(alert)
-            if loaded.supports(EXPLAIN):
-                # A copy: a view would keep the whole batch in memory.
-                one = {name: array[row : row + 1].copy() for name, array in rows.items()}
-                self._waiting.append((alert, loaded, one))
-                self._arrived.release()
+            self._waiting.append((alert, loaded, one))
+            self._arrived.release()
 
     def latest(self) -> list[Alert]:
         """The kept alerts, newest first."""
@@ -106,9 +117,12 @@ class Alerts:
             except IndexError:
                 continue  # pushed out by newer ones, or it is time to stop
             try:
-                alert.columns = self._explain(loaded, rows)
+                alert.columns = self._explain(loaded, rows) if loaded.supports(EXPLAIN) else None
             except Exception as error:  # noqa: BLE001 - an alert without its columns is still one
                 log.warning("an alert of model %s could not be explained: %s", loaded.name, type(error).__name__)
+            reason = ", ".join(f"{each['feature']} {each['share']:.0%}" for each in alert.columns or ())
+            fields = {name: getattr(alert, name) for name in LOGGED}
+            log.info("alert", extra={**fields, "reason": reason})
             del loaded, rows  # while it waits for the next it must not keep a version in memory
             self._stopped.wait(self._pause_s)
 
@@ -331,8 +345,6 @@ class LiveTraffic:
             monitor.observe(rows, results)
         if loaded.name in self._candidates:
             self._shadow.offer(loaded, rows, results)
-        if results["is_anomaly"].any():
-            self.alerts.scored(loaded, rows, results)
         return results
 
     def drift(self, loaded: LoadedModel) -> DriftReport | None:

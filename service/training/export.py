@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from service.codecs.answers import label_text, time_text
+from service.codecs.answers import instances_of, label_text
 from service.runtime.quiet import tf
-from service.schemas import CATEGORIES, INSTANCES, TIMESTAMPS, ColumnType, InputSchema, PointScale, Rows, take_rows
+from service.schemas import PointScale, Rows, take_rows
 from service.store import GOLDEN_OUTPUTS, KERAS_MODEL, SAMPLE_REQUEST, Calibration, SignatureSpec, TensorSpec
 from service.store.directory import writing
 from service.training.graph import (
@@ -70,7 +69,7 @@ def export(
         # Keras copies TensorFlow variables in a way that NumPy 2 deprecates.
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         graph.save_network(folder / KERAS_MODEL)
-        _write_json(folder / SAMPLE_REQUEST, request_body(sample, graph.schema))
+        _write_json(folder / SAMPLE_REQUEST, {"instances": instances_of(sample, graph.schema)})
         _write_json(folder / GOLDEN_OUTPUTS, answers)
     return {
         name: SignatureSpec(
@@ -91,36 +90,6 @@ def choose_sample(graph: ServingGraph, calibration: Calibration, rows: Rows) -> 
     gaps = np.abs(scores[:, None] - np.array(calibration.scores, np.float32)).min(axis=1)
     ties = gaps <= CLOSE * np.abs(scores)
     return take_rows(rows, np.argsort(ties, kind="stable")[:SAMPLE_ROWS])
-
-
-def request_body(rows: Rows, schema: InputSchema) -> dict[str, Any]:
-    """The JSON request of raw rows: objects for named columns, nested lists otherwise, null for what is missing."""
-    if not schema.columns:
-        return {"instances": _nulled(rows[INSTANCES])}
-    cells = dict[str, list[Any]]()
-    for at, column in enumerate(schema.columns_of(ColumnType.NUMERIC, ColumnType.BOOLEAN)):
-        cells[column.name] = [_cell(value, column.type is ColumnType.BOOLEAN) for value in rows[INSTANCES][:, at]]
-    for at, column in enumerate(schema.columns_of(ColumnType.CATEGORICAL)):
-        cells[column.name] = [label_text(label) for label in rows[CATEGORIES][:, at]]
-    for at, column in enumerate(schema.columns_of(ColumnType.TIMESTAMP)):
-        cells[column.name] = [time_text(time) for time in rows[TIMESTAMPS][:, at].tolist()]
-    names = [column.name for column in schema.columns]
-    return {
-        "instances": [dict(zip(names, row, strict=True)) for row in zip(*map(cells.__getitem__, names), strict=True)]
-    }
-
-
-def _cell(value: np.float32, is_boolean: bool) -> float | bool | None:
-    if np.isnan(value):
-        return None
-    # The shortest number that is read back as this float32: 0.1 and not 0.10000000149011612.
-    return bool(value) if is_boolean else float(str(value))
-
-
-def _nulled(values: NDArray[np.float32]) -> list[Any]:
-    if values.ndim > 1:
-        return [_nulled(part) for part in values]
-    return [_cell(value, is_boolean=False) for value in values]
 
 
 def _tensors(specs: dict[str, Any]) -> dict[str, TensorSpec]:

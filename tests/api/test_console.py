@@ -282,16 +282,20 @@ def test_activity_shows_traffic_and_alerts(trained_store: Path, serve: Serve, ke
     service.service.activity.interval_s = 0.05
     rows = payments(3).tolist()
     rows[1][0] = 50_000.0
-    assert service.post("/models/payments/anomaly-score", json={"instances": _named(rows)}).json()["is_anomaly"][1]
+    sent = {"instances": _named(rows)}
+    answer = service.post("/models/payments/anomaly-score", json=sent, headers={"X-Request-ID": "order-7"})
+    assert answer.json()["is_anomaly"][1]
+    assert "1" in answer.headers["x-flagged-rows"].split(",")
     deadline = time.monotonic() + 30
     while True:
         shown = service.get("/activity").json()
-        alert = next((alert for alert in shown["alerts"] if alert["columns"]), None)
+        alert = next((alert for alert in shown["alerts"] if alert["row"] == 1 and alert["columns"]), None)
         if alert is not None and sum(shown["scored_rows"]) >= 3:
             break
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert (alert["model"], alert["version"]) == ("payments", 1)
+    assert (alert["model"], alert["version"], alert["request_id"]) == ("payments", 1, "order-7")
+    assert alert["values"] == (pytest.approx(sent["instances"][1]) if keeps else None)
     assert alert["columns"][0]["feature"] == "amount"
     assert set(alert["columns"][0]) == {"feature", "share"} | ({"observed", "expected"} if keeps else set())
     assert ("50000" in service.get("/activity").text) == keeps

@@ -102,7 +102,7 @@ def test_every_operation_is_documented(document: dict[str, Any], prefix: str, op
     optional = {"contributions", "error_maps", "false_discovery_rate", "calibration_rows", "warning"}
     offered = set(properties_of(document, schema)) - optional
     assert offered == RESULTS[operation] | {"model"}
-    assert set(responses["200"]["headers"]) == {"X-Model-Name", "X-Model-Version", "X-Request-ID"}
+    assert set(responses["200"]["headers"]) == {"X-Model-Name", "X-Model-Version", "X-Request-ID", "X-Flagged-Rows"}
     assert set(described["post"]["requestBody"]["content"]) == MEDIA_TYPES | {"image/png", "image/jpeg"}
     names = {parameter["name"] for parameter in described["post"]["parameters"]}
     assert set(re.findall(r"{(\w+)}", prefix)) | {"X-Timeout-Ms"} <= names

@@ -11,7 +11,7 @@ from service.api.access import Role
 from service.api.errors import log_failure, protocol_refusal
 from service.api.exchange import request_id
 from service.api.grpc.messages import parse
-from service.api.lifecycle import Lifecycle, Serving
+from service.api.lifecycle import Lifecycle, Serving, flagged_headers
 from service.codecs import compression_of
 from service.errors import DeadlineExceeded, MalformedInput, TooLarge
 from service.telemetry import request_id_of_context
@@ -148,7 +148,8 @@ def _behaviour(method: Method, serving: Serving) -> Callable[[Any, Context], Awa
 
     async def answer(_messages: Any, context: Context) -> bytes:
         incoming = Incoming(serving, context, method.operation or method.name)
-        context.set_trailing_metadata((("x-request-id", incoming.request_id),))
+        metadata = [("x-request-id", incoming.request_id)]
+        context.set_trailing_metadata(metadata)
         context.add_done_callback(lambda _: incoming.release())  # when the answer is sent, or its caller has left
         try:
             if method.operation is None:
@@ -160,6 +161,8 @@ def _behaviour(method: Method, serving: Serving) -> Callable[[Any, Context], Awa
                 content = await method.answer(incoming)
                 incoming.hold_only(2 * len(content))  # gRPC sends a copy
                 life.status = 200
+                named = ((name.decode(), rows.decode()) for name, rows in flagged_headers(life.flagged))
+                context.set_trailing_metadata((*metadata, *named))
             except Exception as error:  # noqa: BLE001 - every error becomes an answer
                 life.refused(error, incoming.refuse(error))
                 return b""
