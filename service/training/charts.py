@@ -16,6 +16,7 @@ from service.codecs.answers import label_text
 from service.schemas import INSTANCES, Array
 from service.store import Calibration
 from service.training.evidence import Evidence, blocks, find_directions
+from service.training.gate import BAND, false_alarms
 
 if TYPE_CHECKING:
     from service.training.fit import History
@@ -35,7 +36,6 @@ SETTINGS: Any = {
     "savefig.transparent": True,
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
-BAND = 0.95
 MAX_POINTS = 2_000
 CHANNELS_DRAWN = 3
 IMAGES = 8
@@ -84,34 +84,17 @@ def score_histogram(calibration: Calibration, test_scores: NDArray[np.float32]) 
 @mpl.rc_context(SETTINGS)
 def calibration_curve(calibration: Calibration, p_values: NDArray[np.float32]) -> Figure:
     """Nominal against empirical false-alarm rate on test rows, and where the curve lies when the promise holds."""
-    nominal, empirical, low, high = false_alarms(calibration.rows, p_values)
+    found = false_alarms(calibration.rows, p_values)
     figure, axes = _figure(4.2)
-    axes.fill_between(nominal, low, high, color=BLUE, alpha=0.2, linewidth=0, label=f"{BAND:.0%} band by chance")
-    axes.plot(nominal, nominal, color=INK, linestyle=":", linewidth=1, label="as promised")
-    axes.plot(nominal, empirical, color=ORANGE, label="on test rows")
+    axes.fill_between(
+        found.nominal, found.low, found.high, color=BLUE, alpha=0.2, linewidth=0, label=f"{BAND:.0%} band by chance"
+    )
+    axes.plot(found.nominal, found.nominal, color=INK, linestyle=":", linewidth=1, label="as promised")
+    axes.plot(found.nominal, found.empirical, color=ORANGE, label="on test rows")
     axes.set(xscale="log", yscale="log", xlabel="false-alarm rate asked for", ylabel="false-alarm rate seen")
-    axes.set_ylim(bottom=max(float(nominal[0]) / 3, 1 / (2 * len(p_values))))
+    axes.set_ylim(bottom=max(found.nominal[0] / 3, 1 / (2 * len(p_values))))
     axes.legend(loc="best")
     return figure
-
-
-def false_alarms(
-    calibration_rows: int, p_values: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Nominal rates, the share of test rows at or below each, and the band that holds this share by chance.
-
-    The band is beta-binomial: with a threshold at a rank of finitely many calibration scores, the true rate of alarms
-    is itself uncertain, Beta(k, n + 1 - k), and then come as many test rows as there are.
-    """
-    from scipy.stats import betabinom
-
-    ranks = np.unique(np.geomspace(1, max(1, (calibration_rows + 1) // 2), 60).round().astype(int))
-    nominal = ranks / (calibration_rows + 1)
-    # Rounded up in float32, as the p-values were, so that a p-value of exactly the rate counts.
-    empirical = np.searchsorted(np.sort(p_values), nominal.astype(np.float32), side="right") / len(p_values)
-    tails = ((1 - BAND) / 2, 1 - (1 - BAND) / 2)
-    low, high = (betabinom.ppf(tail, len(p_values), ranks, calibration_rows + 1 - ranks) for tail in tails)
-    return nominal, empirical, low / len(p_values), high / len(p_values)
 
 
 @mpl.rc_context(SETTINGS)

@@ -18,14 +18,21 @@ from service.schemas import (
     row_count,
     take_rows,
 )
-from service.scoring import alarm_rate, conformal_threshold, point_scores, reconstruction_error, rows_needed
+from service.scoring import (
+    alarm_rate,
+    conformal_p_values,
+    conformal_threshold,
+    point_scores,
+    reconstruction_error,
+    rows_needed,
+)
 from service.store import Calibration
 from service.training.architecture import principal_axes
 from service.training.compression import Compression, measure_compression
 from service.training.config import MAX_CALIBRATION_ROWS, TrainingConfig
 from service.training.data import Dataset
 from service.training.fit import Corruptor, History, limits_of
-from service.training.gate import SIGNIFICANT, chance_of_alarms
+from service.training.gate import SIGNIFICANT, FalseAlarms, chance_of_alarms, false_alarms
 from service.training.graph import (
     ServingGraph,
     compile_for_rows,
@@ -79,6 +86,10 @@ class Metrics:
     """PCA with as many components as the latent is wide, on the same scaled rows: the baseline."""
     test_alarm_rate: float
     """Share of test rows over the threshold; near the false-alarm rate where the rows are normal."""
+    false_alarms: FalseAlarms
+    """Of the test rows, by false-alarm rate."""
+    point_false_alarms: FalseAlarms | None
+    """Of the points of the test blocks of a series. Neighbouring scores resemble each other: the band is too narrow."""
     denoising: Denoising | None
     compression: Compression | None
     epochs: int
@@ -110,14 +121,18 @@ def evaluate(
     calibration: Calibration,
     config: TrainingConfig,
     *,
+    point_false_alarms: FalseAlarms | None = None,
     latent_reason: str | None = None,
     device: str = "",
 ) -> Metrics:
     test = splits["test"]
+    scores = score_rows(graph, test.raw)
     return Metrics(
         autoencoder=autoencoder_errors(graph, splits),
         pca=pca_errors(splits, components=graph.latent_dim, seed=config.seed),
-        test_alarm_rate=alarm_rate(score_rows(graph, test.raw), calibration.threshold),
+        test_alarm_rate=alarm_rate(scores, calibration.threshold),
+        false_alarms=measure_alarms(calibration, scores),
+        point_false_alarms=point_false_alarms,
         denoising=None if config.corruption == "none" else measure_denoising(graph, config, splits),
         compression=measure_compression(
             graph, train=splits["train"].scaled.inputs[:MAX_LATENT_ROWS], test=test.scaled.inputs
@@ -172,6 +187,11 @@ def score_rows(graph: ServingGraph, rows: Rows) -> NDArray[np.float32]:
     return scores
 
 
+def measure_alarms(calibration: Calibration, scores: NDArray[np.float32]) -> FalseAlarms:
+    """The false alarms among rows with these scores."""
+    return false_alarms(calibration.rows, conformal_p_values(scores, calibration.scores))
+
+
 def decode(graph: ServingGraph, latents: NDArray[np.float32]) -> NDArray[np.float32]:
     """Reconstructions of latents (rows, latent_dim), in raw units: the numbers of the rows alone."""
     decoder, unscale = graph.serving.decoder, graph.preprocessing.unscale
@@ -224,6 +244,13 @@ def find_warnings(
             "time. Where the level of the series moves, false alarms may be many; a longer series would help."
         )
     rate, nominal = metrics.test_alarm_rate, config.false_alarm_rate
+    if metrics.point_false_alarms is not None:
+        seen = float(np.interp(nominal, metrics.point_false_alarms.nominal, metrics.point_false_alarms.empirical))
+        if seen > FAR_OFF * nominal:
+            found.append(
+                f"{seen:.2%} of the readings of the test stretches are over the threshold of points instead of "
+                f"{nominal:.2%}: expect more false alarms than promised."
+            )
     fewer, more = chance_of_alarms(
         round(rate * test_rows), test_rows, nominal=nominal, calibration_rows=calibration.rows
     )
@@ -270,17 +297,23 @@ def calibrate_points(
     """
     function = compile_for_rows(graph.point_errors, graph.schema)
     scale = fit_point_scale(series, error=_mean(run_rows(function, train_rows)["error"]), held_back=held_back)
+    scores = score_blocks(graph, series, scale, held_back)
+    if len(scores) > MAX_CALIBRATION_ROWS:
+        scores = np.random.default_rng([config.seed, 4]).choice(scores, MAX_CALIBRATION_ROWS, replace=False)
+    return _calibration(scores, config), scale
+
+
+def score_blocks(graph: ServingGraph, series: Series, scale: PointScale, blocks: Sequence[int]) -> NDArray[np.float32]:
+    """Scores of the points of some blocks of a series that have a reading."""
+    function = compile_for_rows(graph.point_errors, graph.schema)
     found = []
-    for number in held_back:
+    for number in blocks:
         block = series.block(number)
         windows = np.lib.stride_tricks.sliding_window_view(block, series.window, axis=0).transpose(0, 2, 1)
         errors = run_rows(function, {INSTANCES: windows})["error"]
         slot = int(series.blocks[number][0] / scale.slot_points) % len(scale.typical)
         found.append(point_scores(errors, block, scale, first_slot=slot)[~np.isnan(block).all(axis=1)])
-    scores = np.concatenate(found)
-    if len(scores) > MAX_CALIBRATION_ROWS:
-        scores = np.random.default_rng([config.seed, 4]).choice(scores, MAX_CALIBRATION_ROWS, replace=False)
-    return _calibration(scores, config), scale
+    return np.concatenate(found)
 
 
 def _calibration(scores: NDArray[np.float32], config: TrainingConfig) -> Calibration:

@@ -46,6 +46,8 @@ MIN_STABILITY_ROWS = 100
 STANDARD_ERRORS = 2.0
 """A difference in error counts when it is larger than this many of its standard errors."""
 SIGNIFICANT = 0.01
+BAND = 0.95
+"""The share of curves of false alarms that lies in their band, at each rate."""
 FAR = 10.0
 """Spreads at which the distance of a value is cut: one wild value must not decide."""
 COLUMNS_NAMED = 5
@@ -232,6 +234,37 @@ def chance_of_alarms(alarms: int, rows: int, *, nominal: float, calibration_rows
     # With the threshold at that rank of the scores, the chance of an alarm is itself uncertain: a beta distribution.
     chances = betabinom(rows, calibration_rows - rank + 1, rank)
     return float(chances.cdf(alarms)), float(chances.sf(alarms - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class FalseAlarms:
+    """Nominal false-alarm rates, the share of test rows over each one's threshold, and the band of this share."""
+
+    rows: int
+    """Test rows."""
+    nominal: tuple[float, ...]
+    """Ascending."""
+    empirical: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def false_alarms(calibration_rows: int, p_values: NDArray[np.float32]) -> FalseAlarms:
+    """The false alarms among test rows with these p-values, and the band that holds them by chance.
+
+    The band is beta-binomial: with a threshold at a rank of finitely many calibration scores, the true rate of alarms
+    is itself uncertain, Beta(k, n + 1 - k), and then come as many test rows as there are.
+    """
+    from scipy.stats import betabinom
+
+    rows = len(p_values)
+    ranks = np.unique(np.geomspace(1, max(1, (calibration_rows + 1) // 2), 60).round().astype(int))
+    nominal = ranks / (calibration_rows + 1)
+    # Rounded up in float32, as the p-values were, so that a p-value of exactly the rate counts.
+    empirical = np.searchsorted(np.sort(p_values), nominal.astype(np.float32), side="right") / rows
+    tails = ((1 - BAND) / 2, 1 - (1 - BAND) / 2)
+    low, high = (betabinom.ppf(tail, rows, ranks, calibration_rows + 1 - ranks) / rows for tail in tails)
+    return FalseAlarms(rows, *(tuple(each.tolist()) for each in (nominal, empirical, low, high)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +25,7 @@ from service.scoring import alarm_rate
 from service.store import HISTORY, KERAS_MODEL, LATENT_MAP, TRAVERSALS, Manifest, Store
 from service.training.config import TrainingConfig
 from service.training.data import Dataset, read_dataset
-from service.training.evaluate import calibrate, calibrate_points
+from service.training.evaluate import calibrate, calibrate_points, measure_alarms, score_blocks
 from service.training.evidence import gather, write_latent_map
 from service.training.export import choose_sample, export
 from service.training.fit import History
@@ -131,11 +132,12 @@ def recalibrate(
     reporter.stage("Calibrating")
     graph = cast("ServingGraph", KeptGraph(target.path(model, number), kept))
     calibration = calibrate(graph, take_rows(dataset.rows, split.calibration), config)
-    points = None
+    points = alarms = None
     if dataset.series is not None and dataset.blocks is not None:
-        held_back = np.unique(dataset.blocks[split.calibration]).tolist()
+        held_back, tested = (np.unique(dataset.blocks[part]).tolist() for part in (split.calibration, split.test))
         seen = take_rows(dataset.rows, split.train)
         points = calibrate_points(graph, dataset.series, seen, config, held_back=held_back)
+        alarms = measure_alarms(points[0], score_blocks(graph, dataset.series, points[1], tested))
     test = take_rows(dataset.rows, split.test)
     reference = feature_reference(take_rows(dataset.rows, np.concatenate([split.train, split.validation])), kept.input)
     before = in_production(target, model) if promotion else None
@@ -180,6 +182,8 @@ def recalibrate(
             **kept.metrics,
             "reconstruction_error": {"autoencoder": _errors(exported, dataset, split)},
             "test_alarm_rate": alarm_rate(evidence.scores, calibration.threshold),
+            "false_alarms": asdict(measure_alarms(calibration, evidence.scores)),
+            "point_false_alarms": alarms and asdict(alarms),
             "comparison": comparison.record() if comparison else None,
         }
         described = blank.model_copy(update={"metrics": metrics})

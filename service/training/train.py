@@ -299,7 +299,14 @@ def measure(
         graph: around the network, whatever its score.
         splits: as ``scale_splits`` gives them.
     """
-    from service.training.evaluate import calibrate, calibrate_points, evaluate, find_warnings
+    from service.training.evaluate import (
+        calibrate,
+        calibrate_points,
+        evaluate,
+        find_warnings,
+        measure_alarms,
+        score_blocks,
+    )
     from service.training.score import fit_score
 
     # What the documents need takes seconds to import, and fitting does not hold the interpreter's lock.
@@ -311,11 +318,21 @@ def measure(
     graph = replace(graph, score=score)
     reporter.stage("Calibrating and measuring")
     calibration = calibrate(graph, take_rows(dataset.rows, split.calibration), config)
-    points = None
+    points = alarms = None
     if dataset.series is not None and dataset.blocks is not None:
-        held_back = np.unique(dataset.blocks[split.calibration]).tolist()
+        held_back, test = (np.unique(dataset.blocks[part]).tolist() for part in (split.calibration, split.test))
         points = calibrate_points(graph, dataset.series, splits["train"].raw, config, held_back=held_back)
-    metrics = evaluate(graph, splits, history, calibration, config, latent_reason=latent_reason, device=device)
+        alarms = measure_alarms(points[0], score_blocks(graph, dataset.series, points[1], test))
+    metrics = evaluate(
+        graph,
+        splits,
+        history,
+        calibration,
+        config,
+        point_false_alarms=alarms,
+        latent_reason=latent_reason,
+        device=device,
+    )
     warnings = (*dataset.notes, *find_warnings(metrics, calibration, config, test_rows=len(split.test), points=points))
     reference = feature_reference(splits["train"].raw, dataset.schema)
     return TrainedModel(dataset, config, split, graph, history, calibration, points, metrics, reference, warnings)

@@ -10,7 +10,7 @@ import pytest
 
 from service.schemas import INSTANCES, Column, InputSchema
 from service.store import REPORT, Store
-from service.training import charts
+from service.training.gate import false_alarms
 from tests.fakes import fake_manifest
 from tests.training.test_evidence import evidence_of
 
@@ -93,8 +93,9 @@ def test_false_alarms_in_the_band() -> None:
     calibration, test = random.normal(size=500), random.normal(size=400)
     at_least = 500 - np.searchsorted(np.sort(calibration), test)
     p_values = ((1 + at_least) / 501).astype(np.float32)
-    nominal, empirical, low, high = charts.false_alarms(500, p_values)
-    assert nominal[0] == pytest.approx(1 / 501)
+    found = false_alarms(500, p_values)
+    low, high, empirical = (np.array(each) for each in (found.low, found.high, found.empirical))
+    assert found.nominal[0] == pytest.approx(1 / 501)
     assert np.mean((low <= empirical) & (empirical <= high)) > 0.9
-    odd = charts.false_alarms(500, p_values**3)[1]
+    odd = np.array(false_alarms(500, p_values**3).empirical)
     assert np.mean(odd > high) > 0.8

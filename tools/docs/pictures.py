@@ -24,7 +24,8 @@ from service.runtime.drift import ROWS_AT_ONCE, Drift, DriftMonitor
 from service.runtime.loaded_model import LoadedModel
 from service.schemas import INSTANCES
 from service.scoring import conformal_p_values
-from service.training.charts import BLUE, GREEN, ORANGE, false_alarms
+from service.training.charts import BLUE, GREEN, ORANGE
+from service.training.gate import false_alarms
 from service.words import ANOMALY_SCORE, DENOISE, ENCODE, RECONSTRUCT
 
 INK, GREY = "#1d2733", "#8a94a3"
@@ -209,17 +210,20 @@ def _histogram(
 def calibration(digits: Digits) -> Figure:
     """False-alarm rate asked for against the one seen: on the test rows, and on average over many divisions."""
     rows, tests = len(digits.calibration), len(digits.test)
-    nominal, seen, low, high = false_alarms(rows, digits.scored(digits.test)[1])
+    found = false_alarms(rows, digits.scored(digits.test)[1])
+    nominal = found.nominal
     scores = np.concatenate([digits.scored(digits.calibration)[0], digits.scored(digits.test)[0]])
     random = np.random.default_rng(0)
     average = np.zeros(len(nominal))
     for _ in range(DIVISIONS):
         mixed = random.permutation(scores)
-        average += false_alarms(rows, conformal_p_values(mixed[rows:], mixed[:rows]))[1] / DIVISIONS
+        average += np.array(false_alarms(rows, conformal_p_values(mixed[rows:], mixed[:rows])).empirical) / DIVISIONS
     figure, axes = _figure(4.0)
-    axes.fill_between(nominal, low, high, color=BLUE, alpha=0.2, linewidth=0, label="where 95 % of such tests lie")
+    axes.fill_between(
+        nominal, found.low, found.high, color=BLUE, alpha=0.2, linewidth=0, label="where 95 % of such tests lie"
+    )
     axes.plot(nominal, nominal, color=INK, linestyle=":", linewidth=1, label="as promised")
-    axes.plot(nominal, seen, color=ORANGE, label=f"seen on the {tests} test rows")
+    axes.plot(nominal, found.empirical, color=ORANGE, label=f"seen on the {tests} test rows")
     axes.plot(nominal, average, color=GREEN, label=f"mean over {DIVISIONS} divisions of the same rows")
     axes.set(xscale="log", yscale="log", xlabel="false-alarm rate asked for", ylabel="false-alarm rate seen")
     axes.set_ylim(bottom=1 / (2 * tests))

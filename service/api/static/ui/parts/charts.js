@@ -1,8 +1,9 @@
 // Lines with uPlot; histograms, which carry marks and words, as SVG.
 import uPlot from "../vendor/uplot.js";
 import { colour, html, useEffect, useMemo, useRef, useState, useTheme } from "./base.js";
-import { number } from "./words.js";
+import { number, timeText } from "./words.js";
 
+const NONE = [];
 let styled = false;
 
 /** uPlot's own style sheet, when the first chart is drawn. */
@@ -17,12 +18,16 @@ function addStyle() {
 /**
  * Lines over a common x.
  * series: [{label, values, tone?, dashed?, fill?}]; tone is one of the chart colours of the style sheet.
+ * range: [from, to] of x that is shown, null for all; onRange is called with one that was dragged. bands: [[from, to, strong?]] of x that are shaded.
+ * isWritten: times are shown in UTC, as they were written; sync: charts of one name share their cursor.
  */
-export function LineChart({ label, x, series, height = 220, isTime = false, logarithmic = false, format = number, marks = [], fromZero = false, xLabel, legend = true }) {
+export function LineChart({ label, x, series, height = 220, isTime = false, isWritten = false, logarithmic = false, format = number, marks = [], fromZero = false, xLabel, legend = true, range, onRange, bands = NONE, sync }) {
   const element = useRef();
   const theme = useTheme();
-  const shape = `${series.map((each) => each.label).join("|")}/${logarithmic}/${theme}/${height}/${marks.join()}`;
+  const shape = `${series.map((each) => each.label).join("|")}/${logarithmic}/${theme}/${height}/${isTime}/${marks.join()}`;
   const chart = useRef();
+  const shown = useRef();
+  shown.current = { range, onRange, bands };
   useEffect(() => {
     addStyle();
     const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") }, font: "11px system-ui" };
@@ -30,29 +35,37 @@ export function LineChart({ label, x, series, height = 220, isTime = false, loga
     const size = () => ({ width: Math.max(160, box.clientWidth), height });
     const options = {
       ...size(),
-      cursor: { drag: { x: false, y: false } },
+      cursor: { drag: { x: Boolean(onRange), y: false, setScale: false }, ...(sync ? { sync: { key: sync } } : {}) },
+      ...(isWritten ? { tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC") } : {}),
       legend: { live: true, show: legend },
       scales: {
-        x: { time: isTime },
+        x: { time: isTime, ...(range === undefined ? {} : { range: (_, low, high) => shown.current.range ?? [low, high] }) },
         y: { distr: logarithmic ? 3 : 1, range: logarithmic ? undefined : (_, low, high) => spread(fromZero ? Math.min(0, low ?? 0) : low, high) },
       },
-      axes: [{ ...axis, label: xLabel, labelSize: 20, labelFont: "11px system-ui" }, { ...axis, size: 62, ...(logarithmic ? { splits: (_plot, _axis, low, high) => decades(low, high) } : {}), values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : format(tick))) }],
+      axes: [{ ...axis, label: xLabel, labelSize: 20, labelFont: "11px system-ui", ...(isTime && isWritten ? { values: (_, ticks, _axis, _space, step) => ticks.map((tick) => tickOf(tick, step)) } : {}) }, { ...axis, size: 62, ...(logarithmic ? { splits: (_plot, _axis, low, high) => decades(low, high) } : {}), values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : format(tick))) }],
       series: [
-        isTime ? {} : { value: (_, at) => (at === null ? "–" : number(at)) },
+        isTime && isWritten ? { label: "time", value: (_, at) => (at === null ? "–" : timeText(at)) } : isTime ? {} : { value: (_, at) => (at === null ? "–" : number(at)) },
         ...series.map(({ label: name, tone = "--chart-1", dashed, fill }, at) => ({
           label: name, stroke: colour(tone), width: 2, dash: dashed ? [6, 4] : undefined, points: { show: series[at].values.length < 30, size: 5 },
           fill: fill ? `${colour(tone)}22` : undefined, value: (_, found) => (found === null ? "–" : format(found)), spanGaps: false,
         })),
       ],
-      hooks: { draw: [(plot) => drawMarks(plot, marks)] },
+      hooks: { drawClear: [(plot) => drawBands(plot, shown.current.bands)], draw: [(plot) => drawMarks(plot, marks)], setSelect: [(plot) => dragged(plot, shown.current.onRange)] },
     };
     chart.current = new uPlot(options, [x, ...series.map((each) => each.values)], element.current);
     const watch = new ResizeObserver(() => chart.current?.setSize(size()));
     watch.observe(box);
     return () => { watch.disconnect(); chart.current.destroy(); chart.current = null; };
   }, [shape]);
-  useEffect(() => { chart.current?.setData([x, ...series.map((each) => each.values)]); }, [x, series]);
+  useEffect(() => { chart.current?.setData([x, ...series.map((each) => each.values)]); }, [x, series, bands, range?.[0], range?.[1]]);
   return html`<div class="chart" ref=${element} role="img" aria-label=${label}></div>`;
+}
+
+/** A time on an axis whose lines are so many seconds apart: the day at midnight, else the time of day. */
+function tickOf(seconds, step) {
+  const day = { day: "numeric", month: "short", timeZone: "UTC" };
+  const clock = { hour: "2-digit", minute: "2-digit", second: step < 60 ? "2-digit" : undefined, hourCycle: "h23", timeZone: "UTC" };
+  return new Intl.DateTimeFormat("en-GB", seconds % 86_400 ? clock : day).format(seconds * 1000);
 }
 
 function spread(low, high) {
@@ -66,6 +79,27 @@ function decades(low, high) {
   const [first, last] = [Math.ceil(Math.log10(low) - 1e-9), Math.floor(Math.log10(high) + 1e-9)];
   const step = Math.max(1, Math.ceil((last - first) / 5));
   return Array.from({ length: Math.floor((last - first) / step) + 1 }, (_, at) => 10 ** (first + at * step));
+}
+
+function dragged(plot, onRange) {
+  const { left, width } = plot.select;
+  if (!onRange || width < 4) return;
+  plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+  onRange([plot.posToVal(left, "x"), plot.posToVal(left + width, "x")]);
+}
+
+function drawBands(plot, bands) {
+  const { ctx, bbox } = plot;
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.clip();
+  for (const [from, to, strong] of bands) {
+    const [left, right] = [from, to].map((value) => plot.valToPos(value, "x", true));
+    ctx.fillStyle = `${colour("--bad")}${strong ? "55" : "26"}`;
+    ctx.fillRect(left, bbox.top, Math.max(2 * devicePixelRatio, right - left), bbox.height);
+  }
+  ctx.restore();
 }
 
 function drawMarks(plot, marks) {
@@ -87,7 +121,7 @@ const HEIGHT = 194;
 const FLOOR = 160;
 
 /** Width of an element in pixels, as it changes: text in a drawing must not grow and shrink with it. */
-function useWidth() {
+export function useWidth() {
   const element = useRef();
   const [width, setWidth] = useState(600);
   useEffect(() => {

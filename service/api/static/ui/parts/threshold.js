@@ -1,5 +1,6 @@
 // The threshold on the calibration, and what it costs, in words.
 import { html, useState } from "./base.js";
+import { Measured } from "./alarms.js";
 import { ScoreHistogram } from "./charts.js";
 import { count, number, outOf, percent } from "./words.js";
 
@@ -14,8 +15,8 @@ function nearest(thresholds, rate) {
   return best;
 }
 
-/** calibration: as the service gives it. score: of one row, or undefined. */
-export function ThresholdStudy({ calibration, score }) {
+/** calibration: as the service gives it. alarms: the false alarms that training measured, if it did. score: of one row, or undefined. */
+export function ThresholdStudy({ calibration, alarms, score }) {
   const [position, setPosition] = useState(null);
   const [rowsADay, setRowsADay] = useState(ROWS_A_DAY);
   const { thresholds } = calibration;
@@ -33,6 +34,7 @@ export function ThresholdStudy({ calibration, score }) {
     </div>
     <p class="slider-words" aria-live="polite">With this threshold <b>${spoken}</b> by mistake.
       ${score !== undefined && html` The row you tried <b>${score > threshold ? "would be flagged" : "would not be flagged"}</b>.`}</p>
+    <${Measured} alarms=${alarms} rate=${rate} />
     ${!enough && html`<p class="message warn small">The model was calibrated on ${count(calibration.rows)} rows: too few to promise so rare false alarms.</p>`}
     <div class="row small"><label for="rows-a-day">Rows a day</label>
       <input id="rows-a-day" type="number" min="1" max="1000000000" value=${rowsADay} onInput=${(event) => setRowsADay(Math.max(0, Number(event.target.value) || 0))} style=${{ width: "9em" }} />

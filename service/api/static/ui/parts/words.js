@@ -34,6 +34,11 @@ export function time(text) {
   return new Date(text).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 }
 
+/** A time as people say it, in UTC as it was written: "Tue, 3 Feb 2026, 04:10". */
+export function timeText(seconds, withSeconds = false) {
+  return new Intl.DateTimeFormat("en-GB", { weekday: "short", day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", second: withSeconds ? "2-digit" : undefined, timeZone: "UTC" }).format(seconds * 1000);
+}
+
 export function plural(amount, one, many = `${one}s`) {
   return `${count(amount)} ${amount === 1 ? one : many}`;
 }
@@ -107,15 +112,15 @@ export function place(shares, height, width) {
   return `the ${end && side ? `${end} ${side}` : end ? `${end} part` : `${side} side`}`;
 }
 
-/** Name of a feature of a schema: its column, or its place in the row. */
-export function featureName(schema) {
+/** Name of a feature of a schema: its column, or its place in the row. stepName: of a step of a window. */
+export function featureName(schema, stepName = (step) => `step ${step + 1}`) {
   return (feature) => {
     if (typeof feature === "string") return feature;
     if (schema.kind === "image" && Array.isArray(feature)) return `pixel ${feature.map((index) => index + 1).join(", ")}`;
     if (schema.kind === "timeseries") {
       const [step, channel] = Array.isArray(feature) ? feature : [feature];
       const name = schema.channels?.[channel ?? 0];
-      return name === undefined ? `step ${step + 1}` : `${name} at step ${step + 1}`;
+      return name === undefined ? stepName(step) : `${name} at ${stepName(step)}`;
     }
     return `value ${Array.isArray(feature) ? feature.map((index) => index + 1).join(", ") : feature + 1}`;
   };

@@ -1,6 +1,7 @@
 // One version: what it is, how good it is, what its threshold costs, and its model card.
 import { Card, Failure, Loaded, StateBadge, Tile, Uncalibrated, html, useEffect, useLoad, useState } from "../parts/base.js";
 import { addressOf, call, keys, objectUrl, textOf, versionPath } from "../parts/api.js";
+import { AlarmCurve } from "../parts/alarms.js";
 import { LineChart } from "../parts/charts.js";
 import { ThresholdStudy } from "../parts/threshold.js";
 import { KINDS, date, number, percent, plural, shapeOf } from "../parts/words.js";
@@ -28,7 +29,7 @@ export default function Version({ model, version }) {
         <${Card} title="How well it reconstructs"><${Errors} detail=${detail} /><//>
         ${isTrainedHere(detail) && html`<${History} base=${base} exhibits=${detail.exhibits} />`}
       </div>
-      <${Calibration} base=${base} isFitted=${detail.training.imported === undefined} />` : html`<${Uncalibrated} model=${model} version=${version} />`}
+      <${Calibration} base=${base} detail=${detail} />` : html`<${Uncalibrated} model=${model} version=${version} />`}
       <${Columns} columns=${detail.input.columns} />
       ${detail.exhibits.includes("plots/reconstructions") && html`<${Pictures} base=${base} />`}
       <${Card} title="Model card" aside=${detail.exhibits.includes("report") && html`<${Report} base=${base} />`}><${ModelCard} base=${base} /><//>
@@ -95,11 +96,15 @@ function History({ base, exhibits }) {
   }}<//><//>`;
 }
 
-function Calibration({ base, isFitted }) {
+function Calibration({ base, detail }) {
   const state = useLoad((signal) => call(`${base}/calibration`, { signal }), [base]);
+  const { false_alarms: alarms, point_false_alarms: ofPoints } = detail.metrics;
+  const isFitted = detail.training.imported === undefined;
   return html`<${Card} title="What the threshold costs"><${Loaded} state=${state}>${(calibration) => html`
     <div class="stack"><p class="muted">The scores of ${plural(calibration.rows, "ordinary row")}${isFitted ? " that training never saw" : ""}. Whatever lies to the right of the threshold is flagged.</p>
-    <${ThresholdStudy} calibration=${calibration} /></div>`}<//><//>`;
+    <${ThresholdStudy} calibration=${calibration} alarms=${alarms} /></div>`}<//><//>
+    <div class=${ofPoints ? "two" : "stack"}><${Card} title="Does the false-alarm rate hold?"><${AlarmCurve} alarms=${alarms} /><//>
+      ${ofPoints && html`<${Card} title="Does it hold for single readings?"><${AlarmCurve} alarms=${ofPoints} what="reading" isDependent=${true} /><//>`}</div>`;
 }
 
 function Columns({ columns }) {
