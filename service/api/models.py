@@ -48,6 +48,7 @@ QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
 ModelName = Annotated[str, Path(description="Name of a model.")]
 VersionNumber = Annotated[int, Path(ge=1, lt=10**18, description="Number of a version.")]
 VersionQuery = Annotated[int | None, Query(ge=1, lt=10**18, description="A version; unset: the default one.")]
+Histograms = Annotated[bool, Query(description="Give the histograms of each feature in training and live too.")]
 AliasName = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Name of an alias.")]
 
 
@@ -168,10 +169,10 @@ def model_routes(manager: ModelManager, traffic: LiveTraffic) -> APIRouter:
         )
 
     @router.get("/models/{model}/drift", summary="Live rows against the rows of training")
-    async def show_drift(model: ModelName, version: VersionQuery = None) -> DriftReport:
+    async def show_drift(model: ModelName, version: VersionQuery = None, histograms: Histograms = False) -> DriftReport:
         loaded = manager.acquire(Target(model, version))
         loaded.require(ANOMALY_SCORE)
-        report = await asyncio.to_thread(traffic.drift, loaded)
+        report = await asyncio.to_thread(traffic.drift, loaded, histograms=histograms)
         if report is None:
             raise NotReady("This version is not watched yet.")
         return report

@@ -37,6 +37,15 @@ MIN_ROWS = 100
 """Rows before a distance is given: over ten bins, fewer rows of the very same distribution look like a large shift."""
 
 
+class DriftHistogram(Frozen):
+    """Shares of the present values of one feature by bin: up to each edge, or of each label, and of all others."""
+
+    edges: tuple[float, ...] = Field(description="Upper edges of all bins but the last; empty for labels.")
+    labels: tuple[str, ...] = Field(description="The most frequent labels, each a bin; empty for numbers.")
+    training: tuple[float, ...]
+    live: tuple[float, ...]
+
+
 class Drift(Frozen):
     """Distance of a live distribution from the reference, over the same bins.
 
@@ -51,6 +60,7 @@ class Drift(Frozen):
     ks: float | None = Field(description="Kolmogorov-Smirnov distance. Null before 100 rows.")
     missing: float = Field(description="Share of missing values, live.")
     reference_missing: float = Field(description="Share of missing values in training.")
+    histogram: DriftHistogram | None = Field(None, description="Where `histograms` asks for it, from 100 rows on.")
 
 
 class DriftReport(Frozen):
@@ -137,7 +147,7 @@ class DriftMonitor:
             return np.empty((row_count(rows), 0))
         return np.concatenate(parts, axis=1) if len(parts) > 1 else np.asarray(parts[0], np.float64)
 
-    def report(self) -> DriftReport:
+    def report(self, *, histograms: bool = False) -> DriftReport:
         with self._lock:
             self._count_waiting()
             return DriftReport(
@@ -148,8 +158,8 @@ class DriftMonitor:
                 sampled_rows=round(self._features.rows),
                 alert_rate=self._anomalies / self._scored if self._scored else 0.0,
                 false_alarm_rate=self._manifest.calibrated.false_alarm_rate,
-                score=self._score.drifts()[0],
-                features=tuple(self._features.drifts()),
+                score=self._score.drifts(histograms)[0],
+                features=tuple(self._features.drifts(histograms)),
             )
 
 
@@ -180,7 +190,7 @@ class _Bins:
         self._counts /= 2
         self.rows /= 2
 
-    def drifts(self) -> list[Drift]:
+    def drifts(self, histograms: bool) -> list[Drift]:
         found = []
         for reference, counted in zip(self._references, self._counts, strict=True):
             counts, missing = counted[: len(reference.edges) + 1], float(counted[-1])
@@ -188,8 +198,15 @@ class _Bins:
             total = present + missing
             psi: float | None = None
             distance: float | None = None
+            histogram: DriftHistogram | None = None
             if total >= MIN_ROWS:
                 psi = distance = 0.0
+                if histograms:
+                    live_shares = tuple((counts / max(1.0, present)).tolist())
+                    edges = () if reference.labels else reference.edges
+                    histogram = DriftHistogram(
+                        edges=edges, labels=reference.labels, training=reference.shares, live=live_shares
+                    )
                 if present:
                     expected = np.maximum(np.asarray(reference.shares), SMOOTHING)
                     live = np.maximum(counts / present, SMOOTHING)
@@ -203,6 +220,7 @@ class _Bins:
                     ks=distance,
                     missing=missing / total if total else 0.0,
                     reference_missing=reference.missing,
+                    histogram=histogram,
                 )
             )
         return found

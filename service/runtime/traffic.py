@@ -347,9 +347,9 @@ class LiveTraffic:
             self._shadow.offer(loaded, rows, results)
         return results
 
-    def drift(self, loaded: LoadedModel) -> DriftReport | None:
+    def drift(self, loaded: LoadedModel, *, histograms: bool = False) -> DriftReport | None:
         monitor = self._monitors.get(loaded)
-        return monitor.report() if monitor else None
+        return monitor.report(histograms=histograms) if monitor else None
 
     def shadow(self, model: str) -> ShadowReport | None:
         return self._shadow.report(model)

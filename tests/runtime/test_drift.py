@@ -140,3 +140,19 @@ def test_a_repeated_value_gives_fewer_bins() -> None:
     assert sum(first.shares) == pytest.approx(1)
     assert constant.edges == ()
     assert constant.shares == (1,)
+
+
+def test_histograms_show_training_and_live_side_by_side() -> None:
+    """Only when asked for, and like the distances not before 100 rows; the live shares are those that moved."""
+    monitor = observed(rows_like(1.0, seed=1))
+    assert all(feature.histogram is None for feature in monitor.report().features)
+    moved, still = (feature.histogram for feature in monitor.report(histograms=True).features)
+    assert moved is not None
+    assert still is not None
+    assert len(moved.edges) + 1 == len(moved.training) == len(moved.live)
+    assert (sum(moved.training), sum(moved.live)) == pytest.approx((1, 1))
+    assert moved.training[-1] == pytest.approx(0.1, abs=0.01)
+    assert moved.live[-1] > 0.3  # over the training rows' ninth decile lies what was over a standard deviation less
+    np.testing.assert_allclose(still.live, still.training, atol=0.06)
+    few = observed(rows_like(0)[: drift.MIN_ROWS - 1]).report(histograms=True)
+    assert all(feature.histogram is None for feature in few.features)

@@ -12,8 +12,12 @@ const OTHERS = { compare: { name: "Models", load: () => import("./views/compare.
 
 /** "#/try/digits/2?x" as ["try", "digits", "2"]. */
 function route() {
-  const parts = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent).filter(Boolean);
+  const parts = location.hash.replace(/^#\/?/, "").split("/").map(decoded).filter(Boolean);
   return parts.length && (VIEWS[parts[0]] ?? OTHERS[parts[0]]) ? parts : ["models"];
+}
+
+function decoded(part) {
+  try { return decodeURIComponent(part); } catch { return part; }
 }
 
 function chosenTheme() {

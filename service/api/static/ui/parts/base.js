@@ -84,14 +84,14 @@ export function Tabs({ label, tabs, chosen, onChoose }) {
 }
 
 /** A modal dialog of the browser: it holds the focus, and Escape closes it. */
-export function Dialog({ title, onClose, children }) {
+export function Dialog({ title, wide = false, onClose, children }) {
   const element = useRef();
   useEffect(() => {
     const dialog = element.current;
     dialog.showModal();
     return () => dialog.close();
   }, []);
-  return html`<dialog ref=${element} aria-label=${title} onCancel=${(event) => { event.preventDefault(); onClose(); }}>
+  return html`<dialog ref=${element} class=${wide ? "wide" : ""} aria-label=${title} onCancel=${(event) => { event.preventDefault(); onClose(); }}>
     <h2>${title}</h2>${children}
   </dialog>`;
 }

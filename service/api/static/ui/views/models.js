@@ -1,13 +1,15 @@
 // What is in the store: all models, one model with its versions, and (in a module of its own) one version.
 import { Card, Dialog, Failure, Loaded, Loading, StateBadge, Tile, html, useEffect, useLoad, useState } from "../parts/base.js";
+import { Differences } from "../parts/figures.js";
 import { Problem, call, keys, modelPath, versionPath } from "../parts/api.js";
 import { KINDS, count, date, number, percent, plural, shapeOf } from "../parts/words.js";
 
 const MAX_SHOWN = 60;
 const PRODUCTION = "production";
+export const CANDIDATE = "candidate";
 
 export default function Models({ path }) {
-  if (path[1]) return html`<${Lazily} load=${() => import("./version.js")} model=${path[0]} version=${Number(path[1])} />`;
+  if (path[1]) return html`<${Lazily} load=${() => import("./version.js")} model=${path[0]} version=${path[1]} />`;
   if (path[0]) return html`<${Model} name=${path[0]} key=${path[0]} />`;
   return html`<${All} />`;
 }
@@ -101,7 +103,10 @@ function VersionRow({ model, row, picked, onPick, onChange }) {
     <td class="nowrap">${detail ? date(detail.created) : "–"}</td>
     <td class=${`right number ${better ? "best" : ""}`}>${number(errors?.autoencoder.test)}</td><td class="right number">${number(errors?.pca?.test)}</td>
     <td class="right number">${detail?.metrics.test_alarm_rate === undefined ? "–" : percent(detail.metrics.test_alarm_rate)}</td>
-    <td class="right">${model.aliases[PRODUCTION] === version ? "" : html`<button type="button" class="button small" onClick=${() => onChange({ alias: PRODUCTION, version, from: model.aliases[PRODUCTION] })}>Promote<span class="sr"> version ${version}</span></button>`}</td></tr>`;
+    <td class="right nowrap">${model.aliases[PRODUCTION] !== version && html`<button type="button" class="button small" onClick=${() => onChange({ alias: PRODUCTION, version, from: model.aliases[PRODUCTION] ?? model.default_version })}>Promote<span class="sr"> version ${version}</span></button>`}
+      ${version !== model.default_version && (model.aliases[CANDIDATE] === version
+        ? html` <button type="button" class="button small" onClick=${() => onChange({ alias: CANDIDATE, version, withdraw: true })}>Withdraw<span class="sr"> candidate ${version}</span></button>`
+        : html` <button type="button" class="button small" onClick=${() => onChange({ alias: CANDIDATE, version, from: model.aliases[CANDIDATE] })}>Make candidate<span class="sr"> version ${version}</span></button>`)}</td></tr>`;
 }
 
 function Aliases({ model, onChange }) {
@@ -133,7 +138,7 @@ export function Shadow({ shadow, candidate }) {
 }
 
 /** Says what will happen, asks for an admin key where one is needed, and does it. */
-function AliasDialog({ model, change, onClose, onDone }) {
+export function AliasDialog({ model, change, onClose, onDone }) {
   const [key, setKey] = useState("");
   const [needsKey, setNeedsKey] = useState(false);
   const [problem, setProblem] = useState(null);
@@ -144,7 +149,7 @@ function AliasDialog({ model, change, onClose, onDone }) {
     setBusy(true);
     try {
       const alias = `${modelPath(model)}/aliases/${change.alias}`;
-      await (change.back ? call(`${alias}/rollback`, { method: "POST", admin: true }) : call(alias, { method: "PUT", body: { version: change.version }, admin: true }));
+      await (change.withdraw ? call(alias, { method: "DELETE", admin: true }) : change.back ? call(`${alias}/rollback`, { method: "POST", admin: true }) : call(alias, { method: "PUT", body: { version: change.version }, admin: true }));
       onDone();
     } catch (refusal) {
       setBusy(false);
@@ -153,13 +158,25 @@ function AliasDialog({ model, change, onClose, onDone }) {
       setProblem(needs && !key ? null : refusal);
     }
   };
-  const title = change.back ? `Roll back to version ${change.version}?` : `Promote version ${change.version}?`;
-  return html`<${Dialog} title=${title} onClose=${onClose}><form onSubmit=${submit}>
-    <p>From the next request on, version <b>${change.version}</b> answers for <b>${change.alias}</b>${change.from === undefined ? "" : html`, in place of version ${change.from}`}. No request is lost, and you can roll back here.</p>
+  const isCandidate = change.alias === CANDIDATE;
+  const verb = change.withdraw ? "Withdraw" : isCandidate ? "Make candidate" : change.back ? "Roll back" : "Promote";
+  const title = change.withdraw ? `Withdraw candidate ${change.version}?` : isCandidate ? `Make version ${change.version} the candidate?` : `${verb}${change.back ? " to" : ""} version ${change.version}?`;
+  return html`<${Dialog} title=${title} wide=${!isCandidate} onClose=${onClose}><form onSubmit=${submit}>
+    ${change.withdraw ? html`<p>Version <b>${change.version}</b> scores live rows no more. What answers stays as it is.</p>`
+      : isCandidate ? html`<p>Version <b>${change.version}</b>${change.from === undefined ? "" : html`, in place of version ${change.from},`} scores a share of the live rows beside the version that answers. Its scores answer nobody; the comparison appears here.</p>`
+        : html`<p>From the next request on, version <b>${change.version}</b> answers for <b>${change.alias}</b>${change.from === undefined || change.from === null ? "" : html`, in place of version ${change.from}`}. No request is lost, and you can roll back here.</p>
+          ${change.from > 0 && change.from !== change.version && html`<${Evidence} model=${model} versions=${[change.from, change.version]} />`}`}
     ${needsKey && html`<div class="field"><label for="admin-key">Admin key</label><input id="admin-key" type="password" autocomplete="off" value=${key} onInput=${(event) => setKey(event.target.value)} />
       <span class="hint">Needed for this. Kept until this tab is closed.</span></div>`}
     <${Failure} problem=${problem} />
-    <div class="row"><button type="button" class="button" onClick=${onClose}>Cancel</button><button class="button primary" disabled=${busy}>${change.back ? "Roll back" : "Promote"}</button></div>
+    <div class="row"><button type="button" class="button" onClick=${onClose}>Cancel</button><button class="button primary" disabled=${busy}>${verb}</button></div>
   </form><//>`;
 }
 
+/** The figures on which a promotion is decided. One that cannot be read is no reason against it. */
+function Evidence({ model, versions }) {
+  const state = useLoad((signal) => Promise.all([call(modelPath(model), { signal }), ...versions.map((version) => call(versionPath(model, version), { signal }))]), [model, ...versions]);
+  return html`<${Loaded} state=${state} what="Loading the figures">${([{ shadow }, ...details]) => html`<div>
+    <${Differences} details=${details} />
+    ${shadow && versions.every((version) => [shadow.version, shadow.against].includes(version)) && html`<p class="small">On ${plural(shadow.rows, "live row")} they disagreed on ${percent(shadow.disagreement)}: ${count(shadow.only_candidate)} flagged by the candidate alone, ${count(shadow.only_current)} by the present version alone.</p>`}</div>`}<//>`;
+}

@@ -10,7 +10,7 @@ const PAUSE_MS = 180;
 
 export default function Try({ path }) {
   return html`<${WithVersion} view="try" title="Try it" lead="Give the model a row, and see how strange it finds it, why, and what it would have expected." path=${path}>
-    ${(chosen) => html`<${Bench} ...${chosen} />`}<//>`;
+    ${(chosen) => html`<${Bench} key=${path.join("/")} ...${chosen} alert=${path.slice(2)} />`}<//>`;
 }
 
 const INPUTS = {
@@ -19,20 +19,29 @@ const INPUTS = {
   timeseries: () => import("./input-series.js"),
 };
 
-function Bench({ model, version, detail }) {
+/** The row of an alert that the address names by its request and row. */
+async function rowOf(model, version, [request, row], signal) {
+  const { alerts } = await call("activity", { signal });
+  const found = alerts.find((alert) => alert.model === model && alert.version === version && alert.request_id === request && String(alert.row) === row);
+  if (found?.values) return found.values;
+  throw Object.assign(new Error(found ? "The service keeps no values of rows: set AUTOENCODER_ALERT_VALUES=true for that." : `Row ${row} of request ${request} is not among the last alerts of version ${version}; with several workers, not among those of the one that answered.`), { title: "The row cannot be shown" });
+}
+
+function Bench({ model, version, detail, alert }) {
   const base = versionPath(model, version);
   const schema = detail.input;
   const ground = useLoad(async (signal) => {
-    const [calibration, sample, module] = await Promise.all([
+    const [calibration, sample, module, flagged] = await Promise.all([
       detail.calibration && call(`${base}/calibration`, { signal }), detail.exhibits.includes("sample-request") ? call(`${base}/sample-request`, { signal }) : null, INPUTS[schema.kind](),
+      alert.length ? rowOf(model, version, alert, signal) : null,
     ]);
-    return { calibration, samples: sample?.instances ?? [], Input: module.default };
+    return { calibration, samples: sample?.instances ?? [], Input: module.default, flagged };
   }, [base]);
   const before = useMemo(() => tried.of(model, version), [model, version]);
-  const [row, setRow] = useState(before?.row ?? null);
+  const [row, setRow] = useState(alert.length ? null : before?.row ?? null);
   const answer = useStudy(base, detail, row, (study) => tried.keep({ model, version, row, ...study }));
-  return html`<${Loaded} state=${ground} what="Loading">${({ calibration, samples, Input }) => html`<div class="wide-left">
-    <div class="stack"><${Glance} study=${answer.problem ? null : answer.value} /><${Input} schema=${schema} samples=${samples} start=${row} base=${base} onRow=${setRow} study=${answer.value} problem=${answer.problem} isScored=${Boolean(calibration)} /></div>
+  return html`<${Loaded} state=${ground} what="Loading">${({ calibration, samples, Input, flagged }) => html`<div class="wide-left">
+    <div class="stack"><${Glance} study=${answer.problem ? null : answer.value} /><${Input} schema=${schema} samples=${samples} start=${row ?? flagged} base=${base} onRow=${setRow} study=${answer.value} problem=${answer.problem} isScored=${Boolean(calibration)} /></div>
     <div class="stack" id="outcome">
       ${answer.problem ? html`<${Failure} problem=${answer.problem} />` : answer.value ? html`<${Outcome} study=${answer.value} row=${answer.value.row} detail=${detail} calibration=${calibration} model=${model} version=${version} />`
         : row ? html`<${Loading} what="Asking the model" />`
