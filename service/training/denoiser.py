@@ -40,6 +40,8 @@ LEAST_ERROR = 1e-4
 MOST_OF_LABELS = 100.0
 """The error of a label, in units of the usual one, from which on it counts with its logarithm."""
 MAX_MEASURED_ROWS = 10_000
+ESTIMATES = 3
+"""Passes that estimate the noise of a row before it is removed."""
 
 Array = NDArray[np.float32]
 
@@ -137,8 +139,25 @@ class Denoiser:
     def expected(self, rows: Any) -> Any:
         """The rows without noise of ``EXPECTED_LEVEL``, in scaled units: (rows, values)."""
         compressed = self._compress(rows)
-        level = tf.constant([[LEVELS[EXPECTED_LEVEL]]])
-        found = compressed + self._moved(compressed, self.network.first(compressed), level)
+        return self._without_noise(compressed, self.network.first(compressed), tf.constant([[LEVELS[EXPECTED_LEVEL]]]))
+
+    def denoised(self, rows: Any) -> Any:
+        """The rows without their noise, in scaled units: (rows, values). The level of each row is estimated.
+
+        A row with noise of one level is moved about as far whatever level near or above it is taken for it: how far a
+        row is moved, as a root mean square of its values, is the next estimate.
+        """
+        compressed = self._compress(rows)
+        first = self.network.first(compressed)
+        level = tf.ones_like(compressed[:, :1]) * LEVELS[EXPECTED_LEVEL]
+        for _ in range(ESTIMATES):
+            moved = self._moved(compressed, first, level)
+            distance = tf.sqrt(tf.reduce_mean(tf.square(moved), axis=1, keepdims=True))
+            level = tf.clip_by_value(distance, LEAST_LEVEL, GREATEST_LEVEL)
+        return self._without_noise(compressed, first, level)
+
+    def _without_noise(self, compressed: Any, first: Any, level: Any) -> Any:
+        found = compressed + self._moved(compressed, first, level)
         size = tf.abs(found)
         wide = tf.sign(found) * (LINEAR_LIMIT + tf.math.expm1(tf.minimum(size, 10.0) - LINEAR_LIMIT))
         return tf.where(size > LINEAR_LIMIT, wide, found) * self.spread + self.center

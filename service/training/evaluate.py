@@ -127,13 +127,14 @@ def evaluate(
 ) -> Metrics:
     test = splits["test"]
     scores = score_rows(graph, test.raw)
+    is_noise_known = config.corruption != "none" or (graph.denoises and not graph.autoencoder_denoises)
     return Metrics(
         autoencoder=autoencoder_errors(graph, splits),
         pca=pca_errors(splits, components=graph.latent_dim, seed=config.seed),
         test_alarm_rate=alarm_rate(scores, calibration.threshold),
         false_alarms=measure_alarms(calibration, scores),
         point_false_alarms=point_false_alarms,
-        denoising=None if config.corruption == "none" else measure_denoising(graph, config, splits),
+        denoising=measure_denoising(graph, config, splits) if is_noise_known else None,
         compression=measure_compression(
             graph, train=splits["train"].scaled.inputs[:MAX_LATENT_ROWS], test=test.scaled.inputs
         ),
@@ -168,13 +169,14 @@ def pca_errors(splits: dict[str, SplitRows], *, components: int, seed: int) -> E
 
 
 def measure_denoising(graph: ServingGraph, config: TrainingConfig, splits: dict[str, SplitRows]) -> Denoising:
-    """Corrupt test rows as in training and let the model clean them."""
+    """Corrupt test rows as in training, or with normal noise where there was none, and let the model clean them."""
     rows = splits["test"].scaled
+    if config.corruption == "none":
+        config = config.model_copy(update={"corruption": "gaussian"})
     corruptor = Corruptor(config, graph.preprocessing.scaling, limits=limits_of(splits["train"].scaled))
-    noisy, trained = corruptor.corrupt(tf.constant(rows.inputs), [config.seed, 0]), graph.trained
-    denoised = in_batches(
-        lambda part: trained.denoise(noisy[part], trained.network(noisy[part], training=False)), len(noisy)
-    )
+    noisy = tf.cast(corruptor.corrupt(tf.constant(rows.inputs), [config.seed, 0]), graph.serving.network.output.dtype)
+    observed = ~np.isnan(rows.targets)
+    denoised = in_batches(lambda part: graph.denoised(graph.run_scaled(noisy[part], observed[part])), len(noisy))
     before, after = (_mean(reconstruction_error(rows.targets, each)) for each in (noisy.numpy(), denoised))
     is_image = graph.schema.kind == "image" and graph.preprocessing.scaling.bounded
     psnr_db = [-10 * math.log10(max(error, 1e-12)) if is_image else None for error in (before, after)]
@@ -230,7 +232,11 @@ def find_warnings(
             f"Rows are reconstructed no better than PCA with the same latent size does: {own.test:.4g} against "
             f"{pca.test:.4g}."
         )
-    if metrics.denoising is not None and metrics.denoising.denoised >= metrics.denoising.noisy:
+    if (
+        config.corruption != "none"
+        and metrics.denoising is not None
+        and metrics.denoising.denoised >= metrics.denoising.noisy
+    ):
         found.append("Denoised test rows are no nearer to the clean ones than the noisy ones were.")
     if calibration.rows < rows_needed(config.false_alarm_rate):
         found.append(

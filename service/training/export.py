@@ -34,7 +34,6 @@ def export(
     graph: ServingGraph,
     calibration: Calibration | None,
     *,
-    denoises: bool,
     sample: Rows,
     points: tuple[Calibration, PointScale] | None = None,
 ) -> dict[str, SignatureSpec]:
@@ -45,7 +44,7 @@ def export(
     Raises:
         StoreError: it cannot be written.
     """
-    functions = signatures(graph, calibration, denoises=denoises)
+    functions = signatures(graph, calibration)
     golden = {name: run_rows(function, sample) for name, function in functions.items()}
     texts = np.vectorize(label_text, otypes=[object])
     answers = {

@@ -20,7 +20,7 @@ from service.scoring import MOST_ERROR
 from service.store import Calibration
 from service.training.architecture import Autoencoder, in_float64
 from service.training.preprocessing import Layout, Preprocessing
-from service.training.scaling import Scaled
+from service.training.scaling import Gaps, Scaled
 from service.training.score import (
     DenoisingScore,
     Passed,
@@ -47,6 +47,8 @@ class ServingGraph:
     """The same in the precision in which it is served."""
     preprocessing: Preprocessing
     score: Score = field(default_factory=ReconstructionScore)
+    autoencoder_denoises: bool = False
+    """Whether it was trained to remove noise that the score's network would not remove as well."""
 
     @property
     def latent_dim(self) -> int:
@@ -69,8 +71,11 @@ class ServingGraph:
 
     def run(self, rows: Rows) -> Passed:
         scaled = self._scale(rows)
-        latent, reconstruction, *hidden = self.serving.whole(scaled.values, training=False)
-        return Passed(scaled.values, scaled.observed, latent, reconstruction, tuple(hidden), scaled.gaps)
+        return self.run_scaled(scaled.values, scaled.observed, scaled.gaps)
+
+    def run_scaled(self, values: Any, observed: Any, gaps: Gaps | None = None) -> Passed:
+        latent, reconstruction, *hidden = self.serving.whole(values, training=False)
+        return Passed(values, observed, latent, reconstruction, tuple(hidden), gaps)
 
     def scores(self, rows: Rows) -> Any:
         """Anomaly score of each row, (rows,) float32."""
@@ -85,11 +90,21 @@ class ServingGraph:
         return {**self._raw("reconstruction", passed.reconstruction), "error": tf.cast(error, tf.float32)}
 
     def denoise(self, rows: Rows) -> dict[str, Any]:
-        passed = self.run(rows)
-        outputs = self._raw("denoised", self.serving.denoise(passed.scaled, passed.reconstruction))
+        outputs = self._raw("denoised", self.denoised(self.run(rows)))
         if self.schema.value_range is not None:
             outputs["denoised"] = tf.clip_by_value(outputs["denoised"], *self.schema.value_range)
         return outputs
+
+    @property
+    def denoises(self) -> bool:
+        """Whether it removes noise: by the autoencoder, or by the network of the score, which knows levels of noise."""
+        return self.autoencoder_denoises or isinstance(self.score, DenoisingScore)
+
+    def denoised(self, rows: Passed) -> Any:
+        """The rows without noise, in scaled units."""
+        if isinstance(self.score, DenoisingScore) and not self.autoencoder_denoises:
+            return self.score.denoised(rows)
+        return self.serving.denoise(rows.scaled, rows.reconstruction)
 
     def anomaly_score(self, calibration: Calibration) -> Callable[[Rows], dict[str, Any]]:
         """The signature's function; see ``service.scoring`` for what p-value and threshold mean."""
@@ -187,13 +202,19 @@ def needs_float64(
 
 
 def build_graph(
-    schema: InputSchema, autoencoder: Autoencoder, preprocessing: Preprocessing, *, precise: bool = True
+    schema: InputSchema,
+    autoencoder: Autoencoder,
+    preprocessing: Preprocessing,
+    *,
+    precise: bool = True,
+    autoencoder_denoises: bool = False,
 ) -> ServingGraph:
     """The graph around a trained network, in float64 where ``precise``."""
-    return ServingGraph(schema, autoencoder, in_float64(autoencoder) if precise else autoencoder, preprocessing)
+    serving = in_float64(autoencoder) if precise else autoencoder
+    return ServingGraph(schema, autoencoder, serving, preprocessing, autoencoder_denoises=autoencoder_denoises)
 
 
-def signatures(graph: ServingGraph, calibration: Calibration | None, *, denoises: bool) -> dict[str, Any]:
+def signatures(graph: ServingGraph, calibration: Calibration | None) -> dict[str, Any]:
     """Concrete functions by name of signature, all from raw rows. Without calibration there is no score."""
     functions: dict[str, Callable[[Rows], dict[str, Any]]] = {
         **({ANOMALY_SCORE.name: graph.anomaly_score(calibration)} if calibration else {}),
@@ -203,7 +224,7 @@ def signatures(graph: ServingGraph, calibration: Calibration | None, *, denoises
     }
     if graph.schema.kind == "timeseries":
         functions[POINT_ERRORS] = graph.point_errors
-    if denoises:
+    if graph.denoises:
         functions[DENOISE.name] = graph.denoise
     return {name: compile_for_rows(function, graph.schema) for name, function in functions.items()}
 

@@ -409,7 +409,7 @@ def calibrated(
     scaling = make_scaling(wishes.scale, dataset.schema, train[INSTANCES], config)
     preprocessing = Preprocessing(plain_layout(dataset.schema), scaling, dataset.schema.width)
     splits = scale_splits(dataset, split, preprocessing)
-    graph = build_graph(dataset.schema, autoencoder, preprocessing, precise=False)
+    graph = build_graph(dataset.schema, autoencoder, preprocessing, precise=False, autoencoder_denoises=wishes.denoises)
     trained = measure(
         dataset,
         config,
@@ -429,7 +429,7 @@ def calibrated(
             f"{spread:.4g}): was it trained on scaled rows? --scale standard, minmax or 0-255 scales them.",
             *warnings,
         )
-    return replace(trained, origin=_origin(foreign, wishes, name, where), denoises=wishes.denoises, warnings=warnings)
+    return replace(trained, origin=_origin(foreign, wishes, name, where), warnings=warnings)
 
 
 def _publish_without_rows(
@@ -454,7 +454,7 @@ def _publish_without_rows(
     preprocessing = Preprocessing(plain_layout(schema), scaling, schema.width)
     # Numbers from 0 to 1 as the model sees them: no row in particular, for the golden outputs.
     random = np.random.default_rng(config.seed).uniform(size=(SAMPLE_ROWS, *schema.row_shape)).astype(np.float32)
-    graph = build_graph(schema, autoencoder, preprocessing, precise=False)
+    graph = build_graph(schema, autoencoder, preprocessing, precise=False, autoencoder_denoises=wishes.denoises)
     before = in_production(target, model) if promotion else None
     if promotion in ("auto", "never"):
         hold_production(target, model)
@@ -467,7 +467,7 @@ def _publish_without_rows(
             version=1,
             created=datetime.now(UTC).replace(microsecond=0),
             input=schema,
-            signatures=export(staging.path, graph, None, denoises=wishes.denoises, sample=sample),
+            signatures=export(staging.path, graph, None, sample=sample),
             latent_dim=autoencoder.latent_dim,
             training={"seed": config.seed, **_origin(foreign, wishes, name, where), "score": graph.score.name},
             seed=config.seed,

@@ -59,6 +59,7 @@ class KeptGraph:
         self.schema, self._folder = manifest.input, folder
         self._scored = (ANOMALY_SCORE.name, "score") if manifest.calibration else (RECONSTRUCT.name, "error")
         self._loaded = tf.saved_model.load(str(folder))
+        self.denoises = DENOISE.name in manifest.signatures
 
     def scores(self, rows: Mapping[str, Any]) -> Any:
         """The version's own; the reconstruction errors where it is not calibrated yet."""
@@ -146,8 +147,7 @@ def recalibrate(
     with target.stage(model) as staging, verifier(verify) as check:
         reporter.stage("Exporting")
         sample = choose_sample(graph, calibration, test)
-        denoises = DENOISE.name in kept.signatures
-        specs = export(staging.path, graph, calibration, denoises=denoises, sample=sample, points=points)
+        specs = export(staging.path, graph, calibration, sample=sample, points=points)
         changed = {
             "created": datetime.now(UTC).replace(microsecond=0),
             "signatures": specs,

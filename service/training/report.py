@@ -19,7 +19,7 @@ from service.schemas import Column, ColumnType
 from service.store import Calibration, Manifest
 from service.training.data import Dataset
 from service.training.gate import Decision
-from service.words import ANOMALY_SCORE, RECONSTRUCT
+from service.words import ANOMALY_SCORE, DENOISE, RECONSTRUCT
 
 SPLITS = ("train", "validation", "test")
 COLUMNS_SHOWN = 50
@@ -172,8 +172,10 @@ def _what(manifest: Manifest) -> str:
     )
     if manifest.metrics.get("latent_reason"):
         text += f" {manifest.metrics['latent_reason']}"
-    if manifest.corruption is None:
+    if DENOISE.name not in manifest.signatures:
         return text + " It was trained without noise and does not denoise."
+    if manifest.corruption is None:
+        return text + " The network of its score removes normal noise of any level."
     noise = manifest.corruption
     return text + f" It was trained to remove {noise.kind.replace('_', '-')} noise of level {noise.level:g}."
 

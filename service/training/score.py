@@ -145,6 +145,10 @@ class DenoisingScore:
         """What would have been usual in place of each value: (rows, values), in scaled units."""
         return self.denoiser.expected(rows.scaled)
 
+    def denoised(self, rows: Passed) -> Any:
+        """The rows without noise, whatever its level: (rows, values), in scaled units."""
+        return self.denoiser.denoised(rows.scaled)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageParts:
@@ -205,6 +209,11 @@ class HiddenLayersScore:
 
 def _layers_of(rows: Passed) -> tuple[Any, ...]:
     return rows.hidden or (rows.latent,)
+
+
+def has_denoising_score(schema: InputSchema, config: TrainingConfig) -> bool:
+    """Whether ``fit_score`` gives a ``DenoisingScore``."""
+    return config.score != "reconstruction" and schema.kind not in ("image", "timeseries")
 
 
 def fit_score(

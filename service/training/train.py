@@ -88,7 +88,6 @@ class TrainedModel:
     warnings: tuple[str, ...]
     origin: Mapping[str, Any] | None = None
     """What is known of a network that was fitted elsewhere, for the records; None where it was fitted here."""
-    denoises: bool = False
 
 
 def train(
@@ -231,6 +230,7 @@ def train_model(
     from service.training.fit import fit, fit_refiner, is_refined, make_reproducible, use_devices
     from service.training.graph import build_graph, needs_float64
     from service.training.preprocessing import fit_preprocessing
+    from service.training.score import has_denoising_score
 
     device = use_devices()
     reporter.stage(f"Fitting {len(split.train)} rows on {device}")
@@ -266,8 +266,11 @@ def train_model(
         )
     distances = config.score != "reconstruction"
     precise = needs_float64(autoencoder, validation.inputs, dataset.schema, distances=distances)
-    graph = build_graph(dataset.schema, autoencoder, preprocessing, precise=precise)
-    measured = measure(
+    # The score's network removes normal noise of any level better than an autoencoder that was trained for one.
+    by_score = config.corruption == "gaussian" and has_denoising_score(dataset.schema, config)
+    denoises = config.corruption != "none" and not by_score
+    graph = build_graph(dataset.schema, autoencoder, preprocessing, precise=precise, autoencoder_denoises=denoises)
+    return measure(
         dataset,
         config,
         split=split,
@@ -278,7 +281,6 @@ def train_model(
         latent_reason=reason,
         device=device,
     )
-    return replace(measured, denoises=config.corruption != "none")
 
 
 def measure(
@@ -370,7 +372,6 @@ def publish_model(
             staging.path,
             trained.graph,
             trained.calibration,
-            denoises=trained.denoises,
             sample=sample,
             points=trained.points,
         )

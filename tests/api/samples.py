@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from tests.conftest import COLUMNS, table_rows
 
 OPERATIONS = ("encode", "reconstruct", "denoise", "anomaly-score")
-WITHOUT_DENOISE = ("encode", "reconstruct", "anomaly-score")
-"""Operations of a model that was not trained to denoise."""
 
 
 @cache

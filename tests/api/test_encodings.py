@@ -21,7 +21,6 @@ from service.api.exchange import ALIGNED_BYTES
 from tests.api.raw import RawConnection, chunk, connect, head
 from tests.api.samples import (
     OPERATIONS,
-    WITHOUT_DENOISE,
     assert_problem,
     digits,
     in_columns,
@@ -106,13 +105,13 @@ def test_npy_of_any_real_dtype_and_order(service: LiveService, dtype: str) -> No
 
 
 @pytest.mark.tf
-@pytest.mark.parametrize("operation", WITHOUT_DENOISE)
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_npy_rows_of_a_model_with_columns(service: LiveService, operation: str) -> None:
     """An array in the order of the columns; numbers come back as an array."""
     rows = payments(4)
     response = post(service, f"/models/payments/{operation}", to_npy(rows), NPY, Accept=NPY)
     expected = json_answer(service, operation, rows.tolist(), model="payments")[FIRST[operation]]
-    wanted = payments_named(expected) if operation == "reconstruct" else expected
+    wanted = payments_named(expected) if operation in ("reconstruct", "denoise") else expected
     np.testing.assert_allclose(from_npy(response.content), wanted, rtol=1e-5)
 
 
@@ -148,7 +147,7 @@ def test_arrow_with_one_column_of_fixed_size_lists(service: LiveService, operati
 
 
 @pytest.mark.tf
-@pytest.mark.parametrize("operation", WITHOUT_DENOISE)
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_arrow_with_named_columns_and_passthrough(service: LiveService, operation: str) -> None:
     """Columns in any order; with ``passthrough=true`` they come back beside the results."""
     rows = payments(6)
@@ -158,10 +157,11 @@ def test_arrow_with_named_columns_and_passthrough(service: LiveService, operatio
     plain = from_arrow(post(service, path, to_arrow(columns), ARROW, Accept=ARROW).content)
     both = from_arrow(post(service, f"{path}?passthrough=true", to_arrow(columns), ARROW, Accept=ARROW).content)
     assert {name: both.column(name).to_pylist() for name in COLUMNS} == columns
-    if operation == "reconstruct":
-        rebuilt = np.array([both.column(f"reconstruction.{name}").to_pylist() for name in COLUMNS]).T
-        np.testing.assert_allclose(rebuilt, payments_named(expected["reconstructions"]), rtol=1e-5)
-        assert set(plain.column_names) == {"errors", *COLUMNS}
+    if operation in ("reconstruct", "denoise"):
+        output = "reconstruction" if operation == "reconstruct" else "denoised"
+        rows_of_it = np.array([both.column(f"{output}.{name}").to_pylist() for name in COLUMNS]).T
+        np.testing.assert_allclose(rows_of_it, payments_named(expected[FIRST[operation]]), rtol=1e-5)
+        assert set(plain.column_names) == {*(["errors"] if operation == "reconstruct" else []), *COLUMNS}
     else:
         results = {name for name in expected if isinstance(expected[name], list)}
         assert set(plain.column_names) == results

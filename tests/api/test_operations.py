@@ -12,7 +12,6 @@ from service.store import Store
 from service.training.config import load_config
 from tests.api.samples import (
     OPERATIONS,
-    WITHOUT_DENOISE,
     assert_problem,
     digits,
     in_columns,
@@ -88,7 +87,7 @@ def test_rows_are_answered_in_their_order(service: LiveService, operation: str) 
         np.testing.assert_allclose(np.asarray(back[name])[::-1], forth[name], rtol=TOLERANCE, atol=1e-5)
 
 
-@pytest.mark.parametrize("operation", WITHOUT_DENOISE)
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_named_rows_columns_and_arrays_mean_the_same(service: LiveService, operation: str) -> None:
     """Rows as objects in any key order, as arrays, and column by column give one answer."""
     rows = payments(4)
@@ -120,10 +119,15 @@ def test_reconstructions_of_named_columns_are_named_columns_in_raw_units(service
     assert len(answer["errors"]) == 50
 
 
-def test_a_model_without_denoising_answers_409(service: LiveService) -> None:
-    """``payments`` was not trained with corruption."""
-    problem = assert_problem(service.post("/models/payments/denoise", json={"instances": named(payments(1))}), 409)
-    assert "not trained" in problem["detail"]
+@pytest.mark.parametrize("level", [0.2, 1.0])
+def test_a_table_is_denoised_though_it_was_trained_without_noise(service: LiveService, level: float) -> None:
+    """Noise of any level: six columns with two causes behind them leave much of it to remove."""
+    clean = payments(200)
+    noise = level * np.random.default_rng(1).normal(size=clean.shape)
+    noisy = named((clean + noise * clean.std(axis=0)).astype(np.float32))
+    denoised = service.post("/models/payments/denoise", json={"instances": noisy}).json()["denoised"]
+    left = np.array([[row[name] for name in COLUMNS] for row in denoised]) - clean
+    assert np.mean(np.square(left / clean.std(axis=0))) < 0.6 * level**2
 
 
 def test_missing_values_are_refused_where_the_schema_has_none(service: LiveService) -> None:
@@ -371,7 +375,7 @@ def test_concurrent_mixed_requests_each_get_their_own_answer(service: LiveServic
         version, count, at = (int(random.integers(*limits)) for limits in ((1, 3), (1, 9), (0, 900)))
         operation = OPERATIONS[random.integers(4)]
         requests.append((f"/models/digits/versions/{version}/{operation}", digits(1000)[at : at + count].tolist()))
-        operation = WITHOUT_DENOISE[random.integers(3)]
+        operation = OPERATIONS[random.integers(4)]
         requests.append((f"/models/payments/{operation}", payments(1000)[at : at + count].tolist()))
     expected = [service.post(path, json={"instances": rows}).json() for path, rows in requests]
     with ThreadPoolExecutor(16) as pool:

@@ -245,7 +245,6 @@ class TestLive:
         samples.assert_problem(live.post("/encode", content=b"{", headers={"Content-Type": "application/json"}), 400)
         samples.assert_problem(live.post("/models/nothing/encode", json=body), 404)
         samples.assert_problem(live.http.get("/nothing"), 404)
-        samples.assert_problem(live.post("/models/payments/denoise", json={"instances": [[0] * 6]}), 409)
         samples.assert_problem(live.post("/encode", content=b"x", headers={"Content-Type": "text/plain"}), 415)
         samples.assert_problem(live.post("/encode", json=body, headers={"X-API-Key": "no"}), 401)
         assert live.http.get("/readyz").json() == {"ready": True}

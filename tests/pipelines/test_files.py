@@ -104,7 +104,7 @@ def test_cells_of_a_csv_stay_as_they_stand(tmp_path: Path, trained_store: Path) 
 
 
 @pytest.mark.parametrize("operation", ["encode", "reconstruct"])
-def test_the_other_commands(operation: str, tmp_path: Path, trained_store: Path) -> None:
+def test_the_other_commands(operation: str, tmp_path: Path, trained_store: Path, series_store: Path) -> None:
     """Lists of numbers are columns of their own in CSV."""
     write(tmp_path / "in.csv", rows().head(20))
     done = command(
@@ -113,9 +113,7 @@ def test_the_other_commands(operation: str, tmp_path: Path, trained_store: Path)
     assert done.exit_code == 0, done.output
     wanted = {"encode": ["latent_0", "latent_1"], "reconstruct": ["reconstruction_error", "reconstruction_amount"]}
     assert set(wanted[operation]) <= set(read(tmp_path / "out.csv").columns)
-    refused = command(
-        "denoise", tmp_path / "in.csv", tmp_path / "x.csv", "--store", trained_store, "--model", "payments"
-    )
+    refused = command("denoise", tmp_path / "in.csv", tmp_path / "x.csv", "--store", series_store, "--model", "boiler")
     assert refused.exit_code == 1
     assert "not trained for denoise" in refused.stderr
 

@@ -94,7 +94,7 @@ def test_many_rows_are_called_in_pieces(payments: Scorer) -> None:
     np.testing.assert_allclose(whole[4990:], apart, rtol=1e-5)
 
 
-def test_other_operations(trained_store: Path) -> None:
+def test_other_operations(trained_store: Path, series_store: Path) -> None:
     """Named columns come back under the operation's name, latents as one column of lists."""
     latents = Scorer(str(trained_store), "payments", operation="encode")(pa.table(columns()))
     assert latents["latent"].type.list_size == 2
@@ -102,7 +102,7 @@ def test_other_operations(trained_store: Path) -> None:
     wanted = [*(f"reconstruction_{name}" for name in COLUMNS), "reconstruction_error"]
     assert sorted(made.column_names[7:]) == sorted(wanted)
     with pytest.raises(OperationNotSupported):
-        Scorer(str(trained_store), "payments", operation="denoise")
+        Scorer(str(series_store), "boiler", operation="denoise")
 
 
 def test_options(trained_store: Path, expected: Results) -> None:

@@ -58,6 +58,5 @@ def export_model(trained: "TrainedModel", folder: Path) -> Path:
 
     rows = take_rows(trained.dataset.rows, trained.split.test)
     sample = choose_sample(trained.graph, trained.calibration, rows)
-    denoises = trained.config.corruption != "none"
-    export(folder, trained.graph, trained.calibration, denoises=denoises, sample=sample)
+    export(folder, trained.graph, trained.calibration, sample=sample)
     return folder

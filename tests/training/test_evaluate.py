@@ -56,7 +56,10 @@ def test_warnings(table_model: "TrainedModel") -> None:
     assert "PCA with the same latent size" in warned(replace(fine, pca=Errors(0.5, 0.5, 0.5)))
     assert "reconstructed no better" in warned(replace(fine, pca=Errors(1, 1, 1.005)))
     assert "No epoch was better" in warned(replace(fine, best_epoch=0))
-    assert "noisy" in warned(replace(fine, denoising=Denoising(1, 2, None, None)))
+    in_vain = replace(fine, denoising=Denoising(1, 2, None, None))
+    assert warned(in_vain) == ""  # nobody asked for it
+    config = load_config(corruption="gaussian")
+    assert "noisy" in warned(in_vain)
     assert "7.80% of the test rows" in warned(replace(fine, test_alarm_rate=0.078))
     assert "0.00% of the test rows" in warned(replace(fine, test_alarm_rate=0.0))
     assert warned(replace(fine, test_alarm_rate=0.015)) == ""  # less than twice the rate

@@ -219,3 +219,29 @@ def test_a_version_holds_no_training_row(tmp_path: Path) -> None:
     for table in (rows, scaled):
         assert not any(is_held(table[row, at : at + 2]) for row in seen for at in range(5))
         assert not any(is_held(table[row, at : at + 1]) for row in np.intersect1d(seen, unusual) for at in range(6))
+
+
+@pytest.mark.parametrize("level", [0.15, 0.5, 1.0, 3.0])
+def test_noise_of_any_level_is_removed(level: float) -> None:
+    """Ten columns with two causes behind them: more than half of the noise can be told apart."""
+    random = np.random.default_rng(3)
+    mix = random.normal(size=(2, 10)) / np.sqrt(2)
+
+    def draw(count: int) -> NDArray[np.float32]:
+        rows = random.normal(size=(count, 2)) @ mix + 0.05 * random.normal(size=(count, 10))
+        return np.asarray(rows, np.float32)
+
+    fitted, clean = fit(draw(3000)), draw(500)
+    spread = clean.std(axis=0)
+    noisy = clean + level * spread * random.normal(size=clean.shape).astype(np.float32)
+    left = (fitted.denoised(passed(noisy.astype(np.float32))).numpy() - clean) / spread
+    assert np.mean(np.square(left)) < 0.5 * level**2
+
+
+def test_a_row_without_noise_is_hardly_moved_by_denoising() -> None:
+    """And one with gaps or values far out stays finite."""
+    rows = normal(2000, seed=0)
+    fitted, clean = fit(rows), normal(300, seed=1)
+    moved = fitted.denoised(passed(clean)).numpy() - clean
+    assert np.mean(np.square(moved)) < 0.02
+    assert np.isfinite(fitted.denoised(passed(np.full((1, 5), 1e30, np.float32)))).all()
