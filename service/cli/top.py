@@ -120,7 +120,7 @@ def frame(url: str, interval: "Interval", models: "list[Model]") -> "RenderableT
 def _latency(interval: "Interval") -> "RenderableType":
     from rich.table import Table
 
-    table = Table("stage", title="Latency in ms", title_justify="left")
+    table = Table("stage", title="Latency in ms", title_justify="left", box=None)
     for name in ("p50", "p99"):
         table.add_column(name, justify="right")
     for stage, values in interval.latency_ms.items():
@@ -133,9 +133,13 @@ def _versions(interval: "Interval", models: "list[Model]") -> "RenderableType":
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("model", "version", "state", "aliases", title="Versions", title_justify="left")
-    for name in ("rows scored/s", "alert rate", "score drift", "column drift"):
-        table.add_column(name, justify="right")
+    # For 80 columns: no frame, an alias a line; only a long name of a model is broken.
+    table = Table(title="Versions", title_justify="left", box=None)
+    table.add_column("version", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    table.add_column("aliases", no_wrap=True)
+    for name in ("rows\nscored/s", "alert\nrate", "score\ndrift", "column\ndrift"):
+        table.add_column(name, justify="right", no_wrap=True)
     for model in models:
         for version in model.versions:
             key = (model.name, str(version.version))
@@ -145,10 +149,9 @@ def _versions(interval: "Interval", models: "list[Model]") -> "RenderableType":
             if version.version == model.default_version:
                 aliases.append("(default)")
             table.add_row(
-                escape(model.name),
-                str(version.version),
+                f"{escape(model.name)} {version.version}",
                 f"[red]{version.state}[/red]" if version.state == "failed" else version.state,
-                escape(", ".join(aliases)),
+                escape("\n".join(aliases)),
                 f"{rows / interval.seconds:.1f}",
                 f"{alerts / rows:.2%}" if rows else "",
                 *(_drift(interval.gauges[f"{name}_drift_psi"].get(key)) for name in ("score", "feature")),

@@ -1,5 +1,6 @@
 """``autoencoder top``: the interval between two readings of a live service, and the screen made of it."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from tests.live import LiveService
 Serve = Callable[..., LiveService]
 
 
-def top(url: str) -> Result:
-    return CliRunner().invoke(app, ["top", "--once", "--interval", "0.1", "--url", url], env={"COLUMNS": "160"})
+def top(url: str, *, width: int = 160) -> Result:
+    return CliRunner().invoke(app, ["top", "--once", "--interval", "0.1", "--url", url], env={"COLUMNS": str(width)})
 
 
 @pytest.fixture
@@ -72,6 +73,23 @@ def test_one_screen(live: LiveService) -> None:
     assert result.exit_code == 0, result.output
     for expected in (live.url, "requests/s", "whole request", "refusals     none", "pumps", "production", "available"):
         assert expected in result.output
+
+
+def test_a_terminal_of_80_columns(live: LiveService) -> None:
+    """Every name and figure is whole, each version on lines of its own; a drift only from 100 scored rows on."""
+    for alias in ("production", "candidate"):
+        live.http.put(f"/models/pumps/aliases/{alias}", json={"version": 2})
+    for rows in (50, 49):
+        live.post("/anomaly-score", json={"instances": [[1, 2]] * rows})
+    lines = top(live.url, width=80).output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines)
+    version = next(line for line in lines if line.strip().startswith("pumps 2"))
+    assert version.split()[2:] == ["available", "production", "0.0"]
+    live.post("/anomaly-score", json={"instances": [[1, 2]]})
+    lines = top(live.url, width=80).output.splitlines()
+    version = next(line for line in lines if line.strip().startswith("pumps 2"))
+    assert re.fullmatch(r"available production 0\.0( \d+\.\d{3}){2}", " ".join(version.split()[2:]))
 
 
 def test_nobody_there() -> None:
