@@ -92,6 +92,11 @@ class Traversals(BaseModel):
     limit_sd: float = Field(description="The first and the last step, in standard deviations.")
     width: int = Field(description="Of one image in the picture, in pixels.")
     height: int
+    plane_sd: tuple[float, float] | None = Field(
+        None,
+        description="Below the directions the picture has the plane of the map, the highest line first; its standard "
+        "deviations along x and y. null: none.",
+    )
 
 
 class LatentMap(BaseModel):

@@ -26,6 +26,7 @@ from service.schemas import (
     take_rows,
     times_as_numbers,
 )
+from service.scoring import conformal_threshold
 from service.store import HISTORY, LATENT_MAP, TRAVERSALS
 from service.training.gate import run_version, spreads
 from service.words import ANOMALY_SCORE, ENCODE, RECONSTRUCT
@@ -137,6 +138,17 @@ class Evidence:
     @property
     def worst(self) -> NDArray[np.intp]:
         return self.by_error[::-1][:SHOWN_ROWS]
+
+    def pixel_error_limit(self, false_alarm_rate: float) -> float | None:
+        """The squared error, in raw units and summed over channels, that the worst pixel of an ordinary image exceeds
+        with a probability of at most ``false_alarm_rate``; None where rows are no images.
+        """
+        if self.schema.kind != "image":
+            return None
+        height, width = self.schema.row_shape[:2]
+        squares = np.square(self.rows[INSTANCES].astype(np.float64) - self.rebuilt["reconstruction"])
+        largest = squares.reshape(self.count, height * width, -1).sum(axis=2).max(axis=1)
+        return float(conformal_threshold(largest, false_alarm_rate))
 
 
 def gather(version: LoadedModel, rows: Rows, *, test_rows: int) -> Evidence:
@@ -311,27 +323,37 @@ def _write_traversals(
     schema: InputSchema,
     decode: Callable[[NDArray[np.float32]], NDArray[np.float32]],
 ) -> dict[str, Any]:
-    """A picture of decoded latents, a line a direction: from -3 to +3 standard deviations about the mean latent."""
+    """A picture of decoded latents, from -3 to +3 standard deviations about the mean latent.
+
+    A line for each direction, then the plane of the first two, as the map shows it: a line for each step along the
+    second, the highest first.
+    """
     from PIL import Image
 
     components, deviations = directions.components[:DIRECTIONS], directions.deviations[:DIRECTIONS]
     steps = np.linspace(-LIMIT_SD, LIMIT_SD, STEPS)
-    moved = steps[None, :, None] * (deviations[:, None] * components)[:, None, :] + directions.mean
-    images = decode(moved.reshape(-1, moved.shape[-1]).astype(np.float32))
+    moves = deviations[:, None] * components
+    moved = (steps[None, :, None] * moves[:, None, :]).reshape(-1, moves.shape[1])
+    has_plane = len(moves) > 1
+    if has_plane:
+        across, up = np.meshgrid(steps, steps[::-1])
+        moved = np.concatenate([moved, np.stack([across, up], axis=2).reshape(-1, 2) @ moves[:2]])
+    images = decode((moved + directions.mean).astype(np.float32))
     height, width, channels = image_shape(schema) or (1, 1, 1)
     low, high = schema.value_range or (float(images.min()), float(images.max()))
     levels = np.clip((images - low) / max(high - low, 1e-30), 0, 1).reshape(-1, height, width, channels)
     pixels = np.rint(levels * 255).astype(np.uint8)
     scale = min(1.0, MAX_TILE / max(height, width))
     tile = (max(1, round(width * scale)), max(1, round(height * scale)))
-    sheet = Image.new("RGB" if channels == 3 else "L", (tile[0] * STEPS, tile[1] * len(components)))
+    sheet = Image.new("RGB" if channels == 3 else "L", (tile[0] * STEPS, tile[1] * (len(images) // STEPS)))
     for number, image in enumerate(pixels):
         drawn = Image.fromarray(image if channels == 3 else image[..., 0])
         if scale < 1:
             drawn = drawn.resize(tile, Image.Resampling.LANCZOS)
         sheet.paste(drawn, (number % STEPS * tile[0], number // STEPS * tile[1]))
     sheet.save(path, format="PNG", optimize=True)
-    return {"directions": len(components), "steps": STEPS, "limit_sd": LIMIT_SD, "width": tile[0], "height": tile[1]}
+    layout = {"directions": len(components), "steps": STEPS, "limit_sd": LIMIT_SD, "width": tile[0], "height": tile[1]}
+    return {**layout, "plane_sd": _short(deviations[:2]) if has_plane else None}
 
 
 def _short(values: Any, *, digits: int = DIGITS) -> list[float]:

@@ -184,6 +184,7 @@ def recalibrate(
             "test_alarm_rate": alarm_rate(evidence.scores, calibration.threshold),
             "false_alarms": asdict(measure_alarms(calibration, evidence.scores)),
             "point_false_alarms": alarms and asdict(alarms),
+            "pixel_error_limit": evidence.pixel_error_limit(config.false_alarm_rate),
             "comparison": comparison.record() if comparison else None,
         }
         described = blank.model_copy(update={"metrics": metrics})

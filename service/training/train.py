@@ -388,14 +388,16 @@ def publish_model(
                 known = None if labels is None else labels[unseen]
                 comparison = compare(exported, production, take_rows(dataset.rows, unseen), labels=known)
 
-        def build_manifest(number: int, digests: dict[str, str]) -> Manifest:
-            metrics = _metrics(trained, comparison)
-            return blank.model_copy(update={"version": number, "digests": digests, "metrics": metrics})
-
-        described = build_manifest(1, {})
         # Of rows that were not fitted: of the others everything drawn would be too flattering.
         held_back = take_rows(dataset.rows, np.concatenate([split.test, split.calibration, split.validation]))
         evidence = gather(exported, held_back, test_rows=len(split.test))
+        pixel_error_limit = evidence.pixel_error_limit(trained.config.false_alarm_rate)
+
+        def build_manifest(number: int, digests: dict[str, str]) -> Manifest:
+            metrics = {**_metrics(trained, comparison), "pixel_error_limit": pixel_error_limit}
+            return blank.model_copy(update={"version": number, "digests": digests, "metrics": metrics})
+
+        described = build_manifest(1, {})
         draws = partial(decode, trained.graph) if image_shape(dataset.schema) is not None else None
         latents = (evidence.latents, evidence.latent_scores)
         with ThreadPoolExecutor(1, "latent-map") as beside:

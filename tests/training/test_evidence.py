@@ -62,3 +62,19 @@ def test_best_and_worst(orders: Evidence) -> None:
     """The rows shown are those with the least and with the greatest error."""
     assert orders.best.tolist() == [0, 1, 2, 3, 4, 5]
     assert orders.worst.tolist() == [399, 398, 397, 396, 395, 394]
+
+
+def test_the_worst_pixel_of_ordinary_images() -> None:
+    """A limit that at most the false-alarm rate of them exceeds; summed over channels, in raw units."""
+    random = np.random.default_rng(0)
+    images = random.uniform(0, 255, (199, 4, 6, 3)).astype(np.float32)
+    rebuilt = images.copy()
+    rebuilt[np.arange(199), 1, 2] += np.sqrt(np.arange(1, 200, dtype=np.float32))[:, None]
+    schema = InputSchema(kind="image", row_shape=(4, 6, 3), value_range=(0.0, 255.0))
+    found = evidence_of(schema, {INSTANCES: images}, {"reconstruction": rebuilt})
+    assert found.pixel_error_limit(0.05) == pytest.approx(3 * 190, rel=1e-4)
+
+
+def test_a_table_has_no_pixels(orders: Evidence) -> None:
+    """And no limit of their errors."""
+    assert orders.pixel_error_limit(0.05) is None

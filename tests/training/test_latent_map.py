@@ -82,8 +82,8 @@ def test_traversals_are_what_the_decoder_makes_of_each_step(tmp_path: Path, shap
     directions = find_directions(rows[0])
 
     def decode(moved: NDArray[np.float32]) -> NDArray[np.float32]:
-        along = (moved - directions.mean) @ directions.components[0] / directions.deviations[0]
-        level = (8 + 2 * along).reshape(-1, *([1] * len(shape)))
+        along, up = ((moved - directions.mean) @ directions.components[:2].T / directions.deviations[:2]).T
+        level = (8 + 2 * along + 0.6 * up).reshape(-1, *([1] * len(shape)))
         return np.broadcast_to(level, (len(moved), *shape)).astype(np.float32)
 
     write_latent_map(tmp_path, *rows, schema, decode=decode, seed=0)
@@ -92,7 +92,10 @@ def test_traversals_are_what_the_decoder_makes_of_each_step(tmp_path: Path, shap
     assert max(layout["width"], layout["height"]) <= MAX_TILE
     with Image.open(tmp_path / TRAVERSALS) as sheet:
         assert sheet.mode == mode
-        assert sheet.size == (layout["width"] * STEPS, layout["height"] * DIRECTIONS)
-        grey = np.asarray(sheet.convert("L"))[:: layout["height"], :: layout["width"]]
-    assert (np.diff(grey[0].astype(int)) > 0).all()
-    assert np.ptp(grey[1:].astype(int)) <= 1  # the other directions do not change what this decoder sees
+        assert sheet.size == (layout["width"] * STEPS, layout["height"] * (DIRECTIONS + STEPS))
+        grey = np.asarray(sheet.convert("L"))[:: layout["height"], :: layout["width"]].astype(int)
+    assert (np.diff(grey[0]) > 0).all()
+    assert np.ptp(grey[2:DIRECTIONS]) <= 1  # the other directions do not change what this decoder sees
+    assert (np.diff(grey[DIRECTIONS:], axis=1) > 0).all()  # the plane, as the map shows it
+    assert (np.diff(grey[DIRECTIONS:], axis=0) < 0).all()
+    assert layout["plane_sd"] == pytest.approx(directions.deviations[:2], rel=1e-3)

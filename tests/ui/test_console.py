@@ -222,8 +222,8 @@ def test_a_drawing_is_reconstructed_as_it_is_drawn(service: LiveService, open_pa
     """Input, reconstruction, denoised and error map side by side; a scribble is no digit."""
     page = open_page(f"{service.url}/ui#/try/digits/2", size=size)
     settled(page, "Try it")
-    expect(page.locator(".pictures canvas")).to_have_count(4)
-    for title in ("Input", "Reconstruction", "Denoised", "Error map"):
+    expect(page.locator(".pictures canvas")).to_have_count(5)
+    for title in ("Input", "Reconstruction", "Denoised", "Error map", "Error over the input"):
         expect(page.get_by_role("img", name=title, exact=True)).to_be_visible()
     page.get_by_role("button", name="Clear").click()
     canvas = page.get_by_role("application")

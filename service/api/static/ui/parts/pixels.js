@@ -13,9 +13,9 @@ export function levelsOf(row, { low, high }) {
   return Float32Array.from(row.flat(Infinity), (value) => Math.min(1, Math.max(0, (value - low) / (high - low || 1))));
 }
 
-/** Nested values of levels. */
+/** Nested values of levels, the numbers of type float32 that the service makes of such an image. */
 export function rowOf(levels, { height, width, channels, low, high, hasChannelAxis }) {
-  const valueAt = (at) => Math.round((low + levels[at] * (high - low)) * 1e4) / 1e4;
+  const valueAt = (at) => Number(Math.fround(low + levels[at] * (high - low)).toPrecision(9));
   return Array.from({ length: height }, (_, y) => Array.from({ length: width }, (_unused, x) => {
     const at = (y * width + x) * channels;
     return hasChannelAxis ? Array.from({ length: channels }, (_more, channel) => valueAt(at + channel)) : valueAt(at);
@@ -31,31 +31,30 @@ export function heat(level) {
   return STOPS[at].map((from, channel) => from + (STOPS[at + 1][channel] - from) * (place - at));
 }
 
-/** Shares by pixel, summed over the channels. */
-export function byPixel(map, { height, width, channels }) {
-  const flat = map.flat(Infinity);
-  return Array.from({ length: height * width }, (_, at) => {
-    let sum = 0;
-    for (let channel = 0; channel < channels; channel += 1) sum += flat[at * channels + channel];
-    return sum;
-  });
+/** Squared difference of each pixel of two rows, summed over its channels. */
+export function pixelErrors(row, other, { height, width, channels }) {
+  const [one, two] = [row.flat(Infinity), other.flat(Infinity)];
+  const errors = new Float32Array(height * width);
+  one.forEach((value, at) => { errors[Math.floor(at / channels)] += (value - two[at]) ** 2; });
+  return errors;
 }
 
-/** Fill an ImageData: levels by channel, or a heat map when there is one level a pixel and isHeat is set. */
-export function paint(context, levels, { height, width, channels }, isHeat = false) {
+/** Fill an ImageData: levels by channel, under a heat map of one level a pixel where there is one. */
+export function paint(context, levels, { height, width, channels }, errors = null) {
   const picture = context.createImageData(width, height);
   for (let at = 0; at < height * width; at += 1) {
-    const rgb = isHeat ? heat(levels[at]) : channels >= 3
-      ? [0, 1, 2].map((channel) => 255 * levels[at * channels + channel])
-      : Array(3).fill(255 * levels[at * channels]);
-    picture.data.set([...rgb, 255], at * 4);
+    const rgb = levels === null ? [0, 0, 0] : channels >= 3 ? [0, 1, 2].map((channel) => 255 * levels[at * channels + channel]) : Array(3).fill(255 * levels[at * channels]);
+    const cover = errors === null ? 0 : levels === null ? 1 : Math.min(1, 2 * errors[at]);
+    const glow = cover && heat(errors[at]);
+    picture.data.set([...rgb.map((part, channel) => (cover ? part + (glow[channel] - part) * cover : part)), 255], at * 4);
   }
   context.putImageData(picture, 0, 0);
 }
 
-export function Picture({ title, note, levels, layout, isHeat = false }) {
+/** An image; with errors, levels from 0 to 1 of a heat map, that lie over it, or stand alone where levels are null. */
+export function Picture({ title, note, levels = null, errors = null, layout }) {
   const element = useRef();
-  useEffect(() => { paint(element.current.getContext("2d"), levels, layout, isHeat); }, [levels, layout, isHeat]);
+  useEffect(() => { paint(element.current.getContext("2d"), levels, layout, errors); }, [levels, layout, errors]);
   return html`<figure><canvas class="pixels" ref=${element} width=${layout.width} height=${layout.height} role="img" aria-label=${title} style=${{ "--aspect": `${layout.width} / ${layout.height}` }}></canvas>
     <figcaption><b>${title}</b>${note ? html` · ${note}` : ""}</figcaption></figure>`;
 }

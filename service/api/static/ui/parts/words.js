@@ -96,22 +96,6 @@ export function explanation({ what = "row", pValue, calibrationRows, contributio
   return `${strange}; ${flagged ? "mostly because" : "what stands out most is that"} ${list(chiefly.map((each) => finding(each, nameOf)))}.`;
 }
 
-/** Where in an image most of the error is: "the upper left", "the middle". */
-export function place(shares, height, width) {
-  let total = 0, x = 0, y = 0;
-  shares.forEach((share, at) => {
-    total += share;
-    y += share * (Math.floor(at / width) + 0.5);
-    x += share * ((at % width) + 0.5);
-  });
-  if (!total) return "the whole image";
-  const [across, down] = [x / total / width, y / total / height];
-  const side = across < 0.42 ? "left" : across > 0.58 ? "right" : "";
-  const end = down < 0.42 ? "upper" : down > 0.58 ? "lower" : "";
-  if (!side && !end) return "the middle";
-  return `the ${end && side ? `${end} ${side}` : end ? `${end} part` : `${side} side`}`;
-}
-
 /** Name of a feature of a schema: its column, or its place in the row. stepName: of a step of a window. */
 export function featureName(schema, stepName = (step) => `step ${step + 1}`) {
   return (feature) => {

@@ -1,8 +1,10 @@
-// An image: drawn by hand, from a file, or a sample.
+// An image: drawn by hand, from files, or a sample.
 import { Card, Failure, Tabs, html, useEffect, useMemo, useRef, useState } from "../parts/base.js";
+import { droppedFiles, levelsOfFile } from "../parts/image-files.js";
 import { layoutOf, levelsOf, paint, rowOf } from "../parts/pixels.js";
+import { Gallery } from "./gallery.js";
 
-export default function ImageInput({ schema, samples, start, onRow }) {
+export default function ImageInput({ schema, samples, start, base, onRow, onRows, isScored }) {
   const layout = useMemo(() => layoutOf(schema), [schema]);
   const blank = () => new Float32Array(layout.height * layout.width * layout.channels);
   const [levels, setLevels] = useState(() => (start ? levelsOf(start, layout) : samples[0] ? levelsOf(samples[0], layout) : blank()));
@@ -12,8 +14,8 @@ export default function ImageInput({ schema, samples, start, onRow }) {
   const takeSample = () => { const next = (sample + 1) % samples.length; setSample(next); setLevels(levelsOf(samples[next], layout)); };
   const noisy = () => setLevels(levels.map((level) => Math.min(1, Math.max(0, level + 0.22 * normal()))));
   return html`<${Card} title="The image" aside=${html`<span class="small muted">${layout.width} × ${layout.height}${layout.channels > 1 ? ` × ${layout.channels}` : ""}</span>`}>
-    <${Tabs} label="How to give the image" tabs=${[["draw", "Draw"], ["file", "File"]]} chosen=${tab} onChoose=${setTab} />
-    ${tab === "draw" ? html`<${Drawing} layout=${layout} levels=${levels} onLevels=${setLevels} />` : html`<${FromFile} layout=${layout} levels=${levels} onLevels=${setLevels} />`}
+    <${Tabs} label="How to give the image" tabs=${[["draw", "Draw"], ["files", "Files"]]} chosen=${tab} onChoose=${setTab} />
+    ${tab === "draw" ? html`<${Drawing} layout=${layout} levels=${levels} onLevels=${setLevels} />` : html`<${FromFiles} layout=${layout} levels=${levels} onLevels=${setLevels} base=${base} isScored=${isScored} onRows=${onRows} />`}
     <div class="row" style=${{ marginTop: "14px" }}>
       ${samples.length > 0 && html`<button type="button" class="button small" onClick=${takeSample}>Another sample</button>`}
       <button type="button" class="button small" onClick=${noisy}>Add noise</button>
@@ -87,41 +89,28 @@ function Drawing({ layout, levels, onLevels }) {
       <label class="row"><input type="checkbox" checked=${pen.erases} onChange=${(event) => setPen({ ...pen, erases: event.target.checked })} /> Erase</label></div></div>`;
 }
 
-function FromFile({ layout, levels, onLevels }) {
+/** One file becomes the row; of several each is scored, and the one that is opened becomes the row. */
+function FromFiles({ layout, levels, onLevels, base, isScored, onRows }) {
   const [problem, setProblem] = useState(null);
   const [over, setOver] = useState(false);
+  const [files, setFiles] = useState(null);
   const shown = useRef();
   useEffect(() => { paint(shown.current.getContext("2d"), levels, layout); }, [levels]);
-  const take = async (file) => {
-    if (!file) return;
-    try {
-      onLevels(await levelsOfFile(file, layout));
-      setProblem(null);
-    } catch {
-      setProblem(Object.assign(new Error("The browser cannot read it as an image."), { title: "Not an image" }));
-    }
+  const open = (file) => levelsOfFile(file, layout).then(
+    (read) => { onLevels(read); setProblem(null); },
+    () => setProblem(Object.assign(new Error("The browser cannot read it as an image."), { title: "Not an image" })),
+  );
+  const take = (chosen) => {
+    setFiles(chosen.length > 1 ? chosen : null);
+    if (chosen.length === 1) open(chosen[0]);
   };
-  return html`<div class="stack"><div class=${`drop ${over ? "over" : ""}`} onDragOver=${(event) => { event.preventDefault(); setOver(true); }} onDragLeave=${() => setOver(false)} onDrop=${(event) => { event.preventDefault(); setOver(false); take(event.dataTransfer.files[0]); }}>
-      <label>Drop an image here, or choose one: <input type="file" accept="image/*" aria-label="Image file" onChange=${(event) => take(event.target.files[0])} /></label>
-      <p class="small">It is cut to shape and made as small as the model's images, in this browser.</p></div>
-    <div class="drawing"><canvas class="pixels" ref=${shown} width=${layout.width} height=${layout.height} role="img" aria-label="The image as the model sees it" style=${{ "--aspect": `${layout.width} / ${layout.height}` }}></canvas></div>
-    <${Failure} problem=${problem} /></div>`;
-}
-
-/** The middle of an image file, as large as the model's rows, in grey or colour. */
-async function levelsOfFile(file, { height, width, channels }) {
-  const bitmap = await createImageBitmap(file);
-  const scale = Math.max(width / bitmap.width, height / bitmap.height);
-  const canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, (width - bitmap.width * scale) / 2, (height - bitmap.height * scale) / 2, bitmap.width * scale, bitmap.height * scale);
-  const { data: bytes } = context.getImageData(0, 0, width, height);
-  const levels = new Float32Array(height * width * channels);
-  for (let at = 0; at < height * width; at += 1) {
-    const [red, green, blue, alpha] = bytes.subarray(at * 4, at * 4 + 4);
-    const parts = channels >= 3 ? [red, green, blue, alpha] : [0.299 * red + 0.587 * green + 0.114 * blue];
-    for (let channel = 0; channel < channels; channel += 1) levels[at * channels + channel] = (parts[channel] ?? 255) / 255;
-  }
-  return levels;
+  const drop = async (event) => { event.preventDefault(); setOver(false); take(await droppedFiles(event.dataTransfer)); };
+  const choose = (event) => take([...event.target.files]);
+  return html`<div class="stack"><div class=${`drop stack ${over ? "over" : ""}`} onDragOver=${(event) => { event.preventDefault(); setOver(true); }} onDragLeave=${() => setOver(false)} onDrop=${drop}>
+      <label>Drop images or a folder here, or choose images: <input type="file" accept="image/*" multiple aria-label="Image file" onChange=${choose} /></label>
+      <label>or a folder: <input type="file" webkitdirectory aria-label="Image folder" onChange=${choose} /></label>
+      <p class="small">Each is turned upright and brought to the size of the model's images, in this browser.</p></div>
+    <${Failure} problem=${problem} />
+    ${files && html`<${Gallery} key=${files} files=${files} layout=${layout} base=${base} isScored=${isScored} onOpen=${open} onRows=${onRows} />`}
+    <div class="drawing"><canvas class="pixels" ref=${shown} width=${layout.width} height=${layout.height} role="img" aria-label="The image as the model sees it" style=${{ "--aspect": `${layout.width} / ${layout.height}` }}></canvas></div></div>`;
 }

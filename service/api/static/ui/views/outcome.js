@@ -1,9 +1,10 @@
 // What the model said of one row: the verdict, what is at fault, the row beside its reconstruction, and the threshold.
 import { Card, Uncalibrated, html, useMemo } from "../parts/base.js";
 import { LineChart } from "../parts/charts.js";
-import { Picture, byPixel, layoutOf, levelsOf } from "../parts/pixels.js";
+import { Picture, layoutOf, levelsOf, pixelErrors } from "../parts/pixels.js";
+import { region } from "../parts/region.js";
 import { ThresholdStudy } from "../parts/threshold.js";
-import { explanation, featureName, finding, number, place, portion } from "../parts/words.js";
+import { explanation, featureName, finding, number, percent, portion } from "../parts/words.js";
 
 export function Outcome({ study, row, detail, calibration, model, version }) {
   const schema = detail.input;
@@ -11,25 +12,31 @@ export function Outcome({ study, row, detail, calibration, model, version }) {
   return html`<div class="stack" data-outcome=${study.flagged ? "flagged" : "ordinary"}>
     ${calibration ? html`<div class=${`verdict ${study.flagged ? "flagged" : ""}`} role="status">
       <h2>${study.flagged ? "Flagged as an anomaly" : study.pValue < 0.1 ? "Unusual, but not flagged" : "Ordinary"}</h2>
-      <p>${sentence(study, schema, calibration)}</p>
+      <p>${sentence(study, detail, calibration)}</p>
       <p class="small muted">Score ${number(study.score)}, threshold ${number(study.threshold)}, p-value ${number(study.pValue, 3)}${study.latent ? html` · <a href=${`#/latent/${link}`}>see it in the latent space</a>` : ""}</p>
     </div>` : html`<${Uncalibrated} model=${model} version=${version} />`}
-    ${schema.kind === "image" ? html`<${Images} study=${study} row=${row} schema=${schema} />` : schema.kind === "timeseries" ? html`<${Series} study=${study} row=${row} schema=${schema} />` : null}
+    ${schema.kind === "image" ? html`<${Images} study=${study} row=${row} detail=${detail} />` : schema.kind === "timeseries" ? html`<${Series} study=${study} row=${row} schema=${schema} />` : null}
     ${study.contributions && html`<${AtFault} contributions=${study.contributions} schema=${schema} flagged=${study.flagged} />`}
     ${schema.kind === "tabular" && html`<${Beside} study=${study} row=${row} schema=${schema} />`}
     ${calibration && html`<${Card} title="Among ordinary rows"><${ThresholdStudy} calibration=${calibration} score=${study.score} /><//>`}
   </div>`;
 }
 
-function sentence(study, schema, calibration) {
-  const because = schema.kind === "image" && study.map ? `${place(byPixel(study.map, layoutOf(schema)), ...layoutSize(schema))} does not look as the model expects` : null;
+function sentence(study, { input: schema, metrics }, calibration) {
+  const because = schema.kind === "image" ? whereWrong(study, schema, metrics.pixel_error_limit) : null;
   const what = { image: "image", timeseries: "window" }[schema.kind] ?? "row";
   return explanation({ ...study, what, calibrationRows: calibration.rows, nameOf: featureName(schema), because });
 }
 
-function layoutSize(schema) {
-  const { height, width } = layoutOf(schema);
-  return [height, width];
+/** Where an image is not as expected: of the errors only what is more than in ordinary images, if anything is. */
+function whereWrong(study, schema, limit = Infinity) {
+  const layout = layoutOf(schema);
+  const errors = pixelErrors(study.row, study.reconstruction, layout);
+  const excess = errors.map((error) => Math.max(0, error - limit));
+  const isBeyond = excess.some(Boolean);
+  const where = region(isBeyond ? excess : errors, layout);
+  if (isBeyond || !Number.isFinite(limit)) return `${where} ${/ and |parts/.test(where) ? "do" : "does"} not look as the model expects`;
+  return `the image as a whole is unusual: no pixel is off by more than in ordinary images, and most of the error is in ${where}`;
 }
 
 /** The features with the largest shares, each with what was seen and what was expected. */
@@ -45,23 +52,27 @@ function AtFault({ contributions, schema, flagged }) {
     <p class="small muted" style=${{ marginTop: "12px" }}>Shares of the score; all of them add up to 100 %.</p><//>`;
 }
 
-function Images({ study, row, schema }) {
-  const layout = useMemo(() => layoutOf(schema), [schema]);
+function Images({ study, row, detail }) {
+  const layout = useMemo(() => layoutOf(detail.input), [detail]);
+  const limit = detail.metrics.pixel_error_limit;
   const drawn = useMemo(() => {
-    const shares = study.map && byPixel(study.map, layout);
-    const greatest = shares && Math.max(...shares, 1e-12);
+    const errors = pixelErrors(row, study.reconstruction, layout);
+    const brightest = limit ? 2 * limit : Math.max(...errors, 1e-12);
     return {
       input: levelsOf(row, layout), reconstruction: levelsOf(study.reconstruction, layout),
-      denoised: study.denoised && levelsOf(study.denoised, layout), map: shares?.map((share) => share / greatest),
+      denoised: study.denoised && levelsOf(study.denoised, layout), errors: errors.map((error) => Math.min(1, error / brightest)),
     };
   }, [study]);
-  const grey = { ...layout, channels: 1 };
   return html`<${Card} title="What went in, and what came out"><div class="pictures">
     <${Picture} title="Input" levels=${drawn.input} layout=${layout} />
     <${Picture} title="Reconstruction" note="what the model expects" levels=${drawn.reconstruction} layout=${layout} />
     ${drawn.denoised && html`<${Picture} title="Denoised" note="noise taken away" levels=${drawn.denoised} layout=${layout} />`}
-    ${drawn.map && html`<${Picture} title="Error map" note="bright: not as expected" levels=${drawn.map} layout=${grey} isHeat=${true} />`}
-  </div><//>`;
+    <${Picture} title="Error map" note="squared difference" errors=${drawn.errors} layout=${layout} />
+    <${Picture} title="Error over the input" levels=${drawn.input} errors=${drawn.errors} layout=${layout} />
+  </div>
+  <p class="row small muted" style=${{ marginTop: "12px" }}><span class="ramp heat" role="img" aria-label="Colours from black, no error, over red to pale yellow"></span>
+    ${limit ? `Up to red: errors that ordinary images have too; ${percent(1 - detail.calibration.false_alarm_rate)} of them have no pixel beyond it. Orange and yellow: more than that.`
+      : "Relative to the largest error of this image: this version does not know how large the errors of ordinary images are. Recalibrate it, and it does."}</p><//>`;
 }
 
 /** A series by channel: [[…], …]. */

@@ -41,7 +41,7 @@ function Bench({ model, version, detail, alert }) {
   const [row, setRow] = useState(alert.length ? null : before?.row ?? null);
   const answer = useStudy(base, detail, row, (study) => tried.keep({ model, version, row, ...study }));
   return html`<${Loaded} state=${ground} what="Loading">${({ calibration, samples, Input, flagged }) => html`<div class="wide-left">
-    <div class="stack"><${Glance} study=${answer.problem ? null : answer.value} /><${Input} schema=${schema} samples=${samples} start=${row ?? flagged} base=${base} onRow=${setRow} study=${answer.value} problem=${answer.problem} isScored=${Boolean(calibration)} /></div>
+    <div class="stack"><${Glance} study=${answer.problem ? null : answer.value} /><${Input} schema=${schema} samples=${samples} start=${row ?? flagged} base=${base} onRow=${setRow} onRows=${(rows) => tried.keepBatch(model, version, rows)} study=${answer.value} problem=${answer.problem} isScored=${Boolean(calibration)} /></div>
     <div class="stack" id="outcome">
       ${answer.problem ? html`<${Failure} problem=${answer.problem} />` : answer.value ? html`<${Outcome} study=${answer.value} row=${answer.value.row} detail=${detail} calibration=${calibration} model=${model} version=${version} />`
         : row ? html`<${Loading} what="Asking the model" />`
@@ -80,9 +80,9 @@ export async function studyOf(base, detail, row, signal) {
   const body = { instances: [row] };
   const can = (name) => detail.signatures[name] !== undefined;
   const post = (operation, options = {}) => call(`${base}/${operation}`, { method: "POST", body: { ...body, ...options }, signal });
-  const isImage = detail.input.kind === "image";
   const features = detail.input.columns.length || detail.input.row_shape.reduce((product, size) => product * size, 1);
-  const explain = !can("explain") ? {} : { explain: isImage ? "map" : detail.input.kind === "timeseries" ? features : Math.min(features, 12) };
+  // Of an image the error of each pixel is seen from its reconstruction.
+  const explain = !can("explain") || detail.input.kind === "image" ? {} : { explain: detail.input.kind === "timeseries" ? features : Math.min(features, 12) };
   const [score, reconstructed, denoised, latent] = await Promise.all([
     can("anomaly_score") ? post("anomaly-score", explain) : null, post("reconstruct"), can("denoise") ? post("denoise") : null, can("encode") ? post("encode") : null,
   ]);
@@ -93,7 +93,6 @@ export async function studyOf(base, detail, row, signal) {
     flagged: score?.is_anomaly[0] ?? false,
     threshold: score?.threshold ?? null,
     contributions: score?.contributions?.[0] ?? null,
-    map: score?.error_maps?.[0] ?? null,
     reconstruction: reconstructed.reconstructions[0],
     denoised: denoised?.denoised[0] ?? null,
     latent: latent?.latents[0] ?? null,
