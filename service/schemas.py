@@ -32,6 +32,7 @@ INSTANCES = "instances"
 CATEGORIES = "categories"
 TIMESTAMPS = "timestamps"
 MISSING_TIMESTAMP = int(np.iinfo(np.int64).min)
+HOURS = 24
 
 
 class Frozen(BaseModel):
@@ -61,6 +62,11 @@ class PointScale(Frozen):
     spread: tuple[float, ...]
     slot_points: float = Field(gt=0)
     span: int = Field(ge=1)
+
+    @property
+    def step_s(self) -> float | None:
+        """Seconds of a step in training, where it had times and was a day long."""
+        return 3600 / self.slot_points if len(self.typical) == HOURS else None
 
 
 class Column(Frozen):

@@ -22,7 +22,7 @@ from service.api.models import EXHIBITS, ModelName, VersionNumber, callers_only,
 from service.errors import ExhibitNotFound
 from service.runtime import ModelManager
 from service.scoring import conformal_threshold
-from service.store import MODEL_CARD, Manifest, card_html
+from service.store import MODEL_CARD, Calibration, Manifest, card_html
 from service.words import JSON
 
 BINS = 60
@@ -77,6 +77,13 @@ class CalibrationDetail(BaseModel):
     threshold: float
     histogram: Histogram
     thresholds: list[RateThreshold] = Field(description="From the rarest false alarms to the most frequent.")
+
+
+class VersionCalibration(CalibrationDetail):
+    """The scores of ordinary rows, and of a series those of single points."""
+
+    points: CalibrationDetail | None = Field(None, description="Of single points, for models of series.")
+    step_s: float | None = Field(None, description="Seconds of a step in training, where it had times.")
 
 
 class TSNE(BaseModel):
@@ -140,8 +147,8 @@ def exhibit_routes(manager: ModelManager) -> APIRouter:
     )
 
     @router.get("/calibration", summary="Scores of ordinary rows, and the threshold of each false-alarm rate")
-    async def calibration(model: ModelName, version: VersionNumber) -> CalibrationDetail:
-        return await asyncio.to_thread(lambda: calibration_detail(manifest_of(manager, model, version)))
+    async def calibration(model: ModelName, version: VersionNumber) -> VersionCalibration:
+        return await asyncio.to_thread(lambda: version_calibration(manifest_of(manager, model, version)))
 
     def add(route: str, media_type: str, summary: str, policy: str | None = None, **described: Any) -> None:
         exhibit = Exhibit(EXHIBITS[route], media_type, policy)
@@ -204,13 +211,21 @@ def exhibit_response(manager: ModelManager, request: Request, model: str, versio
     return Response(content, headers={**headers, "Content-Type": exhibit.media_type})
 
 
-def calibration_detail(manifest: Manifest) -> CalibrationDetail:
+def version_calibration(manifest: Manifest) -> VersionCalibration:
     """The scores and thresholds of a version.
 
     Raises:
         OperationNotSupported: it is not calibrated.
     """
-    calibration = manifest.calibrated
+    points, scale = manifest.point_calibration, manifest.point_scale
+    return VersionCalibration(
+        **calibration_detail(manifest.calibrated).model_dump(),
+        points=points and calibration_detail(points),
+        step_s=scale and scale.step_s,
+    )
+
+
+def calibration_detail(calibration: Calibration) -> CalibrationDetail:
     scores = np.asarray(calibration.scores, np.float64)
     thresholds = [
         RateThreshold(false_alarm_rate=float(f"{rate:.4g}"), threshold=float(conformal_threshold(scores, float(rate))))

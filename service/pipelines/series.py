@@ -13,10 +13,10 @@ from service.errors import ConfigurationError, DataError
 from service.pipelines.chunks import read_chunks
 from service.pipelines.files import Job, Plan, Progress, open_sink, prepare
 from service.pipelines.scorer import CALL_ROWS, Scorer
-from service.schemas import INSTANCES, PointScale, Results, failure_of
+from service.schemas import INSTANCES, Results, failure_of
 from service.tables.files import CSV, STDIO
 from service.tables.reading import TableFiles, make_selection, read_columns
-from service.tables.series import DAY_S, HOUR_S, MOST_EMPTY, Times, duration, even_grid, find_times, numbers_of
+from service.tables.series import MOST_EMPTY, Times, duration, even_grid, find_times, numbers_of
 from service.tables.writing import whole_file
 from service.words import ANOMALY_SCORE, POINT_ERRORS, RESULT_COLUMNS
 
@@ -94,7 +94,8 @@ def _points(
     step = None
     points, places = values, np.arange(len(values))
     if times is not None:
-        step = _step_of(scorer.load().manifest.point_scale) if times.in_seconds else None
+        scale = scorer.load().manifest.point_scale
+        step = scale.step_s if scale is not None and times.in_seconds else None
         grid = even_grid(values, times.seconds, step)
         points, places = grid.values, grid.places
     empty = np.isnan(points).any(axis=1)
@@ -106,11 +107,6 @@ def _points(
     if len(points) < schema.row_shape[0]:
         raise DataError(f"The series has {len(points)} points, and a window of this model {schema.row_shape[0]}.")
     return points.astype(np.float32), places
-
-
-def _step_of(scale: PointScale | None) -> float | None:
-    """Seconds of a step in training, where it had times and was a day long."""
-    return HOUR_S / scale.slot_points if scale is not None and len(scale.typical) == DAY_S // HOUR_S else None
 
 
 def _scored(points: NDArray[np.float32], scorer: Scorer, progress: Progress) -> Results:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import DataError
-from service.schemas import InputSchema, PointScale
+from service.schemas import HOURS, InputSchema, PointScale
 from service.tables.files import find_files
 from service.tables.reading import TableFiles, make_selection, read_columns
 from service.tables.series import DAY_S, HOUR_S, duration, even_grid, find_times, numbers_of
@@ -27,7 +27,6 @@ UNEVEN = 0.05
 """Share of a step that a reading may be away from its point without a note."""
 SEVERAL_SHARE = 0.1
 """Where so many rows have the time of another one, the table may hold several series."""
-HOURS = 24
 SMALLEST_PART = 1e-4
 """Of the variance: the least unit of errors and distances of points, so that noise is not blown up."""
 

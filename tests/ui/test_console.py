@@ -272,23 +272,23 @@ def test_an_image_file_becomes_a_row(service: LiveService, open_page: OpenPage, 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_series_is_scored_point_by_point(series_service: LiveService, open_page: OpenPage, size: str) -> None:
-    """A pasted CSV with times: the strangest point is found, its window shown, and named by channel and step."""
+    """A pasted CSV without times: the strangest point is found, its window shown, and named by channel and point."""
     values = readings(24 * 6, seed=3)
     values[70, 1] += 40
-    lines = [f"2026-02-01T{at:05},{load:.3f},{warm:.3f}" for at, (load, warm) in enumerate(values)]
+    lines = [f"{at:05},{load:.3f},{warm:.3f}" for at, (load, warm) in enumerate(values)]
     page = open_page(f"{series_service.url}/ui#/try/boiler", size=size)
     settled(page, "Try it")
     expect(verdict(page)).to_be_visible()
-    page.get_by_label("Paste readings").fill("\n".join(["time,load,warm", *lines]))
-    expect(page.get_by_text(re.compile(r"points? of 144 flagged"))).to_be_visible()
+    page.get_by_label("Paste readings").fill("\n".join(["number,load,warm", *lines]))
+    expect(page.get_by_text(re.compile(r"readings? of 144 flagged"))).to_be_visible()
     expect(page.get_by_text("Window that is looked at: points 59 to 82")).to_be_visible()
-    expect(verdict(page)).to_contain_text("Flagged as an anomaly")
-    expect(verdict(page)).to_contain_text("warm at step 13 is")
+    expect(verdict(page)).to_contain_text("24 of these 24 readings flagged")
+    expect(verdict(page)).to_contain_text("warm at point 71 is")
     expect(page.get_by_role("img", name="warm: what was sent, and its reconstruction")).to_be_visible()
     expect(page.get_by_role("img", name="Share of the score by step")).to_be_visible()
     assert not serious_faults(page)
     page.locator("#window").fill("0")
-    expect(verdict(page)).not_to_contain_text("warm at step 13 is")
+    expect(verdict(page)).not_to_contain_text("warm at point 71 is")
     page.get_by_label("Paste readings").fill("1, 2")
     expect(page.get_by_role("alert")).to_contain_text("The model looks at 24 points at a time; here is 1.")
     for view in ("models/boiler/1", "latent/boiler", "live"):

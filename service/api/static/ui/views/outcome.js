@@ -4,22 +4,33 @@ import { LineChart } from "../parts/charts.js";
 import { Picture, layoutOf, levelsOf, pixelErrors } from "../parts/pixels.js";
 import { region } from "../parts/region.js";
 import { ThresholdStudy } from "../parts/threshold.js";
-import { explanation, featureName, finding, number, percent, portion } from "../parts/words.js";
+import { chief, explanation, featureName, finding, list, number, percent, portion } from "../parts/words.js";
 
-export function Outcome({ study, row, detail, calibration, model, version }) {
+const UNUSUAL = 0.1;
+
+/** judged: for a window of a series whose readings were scored, what their rule says of it; the window's own score then decides nothing. */
+export function Outcome({ study, row, detail, calibration, judged, model, version }) {
   const schema = detail.input;
+  const { flagged } = judged ?? study;
+  const nameOf = featureName(schema, judged?.stepName);
+  const title = judged?.title ?? (flagged ? "Flagged as an anomaly" : study.pValue < UNUSUAL ? "Unusual, but not flagged" : "Ordinary");
+  const tone = flagged ? "flagged" : !judged && study.pValue < UNUSUAL ? "unusual" : "";
   const link = `${encodeURIComponent(model)}/${version}`;
-  return html`<div class="stack" data-outcome=${study.flagged ? "flagged" : "ordinary"}>
-    ${calibration ? html`<div class=${`verdict ${study.flagged ? "flagged" : ""}`} role="status">
-      <h2>${study.flagged ? "Flagged as an anomaly" : study.pValue < 0.1 ? "Unusual, but not flagged" : "Ordinary"}</h2>
-      <p>${sentence(study, detail, calibration)}</p>
-      <p class="small muted">Score ${number(study.score)}, threshold ${number(study.threshold)}, p-value ${number(study.pValue, 3)}${study.latent ? html` · <a href=${`#/latent/${link}`}>see it in the latent space</a>` : ""}</p>
+  return html`<div class="stack" data-outcome=${flagged ? "flagged" : tone || "ordinary"}>
+    ${calibration ? html`<div class=${`verdict ${tone}`} role="status">
+      <h2>${title}</h2>
+      <p>${judged ? `${judged.words}; ${chiefly(study, flagged, nameOf)}.` : sentence(study, detail, calibration)}</p>
+      <p class="small muted">${judged ? judged.rule : `Score ${number(study.score)}, threshold ${number(study.threshold)}, p-value ${number(study.pValue, 3)}`}${study.latent ? html` · <a href=${`#/latent/${link}`}>see it in the latent space</a>` : ""}</p>
     </div>` : html`<${Uncalibrated} model=${model} version=${version} />`}
     ${schema.kind === "image" ? html`<${Images} study=${study} row=${row} detail=${detail} />` : schema.kind === "timeseries" ? html`<${Series} study=${study} row=${row} schema=${schema} />` : null}
-    ${study.contributions && html`<${AtFault} contributions=${study.contributions} schema=${schema} flagged=${study.flagged} />`}
+    ${study.contributions && html`<${AtFault} contributions=${study.contributions} schema=${schema} flagged=${flagged} nameOf=${nameOf} />`}
     ${schema.kind === "tabular" && html`<${Beside} study=${study} row=${row} schema=${schema} />`}
-    ${calibration && html`<${Card} title="Among ordinary rows"><${ThresholdStudy} calibration=${calibration} score=${study.score} /><//>`}
+    ${calibration && !judged && html`<${Card} title="Among ordinary rows"><${ThresholdStudy} calibration=${calibration} alarms=${detail.metrics.false_alarms} score=${study.score} /><//>`}
   </div>`;
+}
+
+function chiefly({ contributions }, flagged, nameOf) {
+  return `${flagged ? "mostly because" : "what stands out most is that"} ${list(chief(contributions ?? []).map((each) => finding(each, nameOf))) || "many readings together are unlike those of training"}`;
 }
 
 function sentence(study, { input: schema, metrics }, calibration) {
@@ -40,8 +51,7 @@ function whereWrong(study, schema, limit = Infinity) {
 }
 
 /** The features with the largest shares, each with what was seen and what was expected. */
-function AtFault({ contributions, schema, flagged }) {
-  const nameOf = featureName(schema);
+function AtFault({ contributions, schema, flagged, nameOf }) {
   const shown = contributions.filter(({ share }) => share > 0.005).slice(0, 8);
   if (!shown.length) return null;
   const parts = schema.kind === "tabular" ? "Columns" : "Places";

@@ -39,21 +39,22 @@ function Bench({ model, version, detail, alert }) {
   }, [base]);
   const before = useMemo(() => tried.of(model, version), [model, version]);
   const [row, setRow] = useState(alert.length ? null : before?.row ?? null);
+  const [judged, setJudged] = useState(null);
   const answer = useStudy(base, detail, row, (study) => tried.keep({ model, version, row, ...study }));
-  return html`<${Loaded} state=${ground} what="Loading">${({ calibration, samples, Input, flagged }) => html`<div class="wide-left">
-    <div class="stack"><${Glance} study=${answer.problem ? null : answer.value} /><${Input} schema=${schema} samples=${samples} start=${row ?? flagged} base=${base} onRow=${setRow} onRows=${(rows) => tried.keepBatch(model, version, rows)} study=${answer.value} problem=${answer.problem} isScored=${Boolean(calibration)} /></div>
+  return html`<${Loaded} state=${ground} what="Loading">${({ calibration, samples, Input, flagged }) => html`<div class=${schema.kind === "timeseries" ? "stack" : "wide-left"}>
+    <div class="stack"><${Glance} study=${answer.problem ? null : answer.value} judged=${judged} /><${Input} schema=${schema} samples=${samples} start=${row ?? flagged} base=${base} onRow=${setRow} onRows=${(rows) => tried.keepBatch(model, version, rows)} study=${answer.value} problem=${answer.problem} isScored=${Boolean(calibration)} calibration=${calibration} detail=${detail} onJudge=${setJudged} /></div>
     <div class="stack" id="outcome">
-      ${answer.problem ? html`<${Failure} problem=${answer.problem} />` : answer.value ? html`<${Outcome} study=${answer.value} row=${answer.value.row} detail=${detail} calibration=${calibration} model=${model} version=${version} />`
+      ${answer.problem ? html`<${Failure} problem=${answer.problem} />` : answer.value ? html`<${Outcome} study=${answer.value} row=${answer.value.row} judged=${judged} detail=${detail} calibration=${calibration} model=${model} version=${version} />`
         : row ? html`<${Loading} what="Asking the model" />`
           : html`<${Card}><div class="empty"><h3>Nothing tried yet</h3><p>Fill in a row on this page, or take a sample from the model's own test rows.</p></div><//>`}
     </div></div>`}<//>`;
 }
 
 /** The verdict in short, where the form would push the whole out of sight. */
-function Glance({ study }) {
+function Glance({ study, judged }) {
   if (!study || study.score === null) return null;
   const show = () => document.getElementById("outcome").scrollIntoView({ behavior: "smooth" });
-  return html`<div class=${`glance ${study.flagged ? "flagged" : ""}`}><span>${study.flagged ? "Flagged" : "Not flagged"}, score ${number(study.score)}</span><button type="button" class="button small" onClick=${show}>See why</button></div>`;
+  return html`<div class=${`glance ${(judged ?? study).flagged ? "flagged" : ""}`}><span>${judged ? judged.title : `${study.flagged ? "Flagged" : "Not flagged"}, score ${number(study.score)}`}</span><button type="button" class="button small" onClick=${show}>See why</button></div>`;
 }
 
 /** What the version says of a row: asked when the row has not changed for a moment. */
