@@ -237,7 +237,7 @@ def test_a_drawing_is_reconstructed_as_it_is_drawn(service: LiveService, open_pa
         page.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + line * box["height"], steps=4)
         page.mouse.up()
     expect(verdict(page)).to_contain_text("Flagged as an anomaly")
-    expect(verdict(page)).to_contain_text("does not look as the model expects")
+    expect(verdict(page)).to_contain_text("not look as the model expects")
     drawn, rebuilt = (page.get_by_role("img", name=name, exact=True) for name in ("Input", "Reconstruction"))
     until(lambda: bool(reds(drawn).max() > 200 and reds(rebuilt).max() > 60))
 
