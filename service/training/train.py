@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from service.errors import ConfigurationError, TrainingFailed
 from service.runtime.drift import feature_reference
 from service.runtime.loaded_model import open_version
-from service.schemas import PointScale, take_rows
+from service.schemas import TIMESTAMPS, PointScale, take_rows
 from service.store import (
     MODEL_CARD,
     MODEL_NAME_PATTERN,
@@ -56,6 +56,7 @@ from service.training.progress import Reporter
 from service.training.report import TrainingResult, describe_rows, model_card
 from service.training.series import Windows
 from service.training.split import Split, split_rows
+from service.training.times import usual_times
 
 if TYPE_CHECKING:
     from service.training.evaluate import Metrics, SplitRows
@@ -429,7 +430,14 @@ def write_documents(folder: Path, manifest: Manifest, evidence: "Evidence", hist
 
 
 def _metrics(trained: TrainedModel, comparison: Comparison | None) -> dict[str, Any]:
-    return {**trained.metrics.record(), "comparison": comparison.record() if comparison else None}
+    dataset = trained.dataset
+    has_times = bool(dataset.schema.timestamps)
+    times = {TIMESTAMPS: dataset.rows[TIMESTAMPS][trained.split.train]} if has_times else {}
+    return {
+        **trained.metrics.record(),
+        "usual_times": usual_times(times, dataset.schema),
+        "comparison": comparison.record() if comparison else None,
+    }
 
 
 def _manifest(trained: TrainedModel, specs: dict[str, SignatureSpec], *, model: str) -> Manifest:

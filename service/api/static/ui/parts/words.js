@@ -60,10 +60,39 @@ export function strangeness(pValue, calibrationRows, what = "row") {
 
 const value = (given) => (typeof given === "string" ? `“${given}”` : number(given, 3));
 
-/** "amount is 912 where about 35 was expected". */
-export function finding({ feature, observed, expected }, nameOf = String) {
+const DAYS = ["Mondays", "Tuesdays", "Wednesdays", "Thursdays", "Fridays", "Saturdays", "Sundays"];
+
+/** "Saturday 14:27", of a time in UTC. */
+function dayAndHour(text) {
+  const part = (options) => new Intl.DateTimeFormat("en-GB", { ...options, timeZone: "UTC" }).format(new Date(text));
+  return `${part({ weekday: "long" })} ${part({ hour: "2-digit", minute: "2-digit" })}`;
+}
+
+/** "weekdays 9 to 17", of {days, hours} as training found them. */
+function usually({ days, hours }) {
+  const named = { "0,1,2,3,4": "weekdays", "5,6": "weekends" }[days?.join()] ?? (days ? list(days.map((day) => DAYS[day])) : "");
+  return [named, hours && `${hours[0]} to ${hours[1] || 24}`].filter(Boolean).join(" ");
+}
+
+function isUsual({ days, hours }, text) {
+  const time = new Date(text);
+  const hour = time.getUTCHours();
+  const within = !hours || (hours[0] < (hours[1] || 24) ? hour >= hours[0] && hour < (hours[1] || 24) : hour >= hours[0] || hour < hours[1]);
+  return within && (!days || days.includes((time.getUTCDay() + 6) % 7));
+}
+
+/** A time that is not when rows usually come, beside that; else with its date, beside the one that was expected. */
+function timeFinding(name, { observed, expected, usual }) {
+  if (usual && !isUsual(usual, observed)) return `${name} is ${dayAndHour(observed)}, where ${usually(usual)} ${/^\d/.test(usually(usual)) ? "is" : "are"} usual`;
+  const text = (time) => timeText(new Date(time) / 1000);
+  return expected ? `${name} is ${text(observed)} where about ${text(expected)} was expected` : `${name} is ${text(observed)}, which is unusual here`;
+}
+
+/** "amount is 912 where about 35 was expected". isTime: of a column of times, with the usual ones if training found some. */
+export function finding({ feature, observed, expected, isTime, usual }, nameOf = String) {
   const name = nameOf(feature);
   if (observed === null || observed === undefined) return `${name} is missing`;
+  if (isTime) return timeFinding(name, { observed, expected, usual });
   if (expected === null || expected === undefined) return `${name} is ${value(observed)}, which is unusual here`;
   if (typeof observed === "boolean") return `${name} is ${observed} where ${expected >= 0.5} was expected`;
   if (typeof expected === "string") return `${name} is ${value(observed)} where ${value(expected)} was expected`;

@@ -4,7 +4,7 @@ import { LineChart } from "../parts/charts.js";
 import { Picture, layoutOf, levelsOf, pixelErrors } from "../parts/pixels.js";
 import { region } from "../parts/region.js";
 import { ThresholdStudy } from "../parts/threshold.js";
-import { chief, explanation, featureName, finding, list, number, percent, portion } from "../parts/words.js";
+import { chief, count, explanation, featureName, finding, list, number, percent, portion } from "../parts/words.js";
 
 const UNUSUAL = 0.1;
 
@@ -24,7 +24,7 @@ export function Outcome({ study, row, detail, calibration, judged, model, versio
     </div>` : html`<${Uncalibrated} model=${model} version=${version} />`}
     ${schema.kind === "image" ? html`<${Images} study=${study} row=${row} detail=${detail} />` : schema.kind === "timeseries" ? html`<${Series} study=${study} row=${row} schema=${schema} />` : null}
     ${study.contributions && html`<${AtFault} contributions=${study.contributions} schema=${schema} flagged=${flagged} nameOf=${nameOf} />`}
-    ${schema.kind === "tabular" && html`<${Beside} study=${study} row=${row} schema=${schema} />`}
+    ${schema.kind === "tabular" && html`<${Beside} study=${study} row=${row} schema=${schema} latent=${detail.latent_dim} />`}
     ${calibration && !judged && html`<${Card} title="Among ordinary rows"><${ThresholdStudy} calibration=${calibration} alarms=${detail.metrics.false_alarms} score=${study.score} /><//>`}
   </div>`;
 }
@@ -105,13 +105,20 @@ function Series({ study, row, schema }) {
   </div><//>`;
 }
 
-/** Each value as it was sent, beside its reconstruction. */
-function Beside({ study, row, schema }) {
+const isNear = (one, other) => one === other || (typeof one === "number" && typeof other === "number" && Math.abs(one - other) <= 1e-4 * Math.max(Math.abs(one), Math.abs(other)));
+
+/** Each value as it was sent, beside what was expected: by the network of the score, as under the columns at fault, and by the reconstruction where that is another. */
+function Beside({ study, row, schema, latent }) {
   const names = schema.columns.length ? schema.columns.map(({ name }) => name) : study.reconstruction.map((_, at) => at);
   const nameOf = featureName(schema);
-  const shares = new Map((study.contributions ?? []).map(({ feature, share }) => [feature, share]));
+  const explained = new Map((study.contributions ?? []).map((each) => [Array.isArray(each.feature) ? each.feature[0] : each.feature, each]));
+  const isOne = names.every((name) => !explained.has(name) || isNear(explained.get(name).expected, study.reconstruction[name]));
+  const head = (text) => html`<th scope="col" class="right">${text}</th>`;
+  const cell = (value) => html`<td class="right number">${value}</td>`;
+  const missing = (value) => (value === null || value === undefined ? "missing" : number(value));
   return html`<${Card} title="The row beside its reconstruction"><div class="scroll" tabindex="0" role="region" aria-label="The row beside its reconstruction"><table>
-    <thead><tr><th scope="col">${schema.columns.length ? "Column" : "Value"}</th><th scope="col" class="right">Sent</th><th scope="col" class="right">Reconstruction</th>${study.denoised && html`<th scope="col" class="right">Denoised</th>`}<th scope="col" class="right">Share of the score</th></tr></thead>
-    <tbody>${names.map((name) => html`<tr><th scope="row">${nameOf(name)}</th><td class="right number">${row[name] === null || row[name] === undefined ? "missing" : number(row[name])}</td><td class="right number">${number(study.reconstruction[name])}</td>
-      ${study.denoised && html`<td class="right number">${number(study.denoised[name])}</td>`}<td class="right number">${shares.has(name) ? portion(shares.get(name)) : "–"}</td></tr>`)}</tbody></table></div><//>`;
+    <thead><tr><th scope="col">${schema.columns.length ? "Column" : "Value"}</th>${head("Sent")}${!isOne && head("Expected")}${head(isOne ? "Expected: reconstruction" : "Through the latent")}${study.denoised && head("Denoised")}${head("Share of the score")}</tr></thead>
+    <tbody>${names.map((name) => html`<tr><th scope="row">${nameOf(name)}</th>${cell(missing(row[name]))}${!isOne && cell(explained.has(name) ? missing(explained.get(name).expected) : "–")}${cell(number(study.reconstruction[name]))}
+      ${study.denoised && cell(number(study.denoised[name]))}${cell(explained.has(name) ? portion(explained.get(name).share) : "–")}</tr>`)}</tbody></table></div>
+    <p class="small muted" style=${{ marginTop: "12px" }}>${isOne ? "" : "Expected: by the network of the score, from the other columns; the same as with the columns that add to the score. "}${isOne ? "Reconstruction" : "Through the latent"}: what is left of the row when it is squeezed into ${count(latent)} ${latent === 1 ? "number" : "numbers"} and built up again${isOne ? "" : "; this score does not look at it"}.</p><//>`;
 }

@@ -7,6 +7,7 @@ import { number } from "../parts/words.js";
 import { Outcome } from "./outcome.js";
 
 const PAUSE_MS = 180;
+const MOST_EXPLAINED = 500;
 
 export default function Try({ path }) {
   return html`<${WithVersion} view="try" title="Try it" lead="Give the model a row, and see how strange it finds it, why, and what it would have expected." path=${path}>
@@ -83,7 +84,8 @@ export async function studyOf(base, detail, row, signal) {
   const post = (operation, options = {}) => call(`${base}/${operation}`, { method: "POST", body: { ...body, ...options }, signal });
   const features = detail.input.columns.length || detail.input.row_shape.reduce((product, size) => product * size, 1);
   // Of an image the error of each pixel is seen from its reconstruction.
-  const explain = !can("explain") || detail.input.kind === "image" ? {} : { explain: detail.input.kind === "timeseries" ? features : Math.min(features, 12) };
+  const explain = !can("explain") || detail.input.kind === "image" ? {} : { explain: detail.input.kind === "timeseries" ? features : Math.min(features, MOST_EXPLAINED) };
+  const times = new Set(detail.input.columns.filter(({ type }) => type === "timestamp").map(({ name }) => name));
   const [score, reconstructed, denoised, latent] = await Promise.all([
     can("anomaly_score") ? post("anomaly-score", explain) : null, post("reconstruct"), can("denoise") ? post("denoise") : null, can("encode") ? post("encode") : null,
   ]);
@@ -93,7 +95,7 @@ export async function studyOf(base, detail, row, signal) {
     pValue: score?.p_values[0] ?? null,
     flagged: score?.is_anomaly[0] ?? false,
     threshold: score?.threshold ?? null,
-    contributions: score?.contributions?.[0] ?? null,
+    contributions: score?.contributions?.[0].map((each) => (times.has(each.feature) ? { ...each, isTime: true, usual: detail.metrics.usual_times?.[each.feature] } : each)) ?? null,
     reconstruction: reconstructed.reconstructions[0],
     denoised: denoised?.denoised[0] ?? null,
     latent: latent?.latents[0] ?? null,
