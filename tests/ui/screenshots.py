@@ -11,6 +11,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
 from service.settings import Settings
+from service.store import Store
 from tests.api.samples import digits, named
 from tests.conftest import readings, table_rows, write_csv, write_series
 from tests.live import LiveService, serve_live
@@ -23,7 +24,10 @@ def main(target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         store = _train(Path(folder))
-        with serve_live(Settings(store=store, port=0, default_model="digits")) as live, sync_playwright() as playwright:
+        with (
+            serve_live(Settings(store=store, port=0, default_model="digits", alert_values=True)) as live,
+            sync_playwright() as playwright,
+        ):
             live.service.activity.interval_s = 0.5
             found = next(path for name in NAMES if (path := shutil.which(name)))
             browser = playwright.chromium.launch(executable_path=found, headless=True, args=OPTIONS)
@@ -43,6 +47,11 @@ def _train(folder: Path) -> Path:
         train(load_config("demo", seed=seed), source="digits", store=store, model="digits")
     csv = write_csv(folder / "payments.csv", table_rows(6000, seed=0))
     train(load_config("dense", latent_dim=2, epochs=40), source=str(csv), store=store, model="payments")
+    Store(store).set_alias("payments", "production", 1)
+    csv = write_csv(folder / "newer.csv", table_rows(6000, seed=1))
+    train(
+        load_config("dense", latent_dim=3, epochs=40), source=str(csv), store=store, model="payments", promotion="never"
+    )
     source = write_series(folder / "boiler.csv", readings(1500, seed=0))
     config = load_config(latent_dim=4, hidden=(32,), epochs=25, learning_rate=3e-3)
     train(config, source=source, store=store, model="boiler", windows=Windows())
@@ -70,10 +79,22 @@ def _draw_all(page: Page, live: LiveService, target: Path) -> None:
     page.get_by_label("Paste readings").fill("\n".join(f"{load:.2f}, {warm:.2f}" for load, warm in values))
     page.get_by_text("of 192 flagged").wait_for()
     _save(page, target / "try-series.png")
-    _open(page, live, "live")
-    page.get_by_label("Model").select_option("payments")
+    _draw_live(page, live, target)
+
+
+def _draw_live(page: Page, live: LiveService, target: Path) -> None:
+    _open(page, live, "live/payments")
     page.get_by_text("sampled rows").wait_for()
     _save(page, target / "live.png")
+    page.emulate_media(color_scheme="dark")
+    _open(page, live, "compare/payments/1/2")
+    page.reload()
+    page.get_by_role("img", name="Loss by epoch of both versions").wait_for()
+    _save(page, target / "compare-dark.png")
+    _open(page, live, "live/payments")
+    page.get_by_role("button", name="visits").click()
+    page.get_by_role("heading", name="Last alerts").evaluate("(heading) => heading.closest('section').scrollIntoView()")
+    _save(page, target / "live-dark.png")
 
 
 def _open(page: Page, live: LiveService, view: str) -> None:

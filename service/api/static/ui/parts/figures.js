@@ -2,33 +2,35 @@
 import { html } from "./base.js";
 import { count, date, number, percent } from "./words.js";
 
-const share = (value) => percent(value, 3);
+const error = (value) => number(value, 3);
+export const share = (value) => percent(value, 3);
+const written = (value, write) => (write === share ? `${number(100 * value, 3)} points` : write(value));
 
 /** [name, value of a version's detail, how it is written, which is better: -1 the lower, 1 the higher, 0 neither] */
 const FIGURES = [
   ["Made", (each) => each.created, date, 0],
-  ["Test error", (each) => each.metrics.reconstruction_error?.autoencoder?.test, number, -1],
-  ["Validation error", (each) => each.metrics.reconstruction_error?.autoencoder?.validation, number, -1],
-  ["Train error", (each) => each.metrics.reconstruction_error?.autoencoder?.train, number, -1],
-  ["PCA on test rows", (each) => each.metrics.reconstruction_error?.pca?.test, number, 0],
-  ["Denoised error", (each) => each.metrics.denoising?.denoised, number, -1],
+  ["Test error", (each) => each.metrics.reconstruction_error?.autoencoder?.test, error, -1],
+  ["Validation error", (each) => each.metrics.reconstruction_error?.autoencoder?.validation, error, -1],
+  ["Train error", (each) => each.metrics.reconstruction_error?.autoencoder?.train, error, -1],
+  ["PCA on test rows", (each) => each.metrics.reconstruction_error?.pca?.test, error, 0],
+  ["Denoised error", (each) => each.metrics.denoising?.denoised, error, -1],
   ["Threshold", (each) => each.calibration?.threshold, number, 0],
   ["False-alarm rate", (each) => each.calibration?.false_alarm_rate, share, 0],
   ["Test rows flagged", (each) => each.metrics.test_alarm_rate, share, 0],
-  ["Calibration rows", (each) => each.calibration?.rows, count, 1],
+  ["Calibration rows", (each) => each.calibration?.rows, count, 0],
   ["Fitted rows", (each) => each.row_counts.train, count, 0],
   ["Latent", (each) => each.latent_dim, number, 0],
-  ["Epochs", (each) => each.metrics.epochs, number, 0],
+  ["Epochs run", (each) => each.metrics.epochs, number, 0],
   ["Score", (each) => each.training.score, String, 0],
   ["Source", (each) => each.source, String, 0],
   ["Seed", (each) => each.seed, number, 0],
 ];
 /** The same of both versions on the same rows, measured when the newer one was trained. */
 const MEASURED = [
-  ["Error on the same held-back rows", "error", number, -1], ["Flagged of the same held-back rows", "alarm_rate", share, 0],
+  ["Error on the same held-back rows", "error", error, -1], ["Flagged of the same held-back rows", "alarm_rate", share, 0],
   ["AUROC on labelled rows", "auroc", number, 1], ["AUPR on labelled rows", "aupr", number, 1],
 ];
-const SHOWN_ABOVE = new Set(["score", "seed", "false_alarm_rate"]);
+const SHOWN_ABOVE = new Set(["score", "seed", "false_alarm_rate", "latent_dim"]);
 
 /** [name, both values, how they are written, which is better] of each figure that both versions could have. */
 function figuresOf(details) {
@@ -51,7 +53,7 @@ export function Differences({ details }) {
 /** lines: [name, [one, other], write, better] */
 export function Changes({ names, lines }) {
   if (!lines.length) return html`<p class="muted">The two do not differ in anything that is measured.</p>`;
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Figures"><table>
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Figures"><table class="figures">
     <thead><tr><th scope="col"><span class="sr">Figure</span></th>${names.map((name) => html`<th scope="col" class="right">${name}</th>`)}<th scope="col" class="right">Change</th></tr></thead>
     <tbody>${lines.map(([name, values, write, better]) => html`<tr><th scope="row">${name}</th>${values.map((value) => html`<td class="right number">${value === undefined || value === null ? "–" : write(value)}</td>`)}<${Change} values=${values} write=${write} better=${better} /></tr>`)}</tbody></table></div>`;
 }
@@ -60,5 +62,5 @@ function Change({ values: [one, other], write, better }) {
   if (typeof one !== "number" || typeof other !== "number") return html`<td></td>`;
   const change = other - one;
   const improves = better * change > 0;
-  return html`<td class=${`right number ${improves ? "best" : ""}`}>${change > 0 ? "+" : "−"}${write(Math.abs(change))}${better && change ? html` <span class="small">${improves ? "better" : "worse"}</span>` : ""}</td>`;
+  return html`<td class=${`right number ${improves ? "best" : ""}`}>${change > 0 ? "+" : "−"}${written(Math.abs(change), write)}${better && change ? html` <span class="small">${improves ? "better" : "worse"}</span>` : ""}</td>`;
 }

@@ -3,9 +3,9 @@ import { Card, Failure, Loaded, StateBadge, Uncalibrated, html, useEffect, useLo
 import { call, modelPath, versionPath } from "../parts/api.js";
 import { LineChart, ScoreHistogram } from "../parts/charts.js";
 import { parseCsv, rowsOf, textOfFile } from "../parts/csv.js";
-import { Changes, Differences } from "../parts/figures.js";
+import { Changes, Differences, share } from "../parts/figures.js";
 import { ranking } from "../parts/measures.js";
-import { count, number, percent, plural } from "../parts/words.js";
+import { count, number, plural } from "../parts/words.js";
 import { AliasDialog, CANDIDATE, Shadow } from "./models.js";
 import { lossSeries } from "./version.js";
 
@@ -121,7 +121,7 @@ function FileFigures({ versions, name, results, known }) {
   const ranks = known ? results.map(({ scores }) => ranking(scores, known.labels)) : null;
   const apart = one.lines.map((_, at) => at).filter((at) => one.is_anomaly[at] !== other.is_anomaly[at]);
   const lines = [
-    ["Rows flagged", flagged, count, 0], ["Share flagged", flagged.map((each) => each / rows), (value) => percent(value, 3), 0],
+    ["Rows flagged", flagged, count, 0], ["Share flagged", flagged.map((each) => each / rows), share, 0],
     ...(ranks ? [["AUROC", ranks.map(({ auroc }) => auroc), number, 1], ["AUPR", ranks.map(({ aupr }) => aupr), number, 1]] : []),
   ];
   return html`<div class="stack"><p>Of the ${plural(rows, "row")} of ${name} both flag <b>${count(one.is_anomaly.filter((flag, at) => flag && other.is_anomaly[at]).length)}</b>; on <b>${count(apart.length)}</b> they disagree.${known && ` Labels: the column ${known.name}, ${count(known.labels.filter(Boolean).length)} anomalies.`}</p>
