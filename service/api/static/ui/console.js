@@ -1,6 +1,6 @@
 // The shell: which view is shown, the theme, and the key.
-import { Dialog, Failure, Loading, html, render, useEffect, useRef, useState } from "./parts/base.js";
-import { addressOf, keys } from "./parts/api.js";
+import { Dialog, Failure, Loading, html, render, useEffect, useLoad, useRef, useState } from "./parts/base.js";
+import { addressOf, call, keys } from "./parts/api.js";
 
 const VIEWS = {
   models: { name: "Models", load: () => import("./views/models.js"), icon: "M4 6.5 12 3l8 3.5L12 10zM4 12l8 3.5 8-3.5M4 17l8 3.5 8-3.5" },
@@ -34,6 +34,7 @@ function Shell() {
   const [view, setView] = useState();
   const [problem, setProblem] = useState();
   const [asks, setAsks] = useState();
+  const [helps, setHelps] = useState(false);
   const [entered, setEntered] = useState(0);
   const main = useRef();
   useEffect(() => {
@@ -66,6 +67,7 @@ function Shell() {
         </nav>
         <div class="foot">
           <${ThemeButton} />
+          <button type="button" onClick=${() => setHelps(true)}>Help<span class="sr">, keys and version</span></button>
           <button type="button" class="wide" onClick=${() => setAsks({ wrong: false })}>${keys.caller ? "Change the key" : "Enter a key"}</button>
           <a class="wide" href=${addressOf("docs")}>Interface (OpenAPI)</a>
         </div>
@@ -75,6 +77,7 @@ function Shell() {
         ${shown ? html`<${shown} key=${`${name}-${entered}`} path=${path.slice(1)} />` : html`<${Loading} />`}
       </main>
     </div>
+    ${helps && html`<${HelpDialog} onClose=${() => setHelps(false)} onKey=${() => { setHelps(false); setAsks({ wrong: false }); }} />`}
     ${asks && html`<${KeyDialog} wrong=${asks.wrong} onClose=${() => setAsks(null)} onKey=${(key) => { keys.setCaller(key); setAsks(null); setEntered(entered + 1); }} />`}`;
 }
 
@@ -87,6 +90,28 @@ function ThemeButton() {
     showTheme(other);
   };
   return html`<button type="button" onClick=${change}>${other === "dark" ? "☾ Dark" : "☀ Light"}<span class="sr"> theme</span></button>`;
+}
+
+const SHORTCUTS = [
+  ["Tab, Shift + Tab", "to the next and the previous control"],
+  ["Left, right", "another tab; a step of a slider"],
+  ["Arrow keys", "move the latent map, or the pen of the drawing area"],
+  ["Space", "draws a dot in the drawing area"],
+  ["+, −, 0", "zoom the latent map; 0 shows all"],
+  ["Escape", "closes a dialog"],
+];
+
+/** All that the side bar has on a wide screen, the shortcuts, and which service this is. */
+function HelpDialog({ onClose, onKey }) {
+  const state = useLoad((signal) => call("openapi.json", { signal }), []);
+  return html`<${Dialog} title="Help" onClose=${onClose}><div class="stack" style=${{ marginTop: "12px" }}>
+    <p>Give a model rows in <b>Try it</b>, see where they lie in its <b>Latent space</b>, and watch what others send in <b>Live</b>. <b>Models</b> has all versions, how good they are, and what a threshold costs.</p>
+    <h3>Keyboard</h3>
+    <dl class="facts">${SHORTCUTS.map(([pressed, does]) => html`<dt>${pressed}</dt><dd>${does}</dd>`)}</dl>
+    <h3>Service</h3>
+    <dl class="facts"><dt>Version</dt><dd>${state.value?.info.version ?? "…"}</dd><dt>Address</dt><dd>${addressOf("")}</dd></dl>
+    <div class="row"><a class="button" href=${addressOf("docs")}>Interface (OpenAPI)</a><button type="button" class="button" onClick=${onKey}>${keys.caller ? "Change the key" : "Enter a key"}</button>
+      <button type="button" class="button primary" onClick=${onClose}>Close</button></div></div><//>`;
 }
 
 function KeyDialog({ wrong, onClose, onKey }) {

@@ -6,6 +6,7 @@ import { LineChart } from "../parts/charts.js";
 import { ThresholdStudy } from "../parts/threshold.js";
 import { KINDS, date, number, percent, plural, shapeOf } from "../parts/words.js";
 import { quality } from "./models.js";
+import { Reconstructions } from "./reconstructions.js";
 
 export default function Version({ model, version }) {
   const base = versionPath(model, version);
@@ -22,7 +23,7 @@ export default function Version({ model, version }) {
         <${Tile} name="Latent" note="what a row becomes">${plural(detail.latent_dim, "number")}<//>
         ${isTrainedHere(detail) && html`<${Tile} name="Trained on" note=${`${detail.source}, ${date(detail.created)}`}>${plural(detail.row_counts.train, "row")}<//>`}
         ${detail.calibration && html`<${Tile} name="False-alarm rate" note=${`test rows flagged: ${percent(detail.metrics.test_alarm_rate ?? 0)}`}>${percent(detail.calibration.false_alarm_rate)}<//>`}
-        ${detail.metrics.denoising && html`<${Tile} name="Denoising" note=${`${detail.corruption.kind.replaceAll("_", " ")} noise of ${number(detail.corruption.level)}`}>${denoising(detail.metrics.denoising)}<//>`}
+        ${detail.metrics.denoising && html`<${Tile} name="Denoising" note=${detail.corruption ? `${detail.corruption.kind.replaceAll("_", " ")} noise of ${number(detail.corruption.level)}` : "by the network of the score"}>${denoising(detail.metrics.denoising)}<//>`}
       </dl>
       <${Card} title="Where it comes from"><${Origin} model=${model} detail=${detail} /><//>
       ${detail.calibration ? html`<div class="two">
@@ -31,7 +32,8 @@ export default function Version({ model, version }) {
       </div>
       <${Calibration} base=${base} detail=${detail} />` : html`<${Uncalibrated} model=${model} version=${version} />`}
       <${Columns} columns=${detail.input.columns} />
-      ${detail.exhibits.includes("plots/reconstructions") && html`<${Pictures} base=${base} />`}
+      ${detail.state === "available" && detail.exhibits.includes("sample-request") ? html`<${Reconstructions} base=${base} schema=${detail.input} />`
+        : detail.exhibits.includes("plots/reconstructions") && html`<${Pictures} base=${base} />`}
       <${Card} title="Model card" aside=${detail.exhibits.includes("report") && html`<${Report} base=${base} />`}><${ModelCard} base=${base} /><//>
     </div>`}<//>`;
 }
