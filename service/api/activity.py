@@ -55,7 +55,7 @@ class AlertDetail(BaseModel):
     row: int = Field(description="Index of the row in its request.")
     score: float
     p_value: float
-    values: Any = Field(description="The row as `instances` has it, where `alert_values` keeps it; else null.")
+    values: Any = Field(description="The row as in `instances`, where `alert_values` keeps it; null if it is long.")
     columns: list[dict[str, Any]] | None = Field(
         description="What contributed most: `feature` and `share`; `observed` and `expected` only where the setting "
         "`alert_values` keeps them. Null where alerts came faster than they are explained."

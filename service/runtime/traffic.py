@@ -39,6 +39,8 @@ MAX_ALERTS_OF_A_REQUEST = 10
 MAX_WAITING = 8
 PAUSE_S = 0.5
 """Between two explanations, so that a flood of alerts costs no more than a trickle."""
+MAX_KEPT_FEATURES = 1024
+"""Longer rows, large images say, are not kept: a hundred would take hundreds of megabytes."""
 COLUMNS = 3
 LOGGED = ("model", "version", "request_id", "row", "score", "p_value")
 """Fields of an alert in the log, beside the reason."""
@@ -99,7 +101,7 @@ class Alerts:
             score, p_value = float(results["score"][at]), float(results["p_value"][at])
             alert = Alert(now, loaded.name, loaded.version, request_id, first_row + at, score, p_value)
             one = take_rows(rows, [at])  # a copy: a view would keep the whole request in memory
-            if self._keep_values:
+            if self._keep_values and loaded.schema.features <= MAX_KEPT_FEATURES:
                 (alert.values,) = instances_of(one, loaded.schema)
             self._alerts.append(alert)
             self._waiting.append((alert, loaded, one))

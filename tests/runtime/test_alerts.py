@@ -102,3 +102,17 @@ def test_an_alert_is_logged_with_its_request_row_and_reason(tmp_path: Path, capl
         "reason": found["reason"],
     }  # fmt: skip
     assert re.fullmatch(r"(pressure|flow) \d+%, (pressure|flow) \d+%", found["reason"])
+
+
+def test_long_rows_are_not_kept(tmp_path: Path) -> None:
+    """A hundred large images would take more memory than the models."""
+    publish_fake(Store(tmp_path), image=(32, 32))
+    publish_fake(Store(tmp_path), image=(32, 33))
+    kept = []
+    for version, width in ((1, 32), (2, 33)):
+        _, results = batch([5.0])
+        alerts = Alerts(keep_values=True)
+        images = {INSTANCES: np.zeros((1, 32, width), np.float32)}
+        alerts.scored(load_fake(tmp_path / "pumps" / str(version)), images, results)
+        kept.append(alerts.latest()[0].values is not None)
+    assert kept == [True, False]

@@ -25,7 +25,7 @@ async function rowOf(model, version, [request, row], signal) {
   const { alerts } = await call("activity", { signal });
   const found = alerts.find((alert) => alert.model === model && alert.version === version && alert.request_id === request && String(alert.row) === row);
   if (found?.values) return found.values;
-  throw Object.assign(new Error(found ? "The service keeps no values of rows: set AUTOENCODER_ALERT_VALUES=true for that." : `Row ${row} of request ${request} is not among the last alerts of version ${version}; with several workers, not among those of the one that answered.`), { title: "The row cannot be shown" });
+  throw Object.assign(new Error(found ? "The service keeps no values of this row: AUTOENCODER_ALERT_VALUES=true keeps those of rows of up to 1,024 values." : `Row ${row} of request ${request} is not among the last alerts of version ${version}; with several workers, not among those of the one that answered.`), { title: "The row cannot be shown" });
 }
 
 function Bench({ model, version, detail, alert }) {
