@@ -106,7 +106,7 @@ def test_a_model_shows_its_default_version_in_full(service: LiveService, trained
     assert detail["calibration"]["threshold"] == manifest.calibrated.threshold
     assert detail["calibration"]["quantiles"]["1"] == max(manifest.calibrated.scores)
     assert detail["model_card"].startswith("#")
-    assert set(detail["signatures"]) == {"encode", "reconstruct", "anomaly_score", "explain"}
+    assert set(detail["signatures"]) == {"encode", "reconstruct", "denoise", "anomaly_score", "explain"}
     assert "scores" not in detail["calibration"]
 
 
