@@ -21,6 +21,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from service.errors import ConfigurationError
+
 ENV_PREFIX = "AUTOENCODER_"
 FILE_VARIABLE = f"{ENV_PREFIX}SETTINGS_FILE"
 OTHER_VARIABLES: Final = frozenset(
@@ -49,10 +51,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.removesuffix(".").rpartition(".")[2] == "localhost"
-
-
-class SettingsError(ValueError):
-    """A setting is wrong; one sentence that names it."""
 
 
 class Settings(BaseSettings):
@@ -188,10 +186,10 @@ class Settings(BaseSettings):
         """Refuse to serve strangers by accident.
 
         Raises:
-            SettingsError: no key is set and the address can be reached from other machines.
+            ConfigurationError: no key is set and the address can be reached from other machines.
         """
         if not (self.keys_required or self.on_loopback or self.allow_anonymous):
-            raise SettingsError(
+            raise ConfigurationError(
                 f"{self.host} can be reached from other machines: set {ENV_PREFIX}KEY_HASHES (see `autoencoder key`), "
                 f"or {ENV_PREFIX}ALLOW_ANONYMOUS=true where something else guards the service."
             )
@@ -201,7 +199,7 @@ def check_variables(names: Iterable[str]) -> None:
     """Refuse names of environment variables that begin as ours do and mean nothing.
 
     Raises:
-        SettingsError: one sentence that names the first one, and the nearest that there is.
+        ConfigurationError: one sentence that names the first one, and the nearest that there is.
     """
     known = OTHER_VARIABLES | {ENV_PREFIX + name.upper() for name in Settings.model_fields}
     for name in sorted(names):
@@ -209,25 +207,25 @@ def check_variables(names: Iterable[str]) -> None:
             continue
         nearest = get_close_matches(name.removeprefix(ENV_PREFIX), [each.removeprefix(ENV_PREFIX) for each in known], 1)
         hint = f"did you mean {ENV_PREFIX}{nearest[0]}?" if nearest else "`autoencoder settings` lists all there are."
-        raise SettingsError(f"There is no variable {name}; {hint}")
+        raise ConfigurationError(f"There is no variable {name}; {hint}")
 
 
 def load_settings(**arguments: Any) -> Settings:
     """Settings from arguments (None = not given), environment, file and defaults.
 
     Raises:
-        SettingsError: one sentence that names the first wrong setting.
+        ConfigurationError: one sentence that names the first wrong setting.
     """
     check_variables(os.environ)
     file = os.environ.get(FILE_VARIABLE)
     if file and not Path(file).is_file():
-        raise SettingsError(f"{FILE_VARIABLE} names a file that does not exist: {file}")
+        raise ConfigurationError(f"{FILE_VARIABLE} names a file that does not exist: {file}")
     given = {name: value for name, value in arguments.items() if value is not None}
     try:
         return Settings(**given)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
-        raise SettingsError(f"Setting '{name}' ({ENV_PREFIX}{name.upper()}): {first['msg']}.") from error
+        raise ConfigurationError(f"Setting '{name}' ({ENV_PREFIX}{name.upper()}): {first['msg']}.") from error
     except ValueError as error:  # a TOML file that does not parse
-        raise SettingsError(f"The settings file cannot be read: {error}") from error
+        raise ConfigurationError(f"The settings file cannot be read: {error}") from error

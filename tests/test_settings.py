@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from service.cli import app
-from service.settings import ENV_PREFIX, FILE_VARIABLE, Settings, SettingsError, check_variables, load_settings
+from service.errors import ConfigurationError
+from service.settings import ENV_PREFIX, FILE_VARIABLE, Settings, check_variables, load_settings
 
 HASH = "0" * 64
 ROOT = Path(__file__).parents[1]
@@ -35,7 +36,7 @@ def write_toml(tmp_path: Path, text: str) -> None:
 
 
 def refused(**arguments: object) -> str:
-    with pytest.raises(SettingsError) as error:
+    with pytest.raises(ConfigurationError) as error:
         load_settings(**arguments)
     sentence = str(error.value)
     assert "\n" not in sentence

@@ -21,16 +21,18 @@ class Cli(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         from service.errors import AutoencoderError, InvalidRows
-        from service.settings import SettingsError, check_variables
 
         try:
-            check_variables(os.environ)
+            if any(name.startswith("AUTOENCODER_") for name in os.environ):
+                from service.settings import check_variables  # a third of a second
+
+                check_variables(os.environ)
             return super().invoke(ctx)
         except InvalidRows as error:
             first = error.problems[0] if error.problems else None
             place = f" Row {first.row}, column {first.column}: {first.problem}." if first else ""
             fail(f"{error}{place}")
-        except (AutoencoderError, SettingsError) as error:
+        except AutoencoderError as error:
             fail(str(error))
         except OSError as error:
             if error.errno == errno.EPIPE:  # click ends quietly where nobody reads on

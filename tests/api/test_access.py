@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from service.api.access import hash_key
-from service.settings import Settings, SettingsError
+from service.errors import ConfigurationError
+from service.settings import Settings
 from service.store import Store
 from tests.api.raw import connect, head
 from tests.api.samples import OPERATIONS, assert_problem
@@ -150,7 +151,7 @@ def test_without_keys_everything_is_open(fake_store: Path, serve: Serve) -> None
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
 def test_strangers_are_not_served_by_accident(host: str) -> None:
     """An address that other machines reach, without keys: refused, unless told so explicitly."""
-    with pytest.raises(SettingsError, match="KEY_HASHES"):
+    with pytest.raises(ConfigurationError, match="KEY_HASHES"):
         Settings(host=host).check_access()
     Settings(host=host, key_hashes=(hash_key("a"),)).check_access()
     Settings(host=host, admin_key_hashes=(hash_key("a"),)).check_access()

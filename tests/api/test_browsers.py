@@ -7,7 +7,8 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from service.settings import SettingsError, load_settings
+from service.errors import ConfigurationError
+from service.settings import load_settings
 from tests.api.raw import connect
 from tests.api.samples import assert_problem
 from tests.api.test_errors import full
@@ -252,5 +253,5 @@ def test_every_origin_can_be_allowed(fake_store: Path, serve: Serve) -> None:
 )
 def test_what_is_no_origin_is_refused_as_a_setting(origin: str) -> None:
     """It would never match."""
-    with pytest.raises(SettingsError, match="allowed_origins"):
+    with pytest.raises(ConfigurationError, match="allowed_origins"):
         load_settings(allowed_origins=[origin])
