@@ -122,24 +122,20 @@ def _run(
 ) -> None:
     from service.errors import ConfigurationError
     from service.pipelines.files import Job, run
-    from service.pipelines.remote import RemoteScorer, client_of
     from service.pipelines.scorer import Scorer
     from service.pipelines.series import is_series, score_series
     from service.store import Store
 
     chosen |= {"operation": operation, "columns": listed(columns)}
-    if model is None:
-        names = [found.name for found in client_of(url, key).models()] if url else Store(store).models()
-        if len(names) != 1:
-            where = "service" if url else "store"
-            raise ConfigurationError(
-                f"The {where} has {len(names)} models: choose one by --model."
-                if names
-                else f"The {where} has no model yet."
-            )
-        model = names[0]
-    # Several calls at a time on a core each: cores that share one call are in each other's way.
-    scorer = RemoteScorer(url, model, key=key, **chosen) if url else Scorer(store, model, threads=1, **chosen)
+    scorer: Scorer
+    if url:
+        from service.pipelines.remote import RemoteScorer, client_of
+
+        model = model or _the_only("service", [found.name for found in client_of(url, key).models()])
+        scorer = RemoteScorer(url, model, key=key, **chosen)
+    else:
+        # Several calls at a time on a core each: cores that share one call are in each other's way.
+        scorer = Scorer(store, model or _the_only("store", Store(store).models()), threads=1, **chosen)
     work: Any = None
     if engine == "ray":
         from service.pipelines.ray import ray_engine
@@ -178,6 +174,16 @@ def _run(
         click.echo(done, err=True)
     for note in notes:
         click.echo(note, err=True)
+
+
+def _the_only(where: str, names: Sequence[str]) -> str:
+    from service.errors import ConfigurationError
+
+    if not names:
+        raise ConfigurationError(f"The {where} has no model yet.")
+    if len(names) > 1:
+        raise ConfigurationError(f"The {where} has {len(names)} models: choose one by --model.")
+    return names[0]
 
 
 def _in_words(stretches: "Sequence[Stretch]") -> list[str]:
