@@ -22,7 +22,7 @@ from tests.live import LiveService
 
 pytestmark = [pytest.mark.tf, pytest.mark.slow]
 
-REQUESTS = 10_000
+REQUESTS = 3_000
 CALLERS = 64
 
 

@@ -34,7 +34,8 @@ def test_attacks_are_told_apart(files: tuple[Path, Path], tmp_path: Path) -> Non
     """Every figure, in the table and in the file; the attacks of the training file were not trained on."""
     out = tmp_path / "out.csv"
     given = ["columns", *map(str, files), "--label", "kind", "--normal", "fine", "--drop", "difficulty"]
-    result = CliRunner().invoke(bench, [*given, "--out", str(out), "--", "--epochs", "5"], catch_exceptions=False)
+    given += ["--out", str(out), "--", "--epochs", "5", "--score", "reconstruction"]
+    result = CliRunner().invoke(bench, given, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     with out.open() as stream:
         (line,) = csv.DictReader(stream)

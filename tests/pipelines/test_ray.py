@@ -89,7 +89,7 @@ def test_a_node_is_killed(cluster: Any, tmp_path: Path, scorer: Scorer) -> None:
     """In the middle of the run, while it scores: nothing is lost, nothing is there twice."""
     from service.pipelines.ray import ray_engine
 
-    rows = frame(60_000)
+    rows = frame(100_000)
     parquet.write_table(pa.Table.from_pandas(rows), tmp_path / "in.parquet", row_group_size=200)
     job = Job(str(tmp_path / "in.parquet"), f"{tmp_path}/out/", part_rows=200)
     doomed = cluster.add_node(**NODE)
@@ -99,9 +99,9 @@ def test_a_node_is_killed(cluster: Any, tmp_path: Path, scorer: Scorer) -> None:
     thread.start()
     await_true(lambda: bool(busy_scorers(doomed)) and parts_of(tmp_path) >= 20, "the node does not take part")
     cluster.remove_node(doomed, allow_graceful=False)
-    assert parts_of(tmp_path) < 250, "the run was nearly over before the node was killed"
+    assert parts_of(tmp_path) < 450, "the run was nearly over before the node was killed"
     thread.join(240)
-    assert [outcome.rows for outcome in outcomes] == [60_000]
+    assert [outcome.rows for outcome in outcomes] == [100_000]
     scored = parquet.read_table(tmp_path / "out").to_pandas()
     assert scored["id"].tolist() == rows["id"].tolist()
     np.testing.assert_allclose(scored["anomaly_score"], scorer(rows)["anomaly_score"], rtol=1e-5)
@@ -110,7 +110,7 @@ def test_a_node_is_killed(cluster: Any, tmp_path: Path, scorer: Scorer) -> None:
 
 def busy_scorers(node: Any) -> list[Any]:
     """Workers of the node that hold the model and have worked with it."""
-    return [worker for worker in processes_of(node, "PartScorer") if worker.cpu_times().user > 3]
+    return [worker for worker in processes_of(node, "PartScorer") if worker.cpu_times().user > 2]
 
 
 def parts_of(folder: Path) -> int:

@@ -96,7 +96,7 @@ def test_is_written_when_it_is_due_and_removed_at_the_end(tmp_path: Path) -> Non
 def test_resumed_after_sigkill_gives_the_same_weights(tmp_path: Path) -> None:
     """A real kill in the middle of fitting; the weights are those of a run that nobody killed, bit for bit."""
     csv = write_csv(tmp_path / "rows.csv", table_rows(600, seed=0))
-    options = ["--epochs", "400", "--patience", "400", "--dropout", "0.1", "--noise", "gaussian", "--hidden", "16"]
+    options = ["--epochs", "100", "--patience", "100", "--dropout", "0.1", "--noise", "gaussian", "--hidden", "16"]
     options += ["--latent", "2", "--weight-decay", "0.01", "--schedule", "cosine", "--checkpoint-every-s", "0"]
     options += ["--score", "reconstruction"]
 
@@ -129,7 +129,7 @@ def test_resumed_after_sigkill_gives_the_same_weights(tmp_path: Path) -> None:
     weights = [_weights(tmp_path / store) for store in ("killed", "whole")]
     assert weights[0] == weights[1]
     losses = [Store(tmp_path / store).manifest("rows", 1).metrics["epochs"] for store in ("killed", "whole")]
-    assert losses == [400, 400]
+    assert losses == [100, 100]
 
 
 def _weights(store: Path) -> bytes:

@@ -125,7 +125,15 @@ def test_promotion_by_comparison(tmp_path: Path) -> None:
 
     def run(promotion: Promotion, **options: Any) -> TrainingResult:
         config = load_config(
-            "dense", **{"latent_dim": 2, "hidden": (16,), "epochs": 20, "learning_rate": 1e-2, **options}
+            "dense",
+            **{
+                "latent_dim": 2,
+                "hidden": (16,),
+                "epochs": 20,
+                "learning_rate": 1e-2,
+                "score": "reconstruction",
+                **options,
+            },
         )
         return train(config, source=str(csv), store=root, model="rows", promotion=promotion)
 
@@ -212,7 +220,7 @@ def test_labels_are_for_the_comparison_only(tmp_path: Path) -> None:
     names = ",".join((*COLUMNS, "fraud"))
     np.savetxt(csv, np.hstack([rows, labels]), fmt="%.6g", delimiter=",", header=names, comments="")
     (tmp_path / "new").mkdir()
-    config = load_config("dense", latent_dim=2, hidden=(8,), epochs=2, max_rows=800)
+    config = load_config("dense", latent_dim=2, hidden=(8,), epochs=2, max_rows=800, score="reconstruction")
 
     def run(labels: str | None) -> TrainingResult:
         return train(

@@ -122,6 +122,7 @@ def test_command_prints_a_command_that_trains(tmp_path: Path) -> None:
     """With the options that were given and those that were found; --train publishes a version of them."""
     csv = write_csv(tmp_path / "rows.csv", table_rows(400, seed=0))
     options = ["--drop", "score", "--epochs", "3", "--store", str(tmp_path / "store"), "--no-linear-path"]
+    options += ["--score", "reconstruction"]
     result = CliRunner().invoke(app, ["tune", str(csv), *options, "--trials", "2", "--train"])
     assert result.exit_code == 0, result.output
     assert "trial 2/2" in result.stderr

@@ -381,7 +381,8 @@ def test_a_version_is_shown_with_its_model_card(service: LiveService, open_page:
     prose = page.locator(".prose")
     expect(prose.get_by_role("heading", name="Scores and false alarms")).to_be_visible()
     assert not re.search(r"^#|\*\*|\|---", prose.inner_text(), re.M)
-    expect(page.get_by_role("img", name="Test rows and their reconstructions")).to_be_visible()
+    expect(page.get_by_role("heading", name="Reconstructions of test rows")).to_be_visible()
+    expect(page.get_by_role("img", name="Reconstruction")).to_have_count(8)
     expect(page.get_by_text(re.compile("Error on test rows .* PCA's"))).to_be_visible()
     warning = Store(trained_store).manifest("digits", 2).warnings[0]
     expect(page.locator(".message.warn").first).to_have_text(warning)
